@@ -1,0 +1,202 @@
+"""Networks by name, a user's own factory, and the wrapper that keeps normalisation inside the model."""
+
+import importlib
+import inspect
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
+
+from robust_student.settings import nearest
+from robust_student.tensors import UserError
+
+Shape = tuple[int, ...]
+
+
+class Normalized(nn.Module):
+    """A network that takes inputs in their natural units and standardises them itself: S((x - mean) / std).
+
+    Keeping the normalisation inside is what makes a radius mean "pixels in [0, 1]" (Cohen et al. 2019, appendix).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, mean: Tensor, std: Tensor) -> None:
+        """Wrap `network`; `mean` and `std` broadcast against one input (one value per channel for images)."""
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", mean.detach().clone().float())
+        self.register_buffer("std", std.detach().clone().float())
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits of inputs in natural units."""
+        return self.network((inputs - self.mean) / self.std)
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions around a shortcut (He et al. 2015, figure 2); the shortcut subsamples and pads (option A)."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        """Build the block."""
+        super().__init__()
+        self.first = _conv_block(channels_in, channels_out, stride)
+        self.second = nn.Sequential(
+            nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False), nn.BatchNorm2d(channels_out)
+        )
+        self.stride, self.extra = stride, channels_out - channels_in
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """ReLU(F(x) + shortcut(x))."""
+        shortcut = functional.pad(inputs[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra))
+        return functional.relu(self.second(self.first(inputs)) + shortcut)
+
+
+def linear(shape: Shape, classes: int) -> nn.Module:
+    """A linear classifier of the flattened input."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), classes))
+
+
+def mlp(shape: Shape, classes: int, *widths: int) -> nn.Module:
+    """A multilayer perceptron with ReLU; `mlp:64,32` has hidden layers of 64 and 32 units (default 64,64)."""
+    sizes = [math.prod(shape), *(widths or (64, 64))]
+    layers: list[nn.Module] = [nn.Flatten()]
+    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], classes))
+
+
+def cnn(shape: Shape, classes: int, width: int = 16) -> nn.Module:
+    """Three 3x3 convolutions of width, 2 width, 2 width channels (BatchNorm, ReLU) and a linear layer on 4x4 averages.
+
+    Strides 1, 2, 2; inputs of at most 8x8 keep stride 1 in the last. `cnn:8` has width 8.
+    """
+    _require_image(shape, "cnn")
+    last = 2 if min(shape[1:]) > 8 else 1
+    return nn.Sequential(
+        _conv_block(shape[0], width, 1),
+        _conv_block(width, 2 * width, 2),
+        _conv_block(2 * width, 2 * width, last),
+        nn.AdaptiveAvgPool2d(4),
+        nn.Flatten(),
+        nn.Linear(2 * width * 16, classes),
+    )
+
+
+def resnet8(shape: Shape, classes: int, width: int = 16) -> nn.Module:
+    """ResNet-8 for small images: one residual block per stage (He et al. 2015, section 4.2)."""
+    return _resnet(shape, classes, 1, width)
+
+
+def resnet20(shape: Shape, classes: int, width: int = 16) -> nn.Module:
+    """ResNet-20 for small images: three residual blocks per stage (He et al. 2015, section 4.2)."""
+    return _resnet(shape, classes, 3, width)
+
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "linear": linear,
+    "mlp": mlp,
+    "cnn": cnn,
+    "resnet8": resnet8,
+    "resnet20": resnet20,
+}
+"""The built-in networks: `name` or `name:WIDTH[,WIDTH...]`."""
+
+
+def build(spec: str, shape: Sequence[int], classes: int) -> nn.Module:
+    """Build the network that `spec` names, for inputs of `shape` and that many classes.
+
+    `spec` is a built-in name with optional widths (`cnn:8`, `mlp:64,64`) or `pkg.module:factory`, a callable of the
+    user's own that is called with `input_shape` and `num_classes` where it takes them. Raises UserError.
+    """
+    name, _, rest = spec.partition(":")
+    if name in NETWORKS:
+        try:
+            widths = [int(width) for width in rest.split(",")] if rest else []
+            if any(width < 1 for width in widths):
+                raise ValueError
+            return NETWORKS[name](tuple(shape), classes, *widths)
+        except (ValueError, TypeError):
+            raise UserError(f"model '{spec}': widths are positive whole numbers, as in '{name}:16'") from None
+    if not rest:
+        raise UserError(f"model: unknown name '{spec}'" + nearest(name, list(NETWORKS)) + " (or pkg.module:factory)")
+    return _call_factory(spec, name, rest, tuple(shape), classes)
+
+
+def check_network(network: nn.Module, spec: str, shape: Sequence[int], classes: int) -> None:
+    """Raise UserError where a network does not map `(2, *shape)` to finite logits `(2, classes)`."""
+    was_training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            output = network(torch.zeros(2, *shape))
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"model '{spec}': fails on inputs of shape {tuple(shape)} ({reason})") from None
+    finally:
+        network.train(was_training)
+    if not isinstance(output, Tensor) or output.shape != (2, classes):
+        found = f"shape {tuple(output.shape[1:])}" if isinstance(output, Tensor) else type(output).__name__
+        raise UserError(f"model '{spec}': expected {classes} logits per example, got {found}")
+    if not bool(output.isfinite().all()):
+        raise UserError(f"model '{spec}': its weights give NaN or infinite logits on an all-zero input")
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Number of trainable parameters."""
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+
+
+def count_macs(network: nn.Module, shape: Sequence[int]) -> int:
+    """Multiply-accumulate operations of one forward pass on one input (convolutions and matrix products)."""
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, *shape, device=device))
+    return counter.get_total_flops() // 2
+
+
+def _conv_block(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
+    convolution = nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(channels_out), nn.ReLU())
+
+
+def _resnet(shape: Shape, classes: int, blocks: int, width: int) -> nn.Module:
+    _require_image(shape, "resnet")
+    layers: list[nn.Module] = [_conv_block(shape[0], width, 1)]
+    channels = width
+    for stage in range(3):
+        for block in range(blocks):
+            layers.append(Residual(channels, width * 2**stage, 2 if stage > 0 and block == 0 else 1))
+            channels = width * 2**stage
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
+
+
+def _require_image(shape: Shape, name: str) -> None:
+    if len(shape) != 3:
+        raise UserError(f"model '{name}': needs images (channels, height, width), not inputs of shape {shape}; use mlp")
+
+
+def _call_factory(spec: str, module_name: str, factory_name: str, shape: Shape, classes: int) -> nn.Module:
+    sys.path.insert(0, os.getcwd())
+    try:
+        factory = getattr(importlib.import_module(module_name), factory_name)
+    except ImportError as error:
+        raise UserError(f"model '{spec}': cannot import module '{module_name}' ({error})") from None
+    except AttributeError:
+        raise UserError(f"model '{spec}': module '{module_name}' has no '{factory_name}'") from None
+    finally:
+        sys.path.pop(0)
+    offered = {"input_shape": shape, "num_classes": classes}
+    try:
+        accepted = inspect.signature(factory).parameters
+        network = factory(**{name: value for name, value in offered.items() if name in accepted})
+    except (TypeError, ValueError) as error:
+        raise UserError(f"model '{spec}': the factory failed ({error})") from None
+    if not isinstance(network, nn.Module):
+        raise UserError(f"model '{spec}': the factory returned {type(network).__name__}, not a torch.nn.Module")
+    return network

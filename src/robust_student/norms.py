@@ -1,0 +1,160 @@
+"""The norm of a perturbation and everything that depends on it: dual, projection, random start, ascent step."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from robust_student.tensors import InputRange, Inputs, PerExample, UserError, column
+
+NormName = Literal["l1", "l2", "linf"]
+_POWERS: dict[str, float] = {"l1": 1.0, "l2": 2.0, "linf": math.inf}
+
+
+@dataclass(frozen=True, eq=False)
+class Norm:
+    """A p-norm on perturbations, optionally measured in units of a per-feature scale.
+
+    `||d|| = || d / scale ||_p`; the dual norm of a gradient is `||g||* = || g * scale ||_q` with 1/p + 1/q = 1, so
+    that `<g, d> <= ||g||* ||d||` (Hoelder). For images the scale is 1; for tabular data it is the training set's
+    standard deviation per feature, so a radius of 0.1 means a tenth of a standard deviation.
+    """
+
+    p: float
+    """Order of the norm: 1, 2 or infinity."""
+    scale: Float[Tensor, "*shape"] | None = None
+    """Positive unit of each feature, broadcastable to one input; None means 1."""
+
+    def __post_init__(self) -> None:
+        if self.p not in _POWERS.values():
+            raise UserError(f"norm: p must be 1, 2 or inf, not {self.p}")
+        if self.scale is not None and not bool((self.scale > 0).all()):
+            raise UserError("norm: every element of the per-feature scale must be positive")
+
+    @classmethod
+    def named(cls, name: NormName, scale: Tensor | None = None) -> Self:
+        """Build the norm called `l1`, `l2` or `linf`."""
+        if name not in _POWERS:
+            raise UserError(f"norm: unknown name '{name}', choose from {', '.join(_POWERS)}")
+        return cls(_POWERS[name], scale)
+
+    @property
+    def name(self) -> str:
+        """`l1`, `l2` or `linf`."""
+        return {power: name for name, power in _POWERS.items()}[self.p]
+
+    @property
+    def q(self) -> float:
+        """Order of the dual norm, 1/p + 1/q = 1."""
+        return {1.0: math.inf, 2.0: 2.0, math.inf: 1.0}[self.p]
+
+    def size(self, perturbation: Inputs) -> PerExample:
+        """`||d||` of each example's perturbation, in units of the scale."""
+        return torch.linalg.vector_norm(self._divide(perturbation).flatten(1), self.p, dim=1)
+
+    def dual_size(self, gradient: Inputs) -> PerExample:
+        """`||g||*` of each example's gradient: the largest slope a perturbation of unit size can find."""
+        return torch.linalg.vector_norm(self._multiply(gradient).flatten(1), self.q, dim=1)
+
+    def direction(self, gradient: Inputs) -> Inputs:
+        """The perturbation d of unit size that maximises `<g, d>`; zero where the gradient is zero."""
+        slope = self._multiply(gradient)
+        if self.p == math.inf:
+            unit = slope.sign()
+        elif self.p == 2:
+            length = torch.linalg.vector_norm(slope.flatten(1), dim=1)
+            unit = slope / column(length.clamp_min(torch.finfo(slope.dtype).tiny), slope)
+        else:
+            flat = slope.flatten(1)
+            steepest = flat.abs().argmax(dim=1, keepdim=True)
+            unit = torch.zeros_like(flat).scatter(1, steepest, flat.gather(1, steepest).sign()).view_as(slope)
+        return self._multiply(unit)
+
+    def step(self, points: Inputs, gradient: Inputs, size: float, input_range: InputRange) -> Inputs:
+        """Move `points` by at most `size` in the steepest feasible direction of `gradient`, staying in the range.
+
+        Elements that already sit at the end of the range towards which the gradient pushes do not count. For p = 1
+        the step is the exact maximiser of `<g, d>` over the ball intersected with the range: the steepest elements
+        are moved to the end of the range one after the other until the size is used up.
+        """
+        outward = ((points <= input_range.lower) & (gradient < 0)) | ((points >= input_range.upper) & (gradient > 0))
+        gradient = gradient.masked_fill(outward, 0.0)
+        if self.p == 1 and input_range.bounded:
+            return input_range.clip(points + self._fill(points, gradient, size, input_range))
+        return input_range.clip(points + size * self.direction(gradient))
+
+    def project(self, perturbation: Inputs, radius: float) -> Inputs:
+        """The point nearest to `perturbation` (in the scaled Euclidean sense) in the ball of the given radius."""
+        scaled = self._divide(perturbation)
+        if self.p == math.inf:
+            inside = scaled.clamp(-radius, radius)
+        elif self.p == 2:
+            length = torch.linalg.vector_norm(scaled.flatten(1), dim=1)
+            shrink = (radius / length.clamp_min(torch.finfo(scaled.dtype).tiny)).clamp_max(1.0)
+            inside = scaled * column(shrink, scaled)
+        else:
+            inside = _project_l1(scaled.flatten(1), radius).view_as(scaled)
+        return self._multiply(inside)
+
+    def random(self, like: Inputs, radius: float, generator: torch.Generator | None = None) -> Inputs:
+        """One perturbation per example, uniform in the ball of the given radius."""
+        if self.p == math.inf:
+            uniform = torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+            return self._multiply((2 * uniform - 1) * radius)
+        batch, size = like.shape[0], like[0].numel()
+        if self.p == 2:
+            direction = torch.randn((batch, size), generator=generator, device=like.device, dtype=like.dtype)
+            direction = direction / torch.linalg.vector_norm(direction, dim=1, keepdim=True)
+            depth = torch.rand((batch, 1), generator=generator, device=like.device, dtype=like.dtype) ** (1 / size)
+            flat = radius * depth * direction
+        else:
+            # Exponentials divided by their sum plus one more exponential are uniform in the simplex's interior.
+            uniform = torch.rand((batch, size + 1), generator=generator, device=like.device, dtype=like.dtype)
+            exponential = -torch.log1p(-uniform)
+            signs = torch.rand((batch, size), generator=generator, device=like.device, dtype=like.dtype)
+            flat = radius * exponential[:, :-1] / exponential.sum(dim=1, keepdim=True)
+            flat = torch.where(signs < 0.5, flat, -flat)
+        return self._multiply(flat.view_as(like))
+
+    def default_radius(self, input_range: InputRange, shape: torch.Size | tuple[int, ...]) -> float:
+        """A starting value for R where the user gives none (docs/objectives.md); search for a better one.
+
+        Linf: 4/255 of the range for three-channel images, 0.1 of the range otherwise (0.1 scale units when there is
+        no range); L2: 0.3 sqrt(d) times that; L1: 0.12 d times that, d being the number of elements. The factors are
+        the proportions of the budgets customary in the literature (8/255, 0.5 and 12 on 32x32 RGB images).
+        """
+        colour = len(shape) == 3 and shape[0] == 3
+        linf = (4 / 255 if colour else 0.1) * (input_range.width if input_range.bounded else 1.0)
+        size = math.prod(shape)
+        return {math.inf: linf, 2.0: 0.3 * math.sqrt(size) * linf, 1.0: 0.12 * size * linf}[self.p]
+
+    def _fill(self, points: Tensor, gradient: Tensor, size: float, input_range: InputRange) -> Tensor:
+        slope = self._multiply(gradient).flatten(1)
+        room = torch.where(gradient > 0, input_range.upper - points, points - input_range.lower).clamp_min(0.0)
+        room = self._divide(room).flatten(1)
+        order = slope.abs().argsort(dim=1, descending=True)
+        ordered = room.gather(1, order)
+        used_before = ordered.cumsum(dim=1) - ordered
+        amount = torch.minimum((size - used_before).clamp_min(0.0), ordered)
+        filled = torch.zeros_like(slope).scatter(1, order, amount) * slope.sign()
+        return self._multiply(filled.view_as(points))
+
+    def _multiply(self, values: Tensor) -> Tensor:
+        return values if self.scale is None else values * self.scale.to(values)
+
+    def _divide(self, values: Tensor) -> Tensor:
+        return values if self.scale is None else values / self.scale.to(values)
+
+
+def _project_l1(flat: Float[Tensor, "batch size"], radius: float) -> Float[Tensor, "batch size"]:
+    """Euclidean projection onto the L1 ball by soft thresholding (Duchi et al. 2008, figure 1)."""
+    magnitude = flat.abs()
+    ordered = magnitude.sort(dim=1, descending=True).values
+    excess = ordered.cumsum(dim=1) - radius
+    rank = torch.arange(1, flat.shape[1] + 1, device=flat.device, dtype=flat.dtype)
+    active = (ordered * rank > excess).sum(dim=1, keepdim=True).clamp_min(1)
+    threshold = (excess.gather(1, active - 1) / active).clamp_min(0.0)
+    return flat.sign() * (magnitude - threshold).clamp_min(0.0)

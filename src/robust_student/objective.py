@@ -1,0 +1,298 @@
+"""The robust student objective: L = L_KD + C1 L_score + C2 L_gradient (Guo et al. 2018), as a module to train with."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+
+from robust_student.ascent import Uphill, ascend, default_step, random_start
+from robust_student.margins import Form, input_gradient, is_rival, margin, margins, scores, true_score
+from robust_student.norms import Norm
+from robust_student.settings import DistillationSettings, ObjectiveSettings, ScoreSettings
+from robust_student.slopes import exact_slope, projected_jacobian, radius_hinge, require_twice_differentiable
+from robust_student.tensors import UNIT_RANGE, InputRange, Inputs, Labels, Logits, PerExample, UserError
+
+
+@dataclass(frozen=True)
+class Terms:
+    """One training step's terms: named, per example, not yet weighted."""
+
+    values: dict[str, PerExample]
+    """Term name -> value of each example."""
+    weights: dict[str, float]
+    """Term name -> its weight (1 for distillation, C1, C2)."""
+    carried: Tensor | None = None
+    """Zero in value; carries the gradient of the shared pass, which was taken already (see RobustStudentObjective)."""
+
+    @property
+    def loss(self) -> Tensor:
+        """The weighted sum of the terms' means over the batch: the number to call `backward()` on."""
+        total = torch.stack([self.weights[name] * value.mean() for name, value in self.values.items()]).sum()
+        return total if self.carried is None else total + self.carried
+
+
+def divergence(student_logits: Logits, teacher_logits: Logits, temperature: float) -> PerExample:
+    """t^2 KL(T/t || S/t): divergence of the student's softened scores from the teacher's, in nats (Hinton 2015)."""
+    student = (student_logits / temperature).log_softmax(dim=1)
+    teacher = (teacher_logits / temperature).log_softmax(dim=1)
+    return temperature**2 * functional.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=1)
+
+
+def distillation_term(
+    student_logits: Logits, teacher_logits: Logits, labels: Labels, settings: DistillationSettings
+) -> PerExample:
+    """L_KD = (1 - a) CE(S, y) + a t^2 KL(T/t || S/t), Hinton et al. 2015."""
+    soft = settings.soft_weight
+    total = torch.zeros_like(student_logits[:, 0])
+    if soft > 0:
+        total = total + soft * divergence(student_logits, teacher_logits, settings.temperature)
+    if soft < 1:
+        total = total + (1 - soft) * functional.cross_entropy(student_logits, labels, reduction="none")
+    return total
+
+
+def score_term(student_logits: Logits, teacher_logits: Logits, labels: Labels, settings: ScoreSettings) -> PerExample:
+    """L_score, the numerator of the bound (Guo et al. 2018, objective on prediction scores).
+
+    margin form (bound A): max or mean over j != y of [(T_y - T_j) - (S_y - S_j) + slack]_+;
+    teacher form (bound B): [T_y - S_y + slack]_+ on probabilities.
+    """
+    student, teacher = scores(student_logits, settings.score), scores(teacher_logits, settings.score)
+    if settings.form is Form.TEACHER:
+        return (true_score(teacher, labels) - true_score(student, labels) + settings.slack).clamp_min(0.0)
+    hinge = (margins(teacher, labels) - margins(student, labels) + settings.slack).clamp_min(0.0)
+    hinge = hinge.masked_fill(~is_rival(hinge, labels), 0.0)
+    return hinge.amax(dim=1) if settings.reduce == "max" else hinge.sum(dim=1) / (hinge.shape[1] - 1)
+
+
+def secant_slope(margin_start: PerExample, margin_end: PerExample, distance: PerExample) -> PerExample:
+    """[m(x) - m(z)]_+^2 / ||z - x||_p^2, the squared slope of the margin between two points; 0 where z = x."""
+    apart = distance > 0
+    slope = (margin_start - margin_end).clamp_min(0.0) / torch.where(apart, distance, 1.0)
+    return torch.where(apart, slope, 0.0).square()
+
+
+class RobustStudentObjective(nn.Module):
+    """The training objective around a student: call it on a batch, then `.loss.backward()`.
+
+    L = L_KD + C1 L_score + C2 L_gradient, each per example and named, weighted and averaged once. The gradient term
+    acts at a point (`settings.gradient`), over the ball B(x, R) (`settings.secant`), or both. A term of weight zero is
+    not computed at all, so that zero weights are plain distillation to the last bit.
+
+    Shared pass (`secant.shared`): L_KD, L_score and the pointwise gradient term are taken at the random start instead
+    of at x. Their parameter gradients g_p and the input gradient that starts the ascent come out of one backward pass
+    inside `forward`; the returned loss carries the former as `sum <g_p, p>` (with value zero), so that a single outer
+    `backward()` completes the step and a distributed wrapper sees one. The slope form needs both ends in one graph and
+    so traverses the start's graph a second time.
+
+    The student's own mode is respected: call `student.train()` before training as usual. Passes that only search
+    (ascent without the shared pass, gradient terms at extra points) leave its buffers untouched.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        settings: ObjectiveSettings | None = None,
+        *,
+        norm: Norm | None = None,
+        input_range: InputRange = UNIT_RANGE,
+    ) -> None:
+        """Wrap `student`.
+
+        Args:
+            student: any differentiable module from `(batch, *shape)` to logits `(batch, classes)`.
+            settings: weights and forms; default: the secant method.
+            norm: overrides `settings.norm`, for a per-feature scale.
+            input_range: where valid inputs lie; every point of an ascent stays inside it.
+        """
+        super().__init__()
+        self.student = student
+        self.settings = settings if settings is not None else ObjectiveSettings()
+        self.norm = norm if norm is not None else Norm.named(self.settings.norm)
+        self.input_range = input_range
+        self._twice_differentiable = self.settings.gradient.weight == 0
+
+    def radius(self, shape: torch.Size | tuple[int, ...]) -> float:
+        """R for one input of the given shape: the setting, or the norm's default."""
+        return self.settings.radius or self.norm.default_radius(self.input_range, shape)
+
+    def forward(
+        self, inputs: Inputs, labels: Labels, teacher_logits: Logits, generator: torch.Generator | None = None
+    ) -> Terms:
+        """Terms of one batch; `teacher_logits` are the teacher's on the clean inputs. `generator` makes it repeatable.
+
+        Raises UserError where the pointwise gradient term meets a module that is not twice differentiable.
+        """
+        inputs, teacher_logits = inputs.detach(), teacher_logits.detach()
+        if not self._twice_differentiable:
+            require_twice_differentiable(self.student, inputs)
+            self._twice_differentiable = True
+        if self.settings.shared_pass:
+            return self._shared_step(inputs, labels, teacher_logits, generator)
+        return self._step(inputs, labels, teacher_logits, generator)
+
+    def _step(self, inputs: Tensor, labels: Tensor, teacher_logits: Tensor, generator: torch.Generator | None) -> Terms:
+        settings = self.settings
+        eval_mode = settings.gradient_mode == "eval"
+        slope_here = settings.gradient.weight > 0 and settings.gradient.at == "input"
+        points = inputs.clone().requires_grad_() if slope_here and not eval_mode else inputs
+        logits = self.student(points)
+        values = self._point_terms(logits, labels, teacher_logits)
+        if settings.gradient.weight > 0:
+            if not slope_here:
+                points = random_start(inputs, self.norm, self.radius(inputs.shape[1:]), self.input_range, generator)
+            slope_logits = logits
+            if not slope_here or eval_mode:
+                points = points.clone().requires_grad_()
+                slope_logits = self._quiet(eval_mode)(points)
+            values["gradient"] = self._gradient_term(slope_logits, points, labels, generator)
+        if settings.secant.weight > 0:
+            start_logits = self._quiet(True)(inputs) if eval_mode and settings.secant.form == "slope" else logits
+            values["secant"] = self._secant(inputs, inputs, start_logits, labels, teacher_logits, generator)
+        return Terms(values, self._weights(values))
+
+    def _shared_step(
+        self, inputs: Tensor, labels: Tensor, teacher_logits: Tensor, generator: torch.Generator | None
+    ) -> Terms:
+        settings = self.settings
+        start = random_start(inputs, self.norm, self.radius(inputs.shape[1:]), self.input_range, generator)
+        start.requires_grad_()
+        logits = self.student(start)
+        values = self._point_terms(logits, labels, teacher_logits)
+        loss = Terms(values, self._weights(values)).loss
+        parameters = [p for p in self.student.parameters() if p.requires_grad]
+        drop, slope = settings.secant.ascent == "drop", settings.secant.form == "slope"
+        carried = None
+        if not drop and not slope and settings.gradient.weight == 0:
+            # One backward pass serves both: the loss at the start is also what the ascent raises.
+            direction, *gradients = torch.autograd.grad(loss, [start, *parameters], allow_unused=True)
+            carried = _carry(parameters, gradients)
+        else:
+            direction = input_gradient(-margin(scores(logits, settings.secant.score), labels) if drop else loss, start)
+            if settings.gradient.weight > 0:
+                values["gradient"] = self._gradient_term(logits, start, labels, generator)
+            if not slope:
+                loss = Terms(values, self._weights(values)).loss
+                carried = _carry(parameters, torch.autograd.grad(loss, parameters, allow_unused=True))
+        if not slope:
+            values = {name: value.detach() for name, value in values.items()}
+        values["secant"] = self._secant(
+            inputs, start, logits, labels, teacher_logits, generator, first_gradient=direction.detach()
+        )
+        return Terms(values, self._weights(values), carried)
+
+    def _point_terms(self, logits: Tensor, labels: Tensor, teacher_logits: Tensor) -> dict[str, Tensor]:
+        values = {"distillation": distillation_term(logits, teacher_logits, labels, self.settings.distillation)}
+        if self.settings.score.weight > 0:
+            values["score"] = score_term(logits, teacher_logits, labels, self.settings.score)
+        return values
+
+    def _gradient_term(
+        self, logits: Tensor, points: Tensor, labels: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        settings = self.settings.gradient
+        if settings.kind == "direct":
+            return radius_hinge(logits, points, labels, self.norm, target=settings.target)
+        if settings.kind == "projection":
+            return projected_jacobian(
+                logits,
+                points,
+                self.norm,
+                score=settings.score,
+                projections=settings.projections,
+                generator=generator,
+            )
+        return exact_slope(logits, points, labels, self.norm, form=settings.form, score=settings.score)
+
+    def _secant(
+        self,
+        inputs: Tensor,
+        start: Tensor,
+        start_logits: Tensor,
+        labels: Tensor,
+        teacher_logits: Tensor,
+        generator: torch.Generator | None,
+        first_gradient: Tensor | None = None,
+    ) -> Tensor:
+        """The secant term between `start`, whose logits are given, and the point z that the ascent reaches."""
+        settings = self.settings.secant
+        eval_mode = self.settings.gradient_mode == "eval"
+        radius = self.radius(inputs.shape[1:])
+        origin = start
+        if first_gradient is None and settings.random_start:
+            origin = random_start(inputs, self.norm, radius, self.input_range, generator)
+        step = settings.step if settings.step is not None else default_step(settings.steps)
+        reached = ascend(
+            self._quiet(eval_mode),
+            self._uphill(labels, teacher_logits),
+            inputs,
+            origin.detach(),
+            norm=self.norm,
+            radius=radius,
+            steps=settings.steps,
+            step_size=step * radius,
+            input_range=self.input_range,
+            first_gradient=first_gradient,
+        )
+        if settings.form == "divergence":
+            return divergence(self.student(reached), teacher_logits, self.settings.distillation.temperature)
+        reached_logits = self._quiet(True)(reached) if eval_mode else self.student(reached)
+        return secant_slope(
+            margin(scores(start_logits, settings.score), labels),
+            margin(scores(reached_logits, settings.score), labels),
+            self.norm.size(reached - start.detach()),
+        )
+
+    def _uphill(self, labels: Tensor, teacher_logits: Tensor) -> Uphill:
+        settings = self.settings.secant
+        if settings.ascent == "drop":
+            return lambda logits: -margin(scores(logits, settings.score), labels)
+        return lambda logits: divergence(logits, teacher_logits, self.settings.distillation.temperature)
+
+    def _quiet(self, eval_mode: bool) -> Callable[[Tensor], Tensor]:
+        """The student as a function that leaves its buffers (BatchNorm statistics) and mode as they are."""
+        student = self.student
+        buffers = {name: buffer.clone() for name, buffer in student.named_buffers()}
+
+        def run(points: Tensor) -> Tensor:
+            if not eval_mode:
+                return functional_call(student, buffers, (points,))
+            modes = [(module, module.training) for module in student.modules()]
+            student.eval()
+            try:
+                return functional_call(student, buffers, (points,))
+            finally:
+                for module, training in modes:
+                    module.training = training
+
+        return run
+
+    def _weights(self, values: dict[str, Tensor]) -> dict[str, float]:
+        settings = self.settings
+        weights = {
+            "distillation": 1.0,
+            "score": settings.score.weight,
+            "gradient": settings.gradient.weight,
+            "secant": settings.secant.weight,
+        }
+        return {name: weights[name] for name in values}
+
+
+def _carry(parameters: list[nn.Parameter], gradients: Sequence[Tensor | None]) -> Tensor | None:
+    """A scalar of value zero whose gradient with respect to each parameter is the given one."""
+    products = [(g.detach() * p).sum() for g, p in zip(gradients, parameters, strict=True) if g is not None]
+    if not products:
+        return None
+    total = torch.stack(products).sum()
+    return total - total.detach()
+
+
+def check_classes(student_logits: Logits, teacher_logits: Logits) -> None:
+    """Raise UserError where teacher and student disagree on the number of classes."""
+    if student_logits.shape[1] != teacher_logits.shape[1]:
+        raise UserError(
+            f"student has {student_logits.shape[1]} classes, teacher {teacher_logits.shape[1]}: they must agree"
+        )

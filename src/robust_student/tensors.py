@@ -1,0 +1,60 @@
+"""The words every room shares: tensor shapes, the range of valid inputs, and the error for bad input."""
+
+import math
+from itertools import chain
+from typing import NamedTuple, TypeAlias
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+Inputs: TypeAlias = Float[Tensor, "batch *shape"]
+"""A batch of inputs of any shape in their natural units (pixels in [0, 1])."""
+Logits: TypeAlias = Float[Tensor, "batch classes"]
+"""One row of unnormalised scores per example."""
+Labels: TypeAlias = Int64[Tensor, " batch"]
+"""The class of each example."""
+PerExample: TypeAlias = Float[Tensor, " batch"]
+"""One number per example."""
+
+
+class UserError(Exception):
+    """Bad input: the message is one line that says what is wrong, where, and what to do."""
+
+
+class InputRange(NamedTuple):
+    """The interval in which every element of a valid input lies; infinite ends mean "no limit"."""
+
+    lower: float = 0.0
+    upper: float = 1.0
+
+    @property
+    def width(self) -> float:
+        """Length of the interval in input units; infinite when there is no limit."""
+        return self.upper - self.lower
+
+    @property
+    def bounded(self) -> bool:
+        """Whether both ends are finite."""
+        return math.isfinite(self.lower) and math.isfinite(self.upper)
+
+    def clip(self, inputs: Inputs) -> Inputs:
+        """Move every element to the nearest value inside the range."""
+        return inputs.clamp(self.lower, self.upper)
+
+
+UNIT_RANGE = InputRange(0.0, 1.0)
+"""Images with pixels in [0, 1]."""
+UNBOUNDED = InputRange(-math.inf, math.inf)
+"""Inputs without a limit, such as standardised features."""
+
+
+def column(values: PerExample, like: Tensor) -> Tensor:
+    """Reshape `(batch,)` values to `(batch, 1, 1, ...)` so that they broadcast against `like`."""
+    return values.view(-1, *[1] * (like.dim() - 1))
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Device of a network's first parameter or buffer; the CPU when it has none."""
+    first = next(chain(network.parameters(), network.buffers()), None)
+    return torch.device("cpu") if first is None else first.device
