@@ -41,11 +41,13 @@ def ascend(
     step_size: float,
     input_range: InputRange,
     first_gradient: Inputs | None = None,
+    watch: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Inputs:
     """Move `start` by K steps of the norm's dual direction that raise `uphill`, inside the ball around `inputs`.
 
     `z <- clip(x + project(step(z) - x))`; every point obeys the ball and the input range. `step_size` is in units of
     the norm. `first_gradient`, the gradient of `uphill` at `start`, saves the first pass where it is known already.
+    `watch` is shown every visited point but the last, with the value that `uphill` has there.
     """
     points = start.detach()
     for step in range(steps):
@@ -54,8 +56,11 @@ def ascend(
         else:
             points = points.requires_grad_()
             with torch.enable_grad():
-                gradient = input_gradient(uphill(network(points)), points)
+                values = uphill(network(points))
+                gradient = input_gradient(values, points)
             points = points.detach()
+            if watch is not None:
+                watch(points, values.detach())
         moved = norm.step(points, gradient, step_size, input_range)
         points = input_range.clip(inputs + norm.project(moved - inputs, radius))
     return points

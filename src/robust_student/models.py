@@ -3,9 +3,9 @@
 import importlib
 import inspect
 import math
-import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -18,29 +18,8 @@ from robust_student.tensors import UserError
 Shape = tuple[int, ...]
 
 
-class Normalized(nn.Module):
-    """A network that takes inputs in their natural units and standardises them itself: S((x - mean) / std).
-
-    Keeping the normalisation inside is what makes a radius mean "pixels in [0, 1]" (Cohen et al. 2019, appendix).
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, network: nn.Module, mean: Tensor, std: Tensor) -> None:
-        """Wrap `network`; `mean` and `std` broadcast against one input (one value per channel for images)."""
-        super().__init__()
-        self.network = network
-        self.register_buffer("mean", mean.detach().clone().float())
-        self.register_buffer("std", std.detach().clone().float())
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Logits of inputs in natural units."""
-        return self.network((inputs - self.mean) / self.std)
-
-
 class Residual(nn.Module):
-    """Two 3x3 convolutions around a shortcut (He et al. 2015, figure 2); the shortcut subsamples and pads (option A)."""
+    """Two 3x3 convolutions around a shortcut (He et al. 2015, figure 2), shortcut of option A."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
         """Build the block."""
@@ -72,20 +51,26 @@ def mlp(shape: Shape, classes: int, *widths: int) -> nn.Module:
 
 
 def cnn(shape: Shape, classes: int, width: int = 16) -> nn.Module:
-    """Three 3x3 convolutions of width, 2 width, 2 width channels (BatchNorm, ReLU) and a linear layer on 4x4 averages.
+    """Three convolutions of width, 2 width and 4 width channels (ReLU, max pooling) and a linear layer; no BatchNorm.
 
-    Strides 1, 2, 2; inputs of at most 8x8 keep stride 1 in the last. `cnn:8` has width 8.
+    The first is 5x5 with stride 2, or 3x3 with stride 1 on images of at most 16 pixels; the others are 3x3 and followed
+    by 2x2 pooling. Averages of at most 4x4 positions reach the linear layer. `cnn:8` has width 8 (8,906 parameters
+    on 28x28 grey images with ten classes).
     """
     _require_image(shape, "cnn")
-    last = 2 if min(shape[1:]) > 8 else 1
-    return nn.Sequential(
-        _conv_block(shape[0], width, 1),
-        _conv_block(width, 2 * width, 2),
-        _conv_block(2 * width, 2 * width, last),
-        nn.AdaptiveAvgPool2d(4),
-        nn.Flatten(),
-        nn.Linear(2 * width * 16, classes),
+    if min(shape[1:]) < 4:
+        raise UserError(f"model 'cnn': needs images of at least 4x4 pixels, not {shape[1]}x{shape[2]}")
+    small = min(shape[1:]) <= 16
+    stem = nn.Conv2d(shape[0], width, 3, padding=1) if small else nn.Conv2d(shape[0], width, 5, stride=2, padding=2)
+    features = nn.Sequential(
+        *(stem, nn.ReLU()),
+        *(nn.Conv2d(width, 2 * width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(2 * width, 4 * width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
     )
+    sides = [(side if small else (side + 1) // 2) // 4 for side in shape[1:]]
+    grid = [min(4, side) for side in sides]
+    layers: list[nn.Module] = [*features, nn.AdaptiveAvgPool2d((grid[0], grid[1]))] if grid != sides else [*features]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * width * math.prod(grid), classes))
 
 
 def resnet8(shape: Shape, classes: int, width: int = 16) -> nn.Module:
@@ -182,7 +167,7 @@ def _require_image(shape: Shape, name: str) -> None:
 
 
 def _call_factory(spec: str, module_name: str, factory_name: str, shape: Shape, classes: int) -> nn.Module:
-    sys.path.insert(0, os.getcwd())
+    sys.path.insert(0, str(Path.cwd()))
     try:
         factory = getattr(importlib.import_module(module_name), factory_name)
     except ImportError as error:

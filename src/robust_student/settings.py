@@ -127,6 +127,56 @@ class ObjectiveSettings(Settings):
         return self.secant.weight > 0 and self.secant.shared and self.secant.random_start
 
 
+class SelectionSettings(Settings):
+    """How the best epoch is chosen, on validation examples only."""
+
+    metric: Literal["robust", "accuracy"] = "robust"
+    """robust: mean accuracy over clean inputs, each noise level and PGD; accuracy: clean inputs alone."""
+    snr_db: tuple[float, ...] = (0.0, -5.0)
+    """Gaussian noise levels, signal-to-noise ratio in dB."""
+    norm: NormName = "linf"
+    """Norm of the PGD attack."""
+    radius: float | None = Field(None, gt=0)
+    """Budget of the PGD attack, in input units of the norm; None: default per norm and input range."""
+    steps: int = Field(20, ge=1)
+    """PGD steps."""
+    examples: int = Field(1000, ge=1)
+    """Validation examples (stratified sample) under noise and PGD; clean accuracy uses all."""
+
+
+class TrainingSettings(Settings):
+    """Optimisation, shared by teachers and students."""
+
+    epochs: int = Field(10, ge=1)
+    """Passes over the training examples."""
+    batch_size: int = Field(128, ge=1)
+    """Examples per step."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """adamw, or sgd with Nesterov momentum 0.9."""
+    learning_rate: float = Field(4e-3, gt=0)
+    """Peak learning rate."""
+    weight_decay: float = Field(1e-4, ge=0)
+    """Decoupled (adamw) or L2 (sgd) weight decay."""
+    schedule: Literal["one_cycle", "cosine"] = "one_cycle"
+    """one_cycle: warm up for 30 % of the steps, then anneal; cosine: anneal from the start."""
+    gradient_clip: float | None = Field(1.0, gt=0)
+    """Largest Euclidean norm of the parameter gradient; None: no limit."""
+    validation_fraction: float = Field(0.1, gt=0, lt=1)
+    """Share of the training examples set aside for validation, stratified."""
+    seed: int = Field(0, ge=0)
+    """Seed of initial weights, data order, random starts and the validation split."""
+    device: str = "auto"
+    """auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps."""
+    selection: SelectionSettings = SelectionSettings()
+
+
+class DistillSettings(Settings):
+    """Everything `distill` can be told."""
+
+    training: TrainingSettings = TrainingSettings()
+    objective: ObjectiveSettings = ObjectiveSettings(secant=SecantSettings(weight=5.0))
+
+
 METHODS: dict[str, ObjectiveSettings] = {
     "kd": ObjectiveSettings(distillation=DistillationSettings(temperature=4.0, soft_weight=0.9)),
     "score": ObjectiveSettings(

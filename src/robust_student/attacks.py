@@ -1,0 +1,159 @@
+"""Attacks: projected gradient descent of our own and an adapter to AutoAttack; both only propose points."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from robust_student.ascent import ascend
+from robust_student.margins import margin
+from robust_student.norms import Norm
+from robust_student.tensors import InputRange, Inputs, Labels, Logits, PerExample
+
+_SEGMENT = 5  # PGD steps between two looks at which examples are broken already
+
+
+def pgd(
+    network: nn.Module,
+    inputs: Inputs,
+    labels: Labels,
+    *,
+    norm: Norm,
+    radius: float,
+    steps: int,
+    input_range: InputRange,
+    start: Inputs,
+    relative_step: float | None = None,
+) -> Inputs:
+    """Projected gradient descent on the logit margin (Madry et al. 2018; margin loss: Carlini & Wagner 2017).
+
+    Starts at `start` (a point of the ball, say a random one), takes steps of `relative_step * radius` (default
+    2.5 / steps) in the norm's steepest direction, and returns for every example the visited point of smallest margin.
+    Examples whose decision has changed leave the batch. Every returned point obeys the ball and the input range.
+    """
+    size = radius * (2.5 / steps if relative_step is None else relative_step)
+    best, lowest = start.clone(), torch.full_like(inputs.flatten(1)[:, 0], math.inf)
+    points = start.clone()
+
+    def keep_best(active: Tensor, visited: Inputs, drop: PerExample) -> None:
+        better = -drop < lowest[active]
+        lowest[active[better]] = -drop[better]
+        best[active[better]] = visited[better]
+
+    for done in range(0, steps, _SEGMENT):
+        active = (lowest > 0).nonzero()[:, 0]
+        if len(active) == 0:
+            return best
+        points[active] = ascend(
+            network,
+            _margin_drop(labels[active]),
+            inputs[active],
+            points[active],
+            norm=norm,
+            radius=radius,
+            steps=min(_SEGMENT, steps - done),
+            step_size=size,
+            input_range=input_range,
+            watch=_watch(keep_best, active),
+        )
+    with torch.no_grad():
+        everyone = torch.arange(len(labels), device=labels.device)
+        keep_best(everyone, points, -margin(network(points), labels))
+    return best
+
+
+def _margin_drop(labels: Labels) -> Callable[[Logits], PerExample]:
+    return lambda logits: -margin(logits, labels)
+
+
+def _watch(keep: Callable[[Tensor, Tensor, Tensor], None], active: Tensor) -> Callable[[Tensor, Tensor], None]:
+    return lambda points, values: keep(active, points, values)
+
+
+@dataclass(frozen=True)
+class AutoAttack:
+    """The AutoAttack ensemble (Croce & Hein 2020) through pyautoattack, for any class count and input shape.
+
+    `standard` is APGD-CE, APGD-T, FAB-T, Square 5,000; `fast` is APGD-CE, APGD-T, Square 1,000. Below four classes the
+    targeted DLR loss is undefined: APGD-T then gives way to FAB-T, and the suite is named `standard-few-classes` or
+    `fast-few-classes` because its numbers are not those of the standard suite.
+    """
+
+    tier: str
+    """`standard` or `fast`."""
+    norm: Norm
+    radius: float
+    seed: int
+
+    def attacks(self, classes: int) -> list[str]:
+        """Names of the attacks in the order in which they run."""
+        if classes < 4:
+            return ["apgd-ce", "fab-t", "square"]
+        return ["apgd-ce", "apgd-t", "fab-t", "square"] if self.tier == "standard" else ["apgd-ce", "apgd-t", "square"]
+
+    def suite(self, classes: int) -> str:
+        """The name under which the numbers may be quoted."""
+        return self.tier if classes >= 4 else f"{self.tier}-few-classes"
+
+    def run(
+        self, attack: str, network: nn.Module, inputs: Inputs, labels: Labels, classes: int, input_range: InputRange
+    ) -> Inputs:
+        """Points proposed by one of the attacks, in the units of the inputs. The caller clips, checks and counts."""
+        from pyautoattack import AutoAttack as Engine
+
+        box = _UnitBox(network, inputs, self.norm, self.radius, input_range)
+        engine = Engine(
+            box,
+            norm={math.inf: "Linf", 2.0: "L2", 1.0: "L1"}[self.norm.p],
+            eps=self.radius / box.length,
+            seed=self.seed,
+            version="standard",
+            device=inputs.device,
+        )
+        targets = min(engine.apgd_targeted.n_target_classes, classes - 1)
+        engine.apgd_targeted.n_target_classes = engine.fab.n_target_classes = targets
+        engine.fab.targeted = True
+        engine.square.n_queries = 5000 if self.tier == "standard" else 1000
+        engine.apgd.loss = "ce"
+        runner = {
+            "apgd-ce": engine.apgd,
+            "apgd-t": engine.apgd_targeted,
+            "fab-t": engine.fab,
+            "square": engine.square,
+        }[attack]
+        with torch.random.fork_rng():  # the engine seeds and draws from the global generator
+            return box.decode(runner.perturb(box.encode(inputs), labels)).detach()
+
+
+class _UnitBox(nn.Module):
+    """A network as AutoAttack wants it: four-dimensional inputs in [0, 1], the norm without a per-feature scale.
+
+    Inputs without a range are put into a box so wide that no point of the ball around any of them leaves it.
+    """
+
+    def __init__(self, network: nn.Module, inputs: Inputs, norm: Norm, radius: float, input_range: InputRange) -> None:
+        super().__init__()
+        self.network, self.input_range, self.shape = network, input_range, inputs.shape[1:]
+        self.unit: Tensor | float = 1.0 if norm.scale is None else norm.scale.to(inputs)
+        self.lower: Tensor | float
+        if input_range.bounded:
+            self.lower = input_range.lower
+            self.length = input_range.width / float(torch.as_tensor(self.unit).min())
+        else:
+            self.lower = inputs.amin(dim=0) - radius * self.unit
+            self.length = float(((inputs.amax(dim=0) - self.lower) / self.unit).max()) + radius
+
+    def encode(self, inputs: Tensor) -> Tensor:
+        """Natural units to the unit box, `(batch, channels, height, width)`."""
+        unit = (inputs - self.lower) / (self.unit * self.length)
+        return unit if unit.dim() == 4 else unit.reshape(len(unit), 1, 1, -1)
+
+    def decode(self, points: Tensor) -> Tensor:
+        """Back to natural units, shape and range."""
+        return self.input_range.clip(points.reshape(-1, *self.shape) * (self.unit * self.length) + self.lower)
+
+    def forward(self, points: Tensor) -> Tensor:
+        """Logits of points in the unit box."""
+        return self.network(self.decode(points))

@@ -1,0 +1,307 @@
+"""A model with all that is needed to use it, and the run directory that holds it: safetensors and JSON, no pickle."""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from robust_student.data import Data
+from robust_student.models import build, check_network
+from robust_student.settings import Settings
+from robust_student.tensors import InputRange, UserError, device_of
+
+MODEL_SCHEMA = 1
+
+
+class ModelCard(Settings):
+    """What `model.json` says: how to rebuild the network and what its inputs and outputs mean."""
+
+    schema_version: int = Field(MODEL_SCHEMA, ge=1, le=MODEL_SCHEMA)
+    """Version of this format."""
+    network: str | None
+    """Name by which `models.build` makes the network; None where only Python code can."""
+    input_shape: tuple[int, ...] = Field(min_length=1)
+    """Shape of one input."""
+    classes: tuple[str, ...] = Field(min_length=2)
+    """Class names in the order of the logits."""
+    input_range: tuple[float | None, float | None] = (0.0, 1.0)
+    """Smallest and largest valid input value; null: no limit."""
+    sha256: str = ""
+    """Checksum of model.safetensors."""
+    provenance: dict[str, Any] = {}
+    """Version, git commit, seed, settings, hardware, data, time."""
+
+    @property
+    def range(self) -> InputRange:
+        """The input range with infinite ends where there is no limit."""
+        lower, upper = self.input_range
+        return InputRange(-torch.inf if lower is None else lower, torch.inf if upper is None else upper)
+
+
+class Model(nn.Module):
+    """A network with its normalisation inside and its card: `model(inputs)` maps natural units to logits.
+
+    `S((x - mean) / std)`: keeping the normalisation inside is what makes a radius mean "pixels in [0, 1]"
+    (Cohen et al. 2019 do the same for the same reason).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, card: ModelCard, mean: Tensor, std: Tensor) -> None:
+        """Wrap `network`; `mean` and `std` broadcast against one input (one value per channel for images)."""
+        super().__init__()
+        self.network, self.card = network, card
+        self.register_buffer("mean", mean.detach().clone().float())
+        self.register_buffer("std", std.detach().clone().float())
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits `(batch, classes)` of inputs in natural units."""
+        return self.network((inputs - self.mean) / self.std)
+
+    @torch.no_grad()
+    def logits(self, inputs: Tensor, batch: int = 1024) -> Tensor:
+        """Logits in evaluation mode and bounded memory, on the CPU; the mode is restored."""
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        try:
+            return torch.cat([self(part.to(self.mean.device)).cpu() for part in torch.split(inputs, batch)])
+        finally:
+            for module, training in modes:
+                module.training = training
+
+
+def as_model(network: str | nn.Module, data: Data) -> Model:
+    """`network` ready for `data`: built from its name, or a module of the user's own that takes natural units.
+
+    Networks built by name get the training set's mean and standard deviation as normalisation; a module that is
+    given is taken as it is. Raises UserError where it does not fit the data.
+    """
+    if isinstance(network, Model):
+        require_fit(network, data)
+        return network
+    lower, upper = data.input_range
+    limits = (lower, upper) if data.input_range.bounded else (None, None)
+    name = network if isinstance(network, str) else None
+    card = ModelCard(network=name, input_shape=data.shape, classes=data.classes, input_range=limits)
+    if isinstance(network, str):
+        module = build(network, data.shape, len(data.classes))
+        mean, std = data.statistics()
+    else:
+        module, mean, std = network, torch.zeros(1), torch.ones(1)
+    model = Model(module, card, mean.to(device_of(module)), std.to(device_of(module)))
+    check_network(model, name or type(network).__name__, data.shape, len(data.classes))
+    return model
+
+
+def require_fit(model: Model, data: Data, role: str = "model") -> None:
+    """Raise UserError where a model and the data disagree on input shape, input range or classes."""
+    card = model.card
+    if card.input_shape != data.shape:
+        raise UserError(f"{role}: takes inputs of shape {card.input_shape}, the data has {data.shape}")
+    if len(card.classes) != len(data.classes):
+        raise UserError(f"{role}: has {len(card.classes)} classes, the data has {len(data.classes)}")
+    if card.classes != data.classes:
+        wrong = next(k for k in range(len(data.classes)) if card.classes[k] != data.classes[k])
+        raise UserError(
+            f"{role}: class {wrong} is '{card.classes[wrong]}', in the data it is '{data.classes[wrong]}': "
+            "the class order differs"
+        )
+    if card.range != data.input_range:
+        raise UserError(f"{role}: takes inputs in {tuple(card.range)}, the data lies in {tuple(data.input_range)}")
+
+
+def save(model: Model, folder: Path) -> None:
+    """Write `model.safetensors` and `model.json` into `folder`, each atomically."""
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    content = safetensors.torch.save(tensors)
+    card = model.card.model_copy(update={"sha256": hashlib.sha256(content).hexdigest()})
+    model.card = card
+    write_atomically(folder / "model.safetensors", content)
+    write_json(folder / "model.json", card.model_dump())
+
+
+def load(run: str | Path, *, network: nn.Module | None = None, device: str | torch.device = "cpu") -> Model:
+    """The model of a run directory, in evaluation mode.
+
+    Args:
+        run: directory with `model.safetensors` and `model.json`.
+        network: the network itself, where the card says that only Python code can build it.
+        device: where to put it.
+
+    The checksum is verified, every weight must have the expected name and shape and be finite. Raises UserError.
+    """
+    folder = Path(run)
+    card_path, weights_path = folder / "model.json", folder / "model.safetensors"
+    for path in (card_path, weights_path):
+        if not path.is_file():
+            raise UserError(f"model {folder}: no file {path.name} there (expected a run directory)")
+    card = ModelCard.parse(read_json(card_path), str(card_path))
+    content = weights_path.read_bytes()
+    if card.sha256 and hashlib.sha256(content).hexdigest() != card.sha256:
+        raise UserError(f"model {weights_path}: damaged (its checksum is not the one in model.json)")
+    try:
+        tensors = safetensors.torch.load(content)
+    except safetensors.SafetensorError as error:
+        raise UserError(f"model {weights_path}: not a valid safetensors file ({error})") from None
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise UserError(f"model {weights_path}: weight '{name}' holds NaN or infinite values")
+    if "mean" not in tensors or "std" not in tensors:
+        raise UserError(f"model {weights_path}: no normalisation (mean, std) in it")
+    if network is None:
+        if card.network is None:
+            raise UserError(f"model {folder}: made from a module of your own; load it in Python with network=...")
+        network = build(card.network, card.input_shape, len(card.classes))
+    model = Model(network, card, tensors["mean"], tensors["std"])
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"model {weights_path}: weights do not fit network '{card.network}' ({reason})") from None
+    return model.eval().to(device)
+
+
+def provenance(settings: dict[str, Any], data: str, seed: int) -> dict[str, Any]:
+    """Where a result comes from: version, commit, seed, settings, data, hardware, versions, time (UTC)."""
+    return {
+        "version": version("robust-student"),
+        "git_commit": _git_commit(),
+        "seed": seed,
+        "settings": settings,
+        "data": data,
+        "hardware": f"{platform.machine()}, {os.cpu_count()} CPU cores, {_accelerator()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto`: CUDA, then MPS, then CPU; anything else as PyTorch names it. UserError where it is not available."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"device '{name}': not available here ({str(error).splitlines()[0]})") from None
+    return device
+
+
+@contextmanager
+def new_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A fresh directory to fill, put in place of `path` only when the block ends well; nothing is lost otherwise.
+
+    Raises UserError where `path` exists already (unless `overwrite`) or cannot be written.
+    """
+    require_new(path, overwrite=overwrite)
+    draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield draft
+        draft.chmod(0o755)
+        if path.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+            path.rename(old / "run")
+            draft.rename(path)
+            shutil.rmtree(old)
+        else:
+            draft.rename(path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def require_new(path: Path, *, overwrite: bool = False) -> None:
+    """Raise UserError where `path` exists (unless `overwrite`) or its parent cannot be written; makes the parent."""
+    if path.exists() and not overwrite and not (path.is_dir() and not any(path.iterdir())):
+        raise UserError(f"output {path}: exists already; choose another name or remove it")
+    if path.exists() and not path.is_dir():
+        raise UserError(f"output {path}: is a file, not a directory")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"output {path}: cannot write there ({error.strerror})") from None
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader or a crash sees the old content or the new one, never a part."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            Path(file.name).chmod(0o644)
+            Path(file.name).replace(path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, indented; NaN and infinity are errors."""
+    write_atomically(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file; one-line UserError where it is missing or malformed."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"file {path}: cannot read it ({error.strerror})") from None
+    except ValueError as error:
+        raise UserError(f"file {path}: not valid JSON ({error})") from None
+
+
+def append_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Add rows to a JSON-lines file in one write."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Rows of a JSON-lines file; a last line cut short by a crash is dropped, any other bad line is a UserError."""
+    rows = []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            if number == len(lines):
+                break
+            raise UserError(f"file {path}: line {number} is not valid JSON") from None
+    return rows
+
+
+def _git_commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _accelerator() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return "MPS" if torch.backends.mps.is_available() else "no accelerator"

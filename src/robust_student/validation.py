@@ -1,0 +1,71 @@
+"""The metric by which an epoch, a weight or a method is chosen; it only ever sees validation examples."""
+
+import torch
+from torch import Tensor
+
+from robust_student.ascent import random_start
+from robust_student.attacks import pgd
+from robust_student.data import Examples, stratified_sample
+from robust_student.norms import Norm
+from robust_student.perturbations import gaussian_at_snr
+from robust_student.runs import Model
+from robust_student.settings import SelectionSettings
+from robust_student.tensors import device_of
+
+
+class Validation:
+    """A validation set with fixed noise and fixed attack starts, so that epochs and students are comparable."""
+
+    def __init__(self, examples: Examples, settings: SelectionSettings, *, scale: Tensor | None, seed: int) -> None:
+        """Draw the stratified sample that noise and PGD are measured on."""
+        self.examples, self.settings, self.seed = examples, settings, seed
+        count = min(settings.examples, len(examples))
+        self.sample = examples.subset(stratified_sample(examples.labels, count, seed))
+        self.norm = Norm.named(settings.norm, scale)
+
+    def measure(self, model: Model) -> dict[str, float]:
+        """Accuracies in [0, 1] by name, and `selection`, the one to choose by. The model's mode is restored.
+
+        `clean`; with the robust metric also `snr_<dB>` and `pgd`, and `selection` is the mean of them all.
+        """
+        modes = [(module, module.training) for module in model.modules()]
+        model.eval()
+        try:
+            accuracies = {"clean": self._clean(model)}
+            if self.settings.metric == "robust":
+                accuracies |= self._perturbed(model)
+        finally:
+            for module, training in modes:
+                module.training = training
+        return accuracies | {"selection": sum(accuracies.values()) / len(accuracies)}
+
+    def _clean(self, model: Model) -> float:
+        return _accuracy(model.logits(self.examples.floats()), self.examples.labels)
+
+    def _perturbed(self, model: Model) -> dict[str, float]:
+        device = device_of(model)
+        inputs, labels = self.sample.floats().to(device), self.sample.labels.to(device)
+        card, settings = model.card, self.settings
+        generator = torch.Generator().manual_seed(self.seed)
+        accuracies = {}
+        for snr_db in settings.snr_db:
+            noise = torch.randn(inputs.shape, generator=generator).to(device)
+            noisy, _ = gaussian_at_snr(inputs, snr_db, card.range, noise)
+            accuracies[f"snr_{snr_db:g}"] = _accuracy(model.logits(noisy), self.sample.labels)
+        radius = settings.radius or self.norm.default_radius(card.range, card.input_shape)
+        start = random_start(inputs.cpu(), self.norm, radius, card.range, generator).to(device)
+        attacked = pgd(
+            model,
+            inputs,
+            labels,
+            norm=self.norm,
+            radius=radius,
+            steps=settings.steps,
+            input_range=card.range,
+            start=start,
+        )
+        return accuracies | {"pgd": _accuracy(model.logits(attacked), self.sample.labels)}
+
+
+def _accuracy(logits: Tensor, labels: Tensor) -> float:
+    return float((logits.argmax(dim=1).cpu() == labels.cpu()).double().mean())

@@ -1,0 +1,60 @@
+"""Fixtures every test file shares: the device, a seeded generator, small float64 students."""
+
+import pytest
+import torch
+from hypothesis import settings
+from reference import conv_student, linear_student, smooth_student
+from torch import nn
+
+settings.register_profile("robust_student", deadline=None, derandomize=True, max_examples=40)
+settings.load_profile("robust_student")
+
+IMAGE = (2, 4, 4)
+"""Shape of the inputs of the student fixtures."""
+CLASSES = 3
+
+
+def _devices() -> list[str]:
+    available = ["cpu"]
+    if torch.cuda.is_available():
+        available.append("cuda")
+    if torch.backends.mps.is_available():
+        available.append("mps")
+    return available
+
+
+@pytest.fixture(scope="session", params=_devices())
+def any_device(request: pytest.FixtureRequest) -> torch.device:
+    """Every device of this machine."""
+    return torch.device(request.param)
+
+
+@pytest.fixture(scope="session")
+def device(any_device: torch.device) -> torch.device:
+    """Every device of this machine that has float64, which the oracles need."""
+    if any_device.type == "mps":
+        pytest.skip("mps has no float64")
+    return any_device
+
+
+@pytest.fixture
+def generator(device: torch.device) -> torch.Generator:
+    return torch.Generator(device).manual_seed(0)
+
+
+@pytest.fixture
+def linear(device: torch.device) -> nn.Module:
+    """Affine float64 student for (2, 4, 4) inputs and 3 classes."""
+    return linear_student(IMAGE, CLASSES, device)
+
+
+@pytest.fixture
+def smooth(device: torch.device) -> nn.Module:
+    """Tanh MLP in float64 for (2, 4, 4) inputs and 3 classes."""
+    return smooth_student(IMAGE, CLASSES, device)
+
+
+@pytest.fixture
+def conv(device: torch.device) -> nn.Module:
+    """Convolution with BatchNorm in float64, in training mode, for (2, 4, 4) inputs and 3 classes."""
+    return conv_student(IMAGE, CLASSES, device).train()

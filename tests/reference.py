@@ -1,0 +1,408 @@
+"""Slow, independent oracles (loops over examples and classes, numpy, scipy) and the small students they judge.
+
+Nothing here calls the code under test, except that oracles read the order and the scale of a `Norm`, and the plain
+values of the settings.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from hypothesis import strategies as st
+from scipy import optimize
+from torch import Tensor, nn
+
+from robust_student.margins import Form, Score
+from robust_student.norms import Norm, NormName
+from robust_student.settings import DistillationSettings, ObjectiveSettings, ScoreSettings
+from robust_student.tensors import UNIT_RANGE, InputRange
+
+Array = npt.NDArray[np.float64]
+Shape = tuple[int, ...]
+NORMS: tuple[NormName, ...] = ("l1", "l2", "linf")
+
+
+class Batch(NamedTuple):
+    """One batch to train on."""
+
+    inputs: Tensor
+    labels: Tensor
+    teacher_logits: Tensor
+
+
+class Setup(NamedTuple):
+    """The geometry of an objective."""
+
+    norm: Norm
+    input_range: InputRange
+    radius: float
+
+
+# Small students and batches -----------------------------------------------------------------------------------------
+
+
+def seeded(build: Callable[[], nn.Module], device: torch.device, seed: int = 0) -> nn.Module:
+    """A float64 module whose weights depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build().double().to(device)
+
+
+def linear_student(shape: Shape, classes: int, device: torch.device) -> nn.Module:
+    """Logits that are affine in the input: every first-order quantity is exact."""
+    return seeded(lambda: nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), classes)), device)
+
+
+def smooth_student(shape: Shape, classes: int, device: torch.device) -> nn.Module:
+    """A Tanh MLP: no kinks, so that finite differences converge at their textbook order."""
+    return seeded(
+        lambda: nn.Sequential(
+            nn.Flatten(), nn.Linear(math.prod(shape), 7), nn.Tanh(), nn.Linear(7, classes, bias=False)
+        ),
+        device,
+    )
+
+
+def conv_student(shape: Shape, classes: int, device: torch.device) -> nn.Module:
+    """Convolution, BatchNorm and ReLU for inputs `(c, l)` and `(c, h, w)`; a linear layer for `(d,)`."""
+
+    def build() -> nn.Module:
+        if len(shape) == 1:
+            layers: list[nn.Module] = [nn.Linear(shape[0], 4), nn.BatchNorm1d(4)]
+        elif len(shape) == 2:
+            layers = [nn.Conv1d(shape[0], 4, 3, padding=1), nn.BatchNorm1d(4)]
+        else:
+            layers = [nn.Conv2d(shape[0], 4, 3, padding=1), nn.BatchNorm2d(4)]
+        return nn.Sequential(*layers, nn.ReLU(), nn.Flatten(), nn.Linear(4 * math.prod(shape[1:]), classes))
+
+    return seeded(build, device)
+
+
+def make_batch(
+    shape: Shape,
+    device: torch.device,
+    *,
+    classes: int = 3,
+    examples: int = 6,
+    seed: int = 1,
+    input_range: InputRange = UNIT_RANGE,
+) -> Batch:
+    """A float64 batch inside the range (standard normal when there is none), with made-up teacher scores."""
+    generator = torch.Generator().manual_seed(seed)
+    if input_range.bounded:
+        unit = torch.rand((examples, *shape), generator=generator, dtype=torch.float64)
+        inputs = input_range.lower + input_range.width * unit
+    else:
+        inputs = torch.randn((examples, *shape), generator=generator, dtype=torch.float64)
+    labels = torch.randint(classes, (examples,), generator=generator)
+    teacher_logits = 2 * torch.randn((examples, classes), generator=generator, dtype=torch.float64)
+    return Batch(inputs.to(device), labels.to(device), teacher_logits.to(device))
+
+
+def norm_for(name: NormName, shape: Shape, scaled: bool, device: torch.device) -> Norm:
+    """The norm of that name, with a different unit for every feature if `scaled`."""
+    scale = torch.linspace(0.5, 2.0, math.prod(shape), dtype=torch.float64, device=device).view(shape)
+    return Norm.named(name, scale if scaled else None)
+
+
+def rows(values: Tensor) -> Array:
+    """One flat float64 row per example."""
+    return values.detach().cpu().double().flatten(1).numpy()
+
+
+def vectors(size: int, limit: float = 3.0) -> st.SearchStrategy[list[float]]:
+    """Lists of `size` numbers, zeros and repeated values included."""
+    return st.lists(st.floats(-limit, limit, allow_subnormal=False), min_size=size, max_size=size)
+
+
+def assert_rows(actual: Tensor, expected: Iterable[object], tolerance: float = 1e-9) -> None:
+    """Check one value or row per example."""
+    np.testing.assert_allclose(
+        actual.detach().cpu().double().numpy(), np.array(list(expected)), rtol=tolerance, atol=tolerance
+    )
+
+
+def parameter_gradients(student: nn.Module) -> dict[str, Tensor | None]:
+    """Copies of what the last backward pass left in `.grad`."""
+    return {name: None if p.grad is None else p.grad.clone() for name, p in student.named_parameters()}
+
+
+# Norms, one flat vector at a time -----------------------------------------------------------------------------------
+
+
+class ReferenceNorm:
+    """A norm on single flat vectors, from the definitions."""
+
+    def __init__(self, norm: Norm, shape: Shape) -> None:
+        scale = np.ones(shape) if norm.scale is None else norm.scale.cpu().double().numpy()
+        self.p = norm.p
+        self.scale: Array = np.broadcast_to(scale, shape).ravel()
+
+    def size(self, vector: Array) -> float:
+        return self._order(self.p, [abs(v) / s for v, s in zip(vector, self.scale, strict=True)])
+
+    def dual_size(self, gradient: Array) -> float:
+        dual = {1.0: math.inf, 2.0: 2.0, math.inf: 1.0}[self.p]
+        return self._order(dual, [abs(g) * s for g, s in zip(gradient, self.scale, strict=True)])
+
+    def project(self, vector: Array, radius: float) -> Array:
+        """Nearest point of the ball in scaled units; for l1 the threshold is found by root search."""
+        scaled = vector / self.scale
+        if self.size(vector) <= radius:
+            return vector
+        if self.p == math.inf:
+            inside = np.array([min(max(v, -radius), radius) for v in scaled])
+        elif self.p == 2:
+            inside = scaled * radius / math.sqrt(sum(v * v for v in scaled))
+        else:
+            excess: Callable[[float], float] = lambda t: sum(max(abs(v) - t, 0.0) for v in scaled) - radius  # noqa: E731
+            threshold = optimize.brentq(excess, 0.0, max(abs(scaled)), xtol=1e-14, rtol=1e-14)
+            inside = np.array([math.copysign(max(abs(v) - threshold, 0.0), v) for v in scaled])
+        return inside * self.scale
+
+    def step(self, point: Array, gradient: Array, size: float, limits: InputRange) -> Array:
+        """Steepest feasible step: elements pushed out of the range do not count, the rest is clipped to it."""
+        steepness = {}
+        for i, (x, g) in enumerate(zip(point, gradient, strict=True)):
+            blocked = (x <= limits.lower and g < 0) or (x >= limits.upper and g > 0)
+            steepness[i] = 0.0 if blocked else g * self.scale[i]
+        moved = point.copy()
+        length = math.sqrt(sum(s * s for s in steepness.values()))
+        left = size
+        for i in sorted(steepness, key=lambda i: -abs(steepness[i])):
+            if steepness[i] == 0:
+                continue
+            up = steepness[i] > 0
+            if self.p == 1:
+                room = (limits.upper - point[i] if up else point[i] - limits.lower) / self.scale[i]
+                share = min(left, room)
+                left -= share
+                target = point[i] + (share if up else -share) * self.scale[i]
+            elif self.p == 2:
+                target = point[i] + size * self.scale[i] * steepness[i] / length
+            else:
+                target = point[i] + (size if up else -size) * self.scale[i]
+            moved[i] = min(max(target, limits.lower), limits.upper)
+        return moved
+
+    def best_gain(self, point: Array, gradient: Array, size: float, limits: InputRange) -> float:
+        """max <g, d> over ||d|| <= size and the range, as a linear programme in d = up - down (p = 1 or inf)."""
+        count = len(point)
+        room = np.concatenate([limits.upper - point, point - limits.lower])
+        both = np.concatenate([self.scale, self.scale])
+        if self.p == 1:
+            budget: dict[str, object] = {"A_ub": [1 / both], "b_ub": [size]}
+        else:
+            budget, room = {}, np.minimum(room, size * both)
+        bounds = [(0.0, None if math.isinf(r) else r) for r in room]
+        result = optimize.linprog(np.concatenate([-gradient, gradient]), bounds=bounds, **budget)
+        assert result.success and len(result.x) == 2 * count
+        return -result.fun
+
+    @staticmethod
+    def _order(p: float, magnitudes: Sequence[float]) -> float:
+        if p == math.inf:
+            return max(magnitudes)
+        return sum(magnitudes) if p == 1 else math.sqrt(sum(m * m for m in magnitudes))
+
+
+# Scores and slopes, one example at a time ---------------------------------------------------------------------------
+
+
+def softmax(row: Sequence[float]) -> list[float]:
+    weights = [math.exp(value - max(row)) for value in row]
+    return [weight / sum(weights) for weight in weights]
+
+
+def scored(row: Sequence[float], score: Score) -> list[float]:
+    return list(row) if score is Score.LOGIT else softmax(row)
+
+
+def rivals(row: Sequence[float], label: int) -> list[int]:
+    return [j for j in range(len(row)) if j != label]
+
+
+def margin(row: Sequence[float], label: int) -> float:
+    return min(row[label] - row[j] for j in rivals(row, label))
+
+
+def runner_up(row: Sequence[float], label: int) -> int:
+    return max(rivals(row, label), key=lambda j: row[j])
+
+
+def distillation(
+    student: Sequence[float], teacher: Sequence[float], label: int, temperature: float, soft: float
+) -> float:
+    hot_student, hot_teacher = (softmax([v / temperature for v in row]) for row in (student, teacher))
+    divergence = sum(t * (math.log(t) - math.log(s)) for t, s in zip(hot_teacher, hot_student, strict=True))
+    return (1 - soft) * -math.log(softmax(student)[label]) + soft * temperature**2 * divergence
+
+
+def score_hinge(student: Sequence[float], teacher: Sequence[float], label: int, settings: ScoreSettings) -> float:
+    s, t = scored(student, settings.score), scored(teacher, settings.score)
+    if settings.form is Form.TEACHER:
+        return max(t[label] - s[label] + settings.slack, 0.0)
+    hinges = [max((t[label] - t[j]) - (s[label] - s[j]) + settings.slack, 0.0) for j in rivals(s, label)]
+    return max(hinges) if settings.reduce == "max" else sum(hinges) / len(hinges)
+
+
+def score_jacobian(student: nn.Module, point: Tensor, score: Score) -> Array:
+    """d scores / d input of a single example, `(classes, elements)`; the softmax by its textbook derivative."""
+    logits = student(point[None])[0].tolist()
+    slopes = torch.autograd.functional.jacobian(lambda x: student(x[None])[0], point)
+    jacobian = slopes.detach().cpu().double().numpy().reshape(len(logits), -1)
+    if score is Score.LOGIT:
+        return jacobian
+    p = softmax(logits)
+    mean = sum(p[k] * jacobian[k] for k in range(len(p)))
+    return np.stack([p[k] * (jacobian[k] - mean) for k in range(len(p))])
+
+
+def slope(student: nn.Module, point: Tensor, label: int, norm: Norm, form: Form, score: Score) -> float:
+    """||grad (S_y - S_j*)||_q^2 or ||grad S_y||_q^2 of a single example."""
+    jacobian = score_jacobian(student, point, score)
+    gradient = jacobian[label]
+    if form is Form.MARGIN:
+        gradient = gradient - jacobian[runner_up(student(point[None])[0].tolist(), label)]
+    return ReferenceNorm(norm, tuple(point.shape)).dual_size(gradient) ** 2
+
+
+def decision_radius(student: nn.Module, point: Tensor, label: int, norm: Norm, count: int | None = None) -> float:
+    """min over the `count` nearest rivals of m_j / ||grad m_j||_q, 0 where the decision is wrong."""
+    row = student(point[None])[0].tolist()
+    if margin(row, label) <= 0:
+        return 0.0
+    jacobian = score_jacobian(student, point, Score.LOGIT)
+    reference = ReferenceNorm(norm, tuple(point.shape))
+    nearest = sorted(rivals(row, label), key=lambda j: row[label] - row[j])[:count]
+    slopes = {j: reference.dual_size(jacobian[label] - jacobian[j]) for j in nearest}
+    return min((row[label] - row[j]) / slopes[j] if slopes[j] > 0 else math.inf for j in nearest)
+
+
+def radius_hinge(student: nn.Module, point: Tensor, label: int, norm: Norm, target: float) -> float:
+    radius = decision_radius(student, point, label, norm, count=1)
+    return max(target - radius, 0.0) + max(-margin(student(point[None])[0].tolist(), label), 0.0)
+
+
+# The objective, without any sharing of passes -----------------------------------------------------------------------
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    return logits - logits.logsumexp(dim=1, keepdim=True)
+
+
+def _rival_scores(values: Tensor, labels: Tensor) -> Tensor:
+    """The scores of the classes other than the label, `(batch, classes - 1)`."""
+    return torch.stack([torch.cat([row[:y], row[y + 1 :]]) for row, y in zip(values, labels.tolist(), strict=True)])
+
+
+def _true_scores(values: Tensor, labels: Tensor) -> Tensor:
+    return torch.stack([row[y] for row, y in zip(values, labels.tolist(), strict=True)])
+
+
+def _score(logits: Tensor, score: Score) -> Tensor:
+    return logits if score is Score.LOGIT else _log_softmax(logits).exp()
+
+
+def plain_margin(logits: Tensor, labels: Tensor, score: Score) -> Tensor:
+    values = _score(logits, score)
+    return _true_scores(values, labels) - _rival_scores(values, labels).max(dim=1).values
+
+
+def plain_divergence(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    student, teacher = _log_softmax(logits / temperature), _log_softmax(teacher_logits / temperature)
+    return temperature**2 * (teacher.exp() * (teacher - student)).sum(dim=1)
+
+
+def plain_distillation(logits: Tensor, batch: Batch, settings: DistillationSettings) -> Tensor:
+    hard = -_true_scores(_log_softmax(logits), batch.labels)
+    soft = plain_divergence(logits, batch.teacher_logits, settings.temperature)
+    return (1 - settings.soft_weight) * hard + settings.soft_weight * soft
+
+
+def plain_score(logits: Tensor, batch: Batch, settings: ScoreSettings) -> Tensor:
+    student, teacher = _score(logits, settings.score), _score(batch.teacher_logits, settings.score)
+    wanted, reached = _true_scores(teacher, batch.labels), _true_scores(student, batch.labels)
+    if settings.form is Form.TEACHER:
+        return (wanted - reached + settings.slack).relu()
+    wanted = wanted[:, None] - _rival_scores(teacher, batch.labels)
+    reached = reached[:, None] - _rival_scores(student, batch.labels)
+    hinge = (wanted - reached + settings.slack).relu()
+    return hinge.max(dim=1).values if settings.reduce == "max" else hinge.mean(dim=1)
+
+
+def plain_exact_slope(logits: Tensor, points: Tensor, labels: Tensor, norm: Norm, form: Form, score: Score) -> Tensor:
+    value = _true_scores(_score(logits, score), labels) if form is Form.TEACHER else plain_margin(logits, labels, score)
+    (gradient,) = torch.autograd.grad(value.sum(), points, create_graph=True)
+    scale = torch.ones((), device=points.device) if norm.scale is None else norm.scale
+    steepness = (gradient * scale).flatten(1).abs()
+    if norm.p == 2:
+        return (steepness**2).sum(dim=1)
+    return (steepness.sum(dim=1) if norm.p == math.inf else steepness.max(dim=1).values) ** 2
+
+
+def plain_ascent(
+    network: Callable[[Tensor], Tensor],
+    uphills: Sequence[Callable[[Tensor], Tensor]],
+    inputs: Tensor,
+    start: Tensor,
+    setup: Setup,
+    step_size: float,
+) -> Tensor:
+    """One step per function in `uphills`, each raised at its step; every example moved on its own."""
+    reference = ReferenceNorm(setup.norm, tuple(inputs.shape[1:]))
+    points = start.detach()
+    for uphill in uphills:
+        points = points.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(uphill(network(points)).sum(), points)
+        moved = []
+        for x, z, g in zip(rows(inputs), rows(points), rows(gradient), strict=True):
+            target = reference.step(z, g, step_size, setup.input_range)
+            reached = x + reference.project(target - x, setup.radius)
+            moved.append(np.clip(reached, setup.input_range.lower, setup.input_range.upper))
+        points = torch.tensor(np.stack(moved), device=inputs.device).view_as(inputs)
+    return points.detach()
+
+
+def plain_objective(
+    student: nn.Module, batch: Batch, settings: ObjectiveSettings, setup: Setup, trained_at: Tensor, origin: Tensor
+) -> Tensor:
+    """The loss in the open: train at `trained_at`, climb from `origin`, penalise the end; exact gradient kind only.
+
+    With the shared pass the first step climbs the training loss itself where the ascent is on the divergence.
+    """
+    secant = settings.secant
+
+    def point_loss(logits: Tensor) -> Tensor:
+        loss = plain_distillation(logits, batch, settings.distillation)
+        return loss + settings.score.weight * plain_score(logits, batch, settings.score)
+
+    def drop(logits: Tensor) -> Tensor:
+        return -plain_margin(logits, batch.labels, secant.score)
+
+    def divergence(logits: Tensor) -> Tensor:
+        return plain_divergence(logits, batch.teacher_logits, settings.distillation.temperature)
+
+    points = trained_at.clone().requires_grad_()
+    logits = student(points)
+    loss = point_loss(logits).mean()
+    if settings.gradient.weight > 0:
+        kind = settings.gradient
+        slopes = plain_exact_slope(logits, points, batch.labels, setup.norm, kind.form, kind.score)
+        loss = loss + kind.weight * slopes.mean()
+    first = drop if secant.ascent == "drop" else point_loss if settings.shared_pass else divergence
+    later = drop if secant.ascent == "drop" else divergence
+    step = secant.step or {1: 1.25, 2: 0.75, 3: 0.5}[secant.steps]
+    uphills = [first, *[later] * (secant.steps - 1)]
+    reached = plain_ascent(copy.deepcopy(student), uphills, batch.inputs, origin, setup, step * setup.radius)
+    end = student(reached)
+    if secant.form == "divergence":
+        return loss + secant.weight * divergence(end).mean()
+    fall = plain_margin(logits, batch.labels, secant.score) - plain_margin(end, batch.labels, secant.score)
+    reference = ReferenceNorm(setup.norm, tuple(batch.inputs.shape[1:]))
+    distance = torch.tensor([reference.size(row) for row in rows(reached - trained_at)], device=fall.device)
+    return loss + secant.weight * ((fall.relu() / distance) ** 2).mean()

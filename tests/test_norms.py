@@ -1,0 +1,317 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from reference import NORMS, ReferenceNorm, Shape, assert_rows, norm_for, rows, vectors
+from scipy import stats
+from torch import Tensor
+
+from robust_student.norms import Norm, NormName
+from robust_student.tensors import UNBOUNDED, UNIT_RANGE, InputRange, UserError
+
+every_norm = pytest.mark.parametrize("name", NORMS)
+with_and_without_scale = pytest.mark.parametrize("scaled", [False, True], ids=["plain", "scaled"])
+every_shape = pytest.mark.parametrize("shape", [(1,), (5,), (2, 3), (2, 3, 2)], ids=str)
+names = st.sampled_from(NORMS)
+CPU = torch.device("cpu")
+
+
+def normal(shape: Shape, device: torch.device, examples: int = 4, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn((examples, *shape), generator=generator, dtype=torch.float64).to(device)
+
+
+def inner(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).flatten(1).sum(dim=1)
+
+
+def pair(name: NormName, scaled: bool, size: int) -> tuple[Norm, ReferenceNorm]:
+    norm = norm_for(name, (size,), scaled, CPU)
+    return norm, ReferenceNorm(norm, (size,))
+
+
+def tensor(values: list[float]) -> Tensor:
+    return torch.tensor([values], dtype=torch.float64)
+
+
+@every_norm
+@with_and_without_scale
+@every_shape
+def test_size_is_the_norm_of_the_perturbation_in_scale_units(
+    name: NormName, scaled: bool, shape: Shape, device: torch.device
+) -> None:
+    norm, values = norm_for(name, shape, scaled, device), normal(shape, device)
+    assert_rows(norm.size(values), [ReferenceNorm(norm, shape).size(row) for row in rows(values)])
+
+
+@every_norm
+@with_and_without_scale
+@every_shape
+def test_dual_size_is_the_dual_norm_of_the_gradient(
+    name: NormName, scaled: bool, shape: Shape, device: torch.device
+) -> None:
+    norm, values = norm_for(name, shape, scaled, device), normal(shape, device)
+    assert_rows(norm.dual_size(values), [ReferenceNorm(norm, shape).dual_size(row) for row in rows(values)])
+
+
+@every_norm
+def test_a_scale_per_channel_broadcasts_over_the_pixels(name: NormName, device: torch.device) -> None:
+    channels = torch.tensor([0.5, 2.0], dtype=torch.float64, device=device).view(2, 1, 1)
+    full = channels.expand(2, 3, 3).contiguous()
+    values = normal((2, 3, 3), device)
+    torch.testing.assert_close(Norm.named(name, channels).size(values), Norm.named(name, full).size(values))
+
+
+@every_norm
+def test_a_float64_scale_serves_float32_inputs(name: NormName, any_device: torch.device) -> None:
+    norm = Norm.named(name, torch.tensor([0.5, 2.0], dtype=torch.float64))
+    moved = norm.project(torch.ones(3, 2, device=any_device), 0.1)
+    assert moved.dtype is torch.float32 and moved.device.type == any_device.type
+
+
+@every_norm
+@with_and_without_scale
+@every_shape
+def test_direction_has_unit_size_and_attains_the_dual_size(
+    name: NormName, scaled: bool, shape: Shape, device: torch.device
+) -> None:
+    norm, gradient = norm_for(name, shape, scaled, device), normal(shape, device)
+    direction = norm.direction(gradient)
+    assert_rows(norm.size(direction), [1.0] * 4)
+    torch.testing.assert_close(inner(gradient, direction), norm.dual_size(gradient))
+
+
+@every_norm
+def test_direction_is_zero_where_the_gradient_is_zero(name: NormName, device: torch.device) -> None:
+    gradient = normal((3,), device)
+    gradient[1] = 0
+    moved = Norm.named(name).direction(gradient).ne(0).any(dim=1)
+    assert moved.tolist() == [True, False, True, True]
+
+
+@every_norm
+@pytest.mark.parametrize("magnitude", [1e-12, 1e-25, 1e-37, 1e25])
+def test_direction_has_unit_size_however_small_or_large_a_float32_gradient_is(
+    name: NormName, magnitude: float, any_device: torch.device
+) -> None:
+    gradient = magnitude * torch.tensor([[3.0, -4.0, 0.0]], device=any_device)
+    norm = Norm.named(name)
+    torch.testing.assert_close(norm.size(norm.direction(gradient)).cpu(), torch.ones(1))
+
+
+@given(names, st.booleans(), vectors(4), vectors(4))
+def test_hoelder_no_perturbation_beats_the_dual_size(
+    name: NormName, scaled: bool, gradient: list[float], perturbation: list[float]
+) -> None:
+    norm, _ = pair(name, scaled, 4)
+    g, d = tensor(gradient), tensor(perturbation)
+    assert inner(g, d).item() <= (norm.dual_size(g) * norm.size(d)).item() + 1e-12
+
+
+@given(names, st.booleans(), vectors(4), st.floats(0.01, 5.0))
+def test_projection_lands_where_the_oracle_says(
+    name: NormName, scaled: bool, vector: list[float], radius: float
+) -> None:
+    norm, reference = pair(name, scaled, 4)
+    assert_rows(norm.project(tensor(vector), radius), [reference.project(np.array(vector), radius)])
+
+
+@given(names, st.booleans(), vectors(4), st.floats(0.01, 5.0))
+def test_projection_is_the_nearest_point_of_the_ball(
+    name: NormName, scaled: bool, vector: list[float], radius: float
+) -> None:
+    # P is nearest to v exactly when <v - P, k - P> <= 0 for every k of the ball (scaled units), and the largest
+    # <v - P, k> over the ball is radius times the dual size of v - P.
+    norm, reference = pair(name, scaled, 4)
+    unscaled = Norm.named(name)
+    scale = tensor(reference.scale.tolist())
+    nearest = norm.project(tensor(vector), radius) / scale
+    rest = tensor(vector) / scale - nearest
+    assert (radius * unscaled.dual_size(rest)).item() <= inner(rest, nearest).item() + 1e-9
+
+
+@every_norm
+@with_and_without_scale
+@every_shape
+def test_projection_keeps_points_that_are_inside(
+    name: NormName, scaled: bool, shape: Shape, device: torch.device
+) -> None:
+    norm, values = norm_for(name, shape, scaled, device), normal(shape, device)
+    radius = 1.01 * norm.size(values).max().item()
+    torch.testing.assert_close(norm.project(values, radius), values, rtol=1e-15, atol=0.0)
+
+
+@every_norm
+@with_and_without_scale
+@every_shape
+def test_projection_puts_points_from_outside_on_the_sphere(
+    name: NormName, scaled: bool, shape: Shape, device: torch.device
+) -> None:
+    norm, values = norm_for(name, shape, scaled, device), normal(shape, device)
+    radius = 0.5 * norm.size(values).min().item()
+    assert_rows(norm.size(norm.project(values, radius)), [radius] * 4)
+
+
+@every_norm
+@with_and_without_scale
+def test_projection_is_idempotent(name: NormName, scaled: bool, device: torch.device) -> None:
+    norm = norm_for(name, (2, 3), scaled, device)
+    once = norm.project(normal((2, 3), device), 0.7)
+    torch.testing.assert_close(norm.project(once, 0.7), once, rtol=1e-14, atol=1e-15)
+
+
+@every_norm
+def test_norms_of_an_empty_batch_are_empty(name: NormName, device: torch.device) -> None:
+    norm, nothing = Norm.named(name), torch.zeros(0, 2, 3, device=device)
+    assert norm.size(nothing).shape == norm.dual_size(nothing).shape == (0,)
+    assert norm.project(nothing, 1.0).shape == norm.direction(nothing).shape == norm.random(nothing, 1.0).shape
+
+
+@every_norm
+@with_and_without_scale
+@every_shape
+def test_random_perturbations_stay_inside_the_ball(
+    name: NormName, scaled: bool, shape: Shape, device: torch.device, generator: torch.Generator
+) -> None:
+    norm = norm_for(name, shape, scaled, device)
+    sizes = norm.size(norm.random(torch.zeros(300, *shape, dtype=torch.float64, device=device), 0.3, generator))
+    assert sizes.max().item() <= 0.3 * (1 + 1e-12)
+
+
+def samples(name: NormName, size: int, device: torch.device, generator: torch.Generator) -> Tensor:
+    """Points of the unit ball in scale units."""
+    norm = norm_for(name, (size,), True, device)
+    assert norm.scale is not None
+    drawn = norm.random(torch.zeros(3000, size, dtype=torch.float64, device=device), 2.0, generator)
+    return (drawn / norm.scale / 2.0).cpu()
+
+
+@every_norm
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_random_size_to_the_power_of_the_dimension_is_uniform(
+    name: NormName, size: int, device: torch.device, generator: torch.Generator
+) -> None:
+    depth = Norm.named(name).size(samples(name, size, device, generator)) ** size
+    assert stats.kstest(depth.numpy(), "uniform").pvalue > 1e-3
+
+
+@every_norm
+@pytest.mark.parametrize("element", [0, 2])
+def test_random_elements_follow_the_marginal_of_the_uniform_ball(
+    name: NormName, element: int, device: torch.device, generator: torch.Generator
+) -> None:
+    size = 3
+    coordinate = samples(name, size, device, generator)[:, element]
+    marginals: dict[str, tuple[Tensor, tuple[float, float]]] = {
+        "l1": (coordinate.abs(), (1.0, size)),
+        "l2": (coordinate.square(), (0.5, (size + 1) / 2)),
+        "linf": (coordinate.abs(), (1.0, 1.0)),
+    }
+    values, beta = marginals[name]
+    assert stats.kstest(values.numpy(), "beta", args=beta).pvalue > 1e-3
+    assert stats.binomtest(int((coordinate > 0).sum()), len(coordinate)).pvalue > 1e-3
+
+
+@every_norm
+def test_random_is_repeatable_with_the_same_seed_only(name: NormName, device: torch.device) -> None:
+    def draw(seed: int) -> Tensor:
+        like = torch.zeros(3, 2, 2, device=device)
+        return Norm.named(name).random(like, 0.3, torch.Generator(device).manual_seed(seed))
+
+    assert torch.equal(draw(1), draw(1))
+    assert not torch.equal(draw(1), draw(2))
+
+
+unit_points = st.lists(st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0.0, 1.0)), min_size=4, max_size=4)
+
+
+@given(names, st.booleans(), unit_points, vectors(4), st.floats(0.01, 3.0))
+def test_step_obeys_the_range_and_its_size(
+    name: NormName, scaled: bool, point: list[float], gradient: list[float], size: float
+) -> None:
+    norm, _ = pair(name, scaled, 4)
+    moved = norm.step(tensor(point), tensor(gradient), size, UNIT_RANGE)
+    assert moved.min().item() >= 0 and moved.max().item() <= 1
+    assert norm.size(moved - tensor(point)).item() <= size * (1 + 1e-9)
+
+
+@given(
+    st.sampled_from(("l1", "linf")),
+    st.booleans(),
+    unit_points,
+    vectors(4),
+    st.floats(0.01, 3.0),
+    st.sampled_from([UNIT_RANGE, InputRange(0.0, math.inf), InputRange(-math.inf, 1.0), UNBOUNDED]),
+)
+@example("l1", False, [0.5, 0.5, 0.0, 1.0], [-3.0, 2.0, 0.0, 0.0], 1.0, UNIT_RANGE)
+@example("l1", False, [0.5, 0.5, 0.0, 1.0], [-3.0, 2.0, 0.0, 0.0], 1.0, InputRange(0.0, math.inf))
+def test_step_gains_as_much_as_the_linear_programme(
+    name: NormName, scaled: bool, point: list[float], gradient: list[float], size: float, limits: InputRange
+) -> None:
+    norm, reference = pair(name, scaled, 4)
+    moved = norm.step(tensor(point), tensor(gradient), size, limits)
+    best = reference.best_gain(np.array(point), np.array(gradient), size, limits)
+    assert inner(tensor(gradient), moved - tensor(point)).item() == pytest.approx(best, abs=1e-7)
+
+
+@given(st.booleans(), unit_points, vectors(4), st.floats(0.01, 3.0))
+def test_l2_step_follows_the_gradient_of_the_elements_free_to_move(
+    scaled: bool, point: list[float], gradient: list[float], size: float
+) -> None:
+    norm, reference = pair("l2", scaled, 4)
+    moved = norm.step(tensor(point), tensor(gradient), size, UNIT_RANGE)
+    assert_rows(moved, [reference.step(np.array(point), np.array(gradient), size, UNIT_RANGE)])
+
+
+@every_norm
+@with_and_without_scale
+@every_shape
+def test_step_without_limits_adds_the_direction(
+    name: NormName, scaled: bool, shape: Shape, device: torch.device
+) -> None:
+    norm, points, gradient = norm_for(name, shape, scaled, device), normal(shape, device), normal(shape, device, seed=1)
+    expected = points + 0.3 * norm.direction(gradient)
+    torch.testing.assert_close(norm.step(points, gradient, 0.3, UNBOUNDED), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "input_range", "expected"),
+    [
+        ("linf", (1, 28, 28), UNIT_RANGE, 0.1),
+        ("linf", (3, 32, 32), UNIT_RANGE, 4 / 255),
+        ("linf", (3, 32, 32), InputRange(0.0, 255.0), 4.0),
+        ("linf", (3, 32), InputRange(-1.0, 1.0), 0.2),
+        ("linf", (30,), UNBOUNDED, 0.1),
+        ("linf", (30,), InputRange(0.0, math.inf), 0.1),
+        ("l2", (3, 32, 32), UNIT_RANGE, 0.3 * math.sqrt(3072) * 4 / 255),
+        ("l2", (25,), UNBOUNDED, 0.15),
+        ("l1", (3, 32, 32), UNIT_RANGE, 0.12 * 3072 * 4 / 255),
+        ("l1", (30,), UNBOUNDED, 0.36),
+    ],
+)
+def test_default_radius_follows_the_documented_factors(
+    name: NormName, shape: Shape, input_range: InputRange, expected: float
+) -> None:
+    assert Norm.named(name).default_radius(input_range, shape) == pytest.approx(expected)
+
+
+@every_norm
+def test_name_and_dual_order_belong_together(name: NormName) -> None:
+    norm = Norm.named(name)
+    assert norm.name == name
+    assert 1 / norm.p + 1 / norm.q == 1
+
+
+@pytest.mark.parametrize("p", [0.0, 1.5, 3.0, math.nan])
+def test_orders_other_than_1_2_inf_are_errors(p: float) -> None:
+    with pytest.raises(UserError, match="p must be 1, 2 or inf"):
+        Norm(p)
+
+
+@pytest.mark.parametrize("element", [0.0, -1.0, math.nan])
+def test_a_scale_that_is_not_positive_is_an_error(element: float) -> None:
+    with pytest.raises(UserError, match="scale must be positive"):
+        Norm(2.0, torch.tensor([1.0, element]))

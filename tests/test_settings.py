@@ -1,0 +1,230 @@
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from robust_student.settings import METHODS, ObjectiveSettings, nearest, read_yaml
+from robust_student.tensors import UserError
+
+Nested = dict[str, Any]
+
+GROUPS = {
+    name: list(field.annotation.model_fields)
+    for name, field in ObjectiveSettings.model_fields.items()
+    if hasattr(field.annotation, "model_fields")
+}
+PRESETS = pytest.mark.parametrize("method", sorted(METHODS))
+
+
+def message_of(values: object) -> str:
+    """The one-line complaint about the values."""
+    with pytest.raises(UserError) as error:
+        ObjectiveSettings.parse(values, "run.yaml")
+    message = str(error.value)
+    assert message.startswith("run.yaml: ") and len(message.splitlines()) == 1
+    return message
+
+
+def test_the_methods_are_the_documented_ones() -> None:
+    assert set(METHODS) == {"kd", "score", "exact", "direct", "projection", "secant", "secant-exact"}
+
+
+@pytest.mark.parametrize(
+    ("method", "terms"),
+    [
+        ("kd", set()),
+        ("score", {"score"}),
+        ("exact", {"score", "gradient"}),
+        ("direct", {"score", "gradient"}),
+        ("projection", {"score", "gradient"}),
+        ("secant", {"secant"}),
+        ("secant-exact", {"gradient", "secant"}),
+    ],
+)
+def test_each_method_switches_on_the_terms_of_its_name(method: str, terms: set[str]) -> None:
+    assert {name for name in ("score", "gradient", "secant") if getattr(METHODS[method], name).weight > 0} == terms
+
+
+@PRESETS
+def test_json_brings_back_equal_settings(method: str) -> None:
+    settings = METHODS[method]
+    assert ObjectiveSettings.parse(json.loads(settings.model_dump_json())) == settings
+
+
+def test_settings_cannot_be_changed_behind_the_objectives_back() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        METHODS["kd"].norm = "l1"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"nrom": "l2"}, "unknown setting 'nrom'; did you mean 'norm'?"),
+        ({"secant": {"wieght": 1}}, "unknown setting 'secant.wieght'; did you mean 'weight'?"),
+        ({"distillation": {"temprature": 1}}, "'distillation.temprature'; did you mean 'temperature'?"),
+        ({"qqq": 1}, "unknown setting 'qqq'; choose from distillation, gradient, gradient_mode"),
+        ({"score": {"qqq": 1}}, "unknown setting 'score.qqq'; choose from form, reduce, score, slack, weight"),
+    ],
+)
+def test_an_unknown_setting_is_refused_with_the_nearest_name(values: Nested, complaint: str) -> None:
+    assert complaint in message_of(values)
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "value"),
+    [
+        ("score", "weight", -1),
+        ("gradient", "weight", -0.1),
+        ("secant", "weight", -5),
+        ("distillation", "temperature", 0),
+        ("distillation", "soft_weight", 1.5),
+        ("distillation", "soft_weight", -0.5),
+        ("gradient", "target", 0),
+        ("gradient", "projections", 0),
+        ("secant", "steps", 0),
+        ("secant", "steps", 1.5),
+        ("secant", "step", 0),
+        ("secant", "form", "chord"),
+        ("score", "weight", "much"),
+        ("score", "weight", None),
+    ],
+)
+def test_a_value_outside_its_range_is_refused_with_the_settings_full_name(group: str, name: str, value: object) -> None:
+    message = message_of({group: {name: value}})
+    assert f"'{group}.{name}'" in message and f"got {value!r}" in message
+
+
+NUMBERS = ("radius", "score.weight", "score.slack", "gradient.target", "secant.step", "distillation.temperature")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, ".nan", "inf"])
+@pytest.mark.parametrize("setting", NUMBERS)
+def test_numbers_must_be_finite(setting: str, value: object) -> None:
+    group, _, name = setting.rpartition(".")
+    assert f"'{setting}'" in message_of({group: {name: value}} if group else {name: value})
+
+
+@pytest.mark.parametrize("value", [0, -1, "wide", [0.1]])
+def test_radius_must_be_a_positive_number(value: object) -> None:
+    assert "'radius'" in message_of({"radius": value})
+
+
+@pytest.mark.parametrize("values", [None, [], "kd", 3])
+def test_settings_that_are_not_a_mapping_are_refused(values: object) -> None:
+    message_of(values)
+
+
+@pytest.mark.parametrize("norm", ["l1", "linf"])
+def test_projection_needs_the_l2_norm(norm: str) -> None:
+    projection = {"weight": 1, "kind": "projection"}
+    assert f"needs norm = l2, not {norm}" in message_of({"norm": norm, "gradient": projection})
+    assert ObjectiveSettings.parse({"norm": "l2", "gradient": projection}).gradient.kind == "projection"
+
+
+def test_the_shared_pass_needs_the_training_mode() -> None:
+    secant = {"weight": 1}
+    assert "secant.shared = false" in message_of({"gradient_mode": "eval", "secant": secant})
+    for private in ({"shared": False}, {"random_start": False}, {"weight": 0}):
+        assert not ObjectiveSettings.parse({"gradient_mode": "eval", "secant": secant | private}).shared_pass
+
+
+def test_the_teacher_form_of_the_score_needs_probabilities() -> None:
+    assert "use score = probability" in message_of({"score": {"form": "teacher"}})
+    assert ObjectiveSettings.parse({"score": {"form": "teacher", "score": "probability"}}).score.form == "teacher"
+
+
+@pytest.mark.parametrize(
+    "secant", [{"weight": 0}, {"weight": 1, "random_start": False}, {"weight": 1, "shared": False}]
+)
+def test_no_pass_is_shared_without_a_secant_term_a_random_start_and_consent(change: Nested) -> None:
+    assert not ObjectiveSettings.parse({"secant": {"weight": 1} | change}).shared_pass
+
+
+def test_the_secant_shares_its_pass_by_default() -> None:
+    assert ObjectiveSettings.parse({"secant": {"weight": 1}}).shared_pass
+
+
+values = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.integers(-2, 3),
+    st.floats(),
+    st.floats(-1, 3),
+    st.text(max_size=4),
+    st.sampled_from(["l1", "l2", "linf", "margin", "teacher", "probability", "logit", "eval", "projection", "slope"]),
+    st.lists(st.integers(), max_size=2),
+)
+
+
+def group_of(names: list[str]) -> st.SearchStrategy[Nested]:
+    return st.dictionaries(st.one_of(st.sampled_from(names), st.text(max_size=6)), values, max_size=3)
+
+
+@st.composite
+def nested(draw: st.DrawFn) -> Nested:
+    """Nested settings: groups and plain settings by their names, a strange key here and there, any values."""
+    groups = {name: st.one_of(group_of(names), values) for name, names in GROUPS.items()}
+    chosen = draw(st.fixed_dictionaries({}, optional=groups))
+    return draw(group_of(["norm", "radius", "gradient_mode"])) | chosen
+
+
+@given(nested())
+@example({"two\nlines": 1})
+@example({"score": {"two\u2028lines": 1}})
+@example({"score": {"weight": math.inf}})
+@example({"radius": 10**400})
+@example({"norm": "\ud800"})
+def test_parse_returns_settings_that_survive_json_or_raises_a_one_line_error(values: Nested) -> None:
+    try:
+        settings = ObjectiveSettings.parse(values)
+    except UserError as error:
+        assert len(str(error).splitlines()) == 1
+    else:
+        assert ObjectiveSettings.parse(json.loads(settings.model_dump_json())) == settings
+
+
+def test_nearest_offers_the_closest_choice_or_all_of_them() -> None:
+    assert nearest("secnat", ["secant", "kd"]) == "; did you mean 'secant'?"
+    assert nearest("zzz", ["secant", "kd"]) == "; choose from kd, secant"
+
+
+def test_yaml_is_read_as_a_mapping(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("norm: l2\nsecant: {weight: 5, steps: 2}\n", encoding="utf-8")
+    assert read_yaml(path) == {"norm": "l2", "secant": {"weight": 5, "steps": 2}}
+
+
+def test_an_empty_yaml_file_means_no_changes(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("# nothing yet\n", encoding="utf-8")
+    assert read_yaml(path) == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (None, "cannot read it"),
+        (b"norm: [l2\n  radius: : 3\n", "not valid YAML"),
+        (b"norm: \xff\xfe", "not valid YAML"),
+        (b"norm: \x00", "not valid YAML"),
+        (b"- norm\n- radius\n", "found list"),
+        (b"just words\n", "found str"),
+        (b"norm: !!python/object:os.system {}\n", "not valid YAML"),
+    ],
+    ids=["missing", "malformed", "not text", "control character", "list", "words", "unsafe tag"],
+)
+def test_a_bad_yaml_file_is_a_one_line_error_that_names_it(
+    content: bytes | None, complaint: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "run.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        read_yaml(path)
+    message = str(error.value)
+    assert str(path) in message and complaint in message and len(message.splitlines()) == 1
