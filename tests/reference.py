@@ -126,9 +126,23 @@ def assert_rows(actual: Tensor, expected: Iterable[object], tolerance: float = 1
     )
 
 
-def parameter_gradients(student: nn.Module) -> dict[str, Tensor | None]:
-    """Copies of what the last backward pass left in `.grad`."""
+def gradients_after(loss: Tensor, student: nn.Module) -> dict[str, Tensor | None]:
+    """What a backward pass of the loss leaves in each parameter's `.grad`."""
+    student.zero_grad()
+    torch.autograd.backward(loss)
     return {name: None if p.grad is None else p.grad.clone() for name, p in student.named_parameters()}
+
+
+def assert_finite_gradients(loss: Tensor, student: nn.Module) -> None:
+    """Check that a backward pass reaches the parameters, and with finite numbers only."""
+    found = {name: g for name, g in gradients_after(loss, student).items() if g is not None}
+    assert found and [name for name, g in found.items() if not g.isfinite().all()] == []
+
+
+def jacobian(function: Callable[[Tensor], Tensor], point: Tensor) -> Tensor:
+    """d function / d point of one example, by torch."""
+    slopes: Tensor = torch.autograd.functional.jacobian(function, point)  # type: ignore[no-untyped-call]
+    return slopes.detach()
 
 
 # Norms, one flat vector at a time -----------------------------------------------------------------------------------
@@ -253,21 +267,20 @@ def score_hinge(student: Sequence[float], teacher: Sequence[float], label: int, 
 def score_jacobian(student: nn.Module, point: Tensor, score: Score) -> Array:
     """d scores / d input of a single example, `(classes, elements)`; the softmax by its textbook derivative."""
     logits = student(point[None])[0].tolist()
-    slopes = torch.autograd.functional.jacobian(lambda x: student(x[None])[0], point)
-    jacobian = slopes.detach().cpu().double().numpy().reshape(len(logits), -1)
+    slopes = rows(jacobian(lambda x: student(x[None])[0], point))
     if score is Score.LOGIT:
-        return jacobian
+        return slopes
     p = softmax(logits)
-    mean = sum(p[k] * jacobian[k] for k in range(len(p)))
-    return np.stack([p[k] * (jacobian[k] - mean) for k in range(len(p))])
+    mean = sum(p[k] * slopes[k] for k in range(len(p)))
+    return np.stack([p[k] * (slopes[k] - mean) for k in range(len(p))])
 
 
 def slope(student: nn.Module, point: Tensor, label: int, norm: Norm, form: Form, score: Score) -> float:
     """||grad (S_y - S_j*)||_q^2 or ||grad S_y||_q^2 of a single example."""
-    jacobian = score_jacobian(student, point, score)
-    gradient = jacobian[label]
+    slopes = score_jacobian(student, point, score)
+    gradient = slopes[label]
     if form is Form.MARGIN:
-        gradient = gradient - jacobian[runner_up(student(point[None])[0].tolist(), label)]
+        gradient = gradient - slopes[runner_up(student(point[None])[0].tolist(), label)]
     return ReferenceNorm(norm, tuple(point.shape)).dual_size(gradient) ** 2
 
 
@@ -276,10 +289,10 @@ def decision_radius(student: nn.Module, point: Tensor, label: int, norm: Norm, c
     row = student(point[None])[0].tolist()
     if margin(row, label) <= 0:
         return 0.0
-    jacobian = score_jacobian(student, point, Score.LOGIT)
+    gradients = score_jacobian(student, point, Score.LOGIT)
     reference = ReferenceNorm(norm, tuple(point.shape))
     nearest = sorted(rivals(row, label), key=lambda j: row[label] - row[j])[:count]
-    slopes = {j: reference.dual_size(jacobian[label] - jacobian[j]) for j in nearest}
+    slopes = {j: reference.dual_size(gradients[label] - gradients[j]) for j in nearest}
     return min((row[label] - row[j]) / slopes[j] if slopes[j] > 0 else math.inf for j in nearest)
 
 
@@ -404,5 +417,5 @@ def plain_objective(
         return loss + secant.weight * divergence(end).mean()
     fall = plain_margin(logits, batch.labels, secant.score) - plain_margin(end, batch.labels, secant.score)
     reference = ReferenceNorm(setup.norm, tuple(batch.inputs.shape[1:]))
-    distance = torch.tensor([reference.size(row) for row in rows(reached - trained_at)], device=fall.device)
+    distance = fall.new_tensor([reference.size(row) for row in rows(reached - trained_at)])
     return loss + secant.weight * ((fall.relu() / distance) ** 2).mean()

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -39,8 +40,9 @@ def first_logit(logits: Tensor) -> Tensor:
 
 
 def climb(
-    network: nn.Module, inputs: Tensor, start: Tensor, setup: Setup, steps: int, step_size: float, **first: Tensor
+    network: nn.Module, inputs: Tensor, start: Tensor, setup: Setup, steps: int, step_size: float, **options: Any
 ) -> Tensor:
+    """Ascend on `lead`."""
     return ascend(
         network,
         lead,
@@ -51,7 +53,7 @@ def climb(
         steps=steps,
         step_size=step_size,
         input_range=setup.input_range,
-        first_gradient=first.get("first_gradient"),
+        **options,
     )
 
 
@@ -152,6 +154,17 @@ def test_each_step_costs_one_pass_except_where_its_gradient_is_known(
     first = {"first_gradient": torch.ones_like(inputs)} if known else {}
     climb(network, inputs, inputs, setup, 3, 0.1, **first)
     assert len(calls) == passes
+
+
+def test_a_watcher_sees_every_point_but_the_last_with_its_value(device: torch.device) -> None:
+    network, inputs = smooth_student(SHAPE, 3, device), make_batch(SHAPE, device).inputs
+    setup = Setup(norm_for("l2", SHAPE, False, device), UNIT_RANGE, 0.3)
+    seen: list[tuple[Tensor, Tensor]] = []
+    climb(network, inputs, inputs, setup, 3, 0.1, watch=lambda points, values: seen.append((points, values)))
+    for steps, (points, values) in enumerate(seen):
+        torch.testing.assert_close(points, climb(network, inputs, inputs, setup, steps, 0.1))
+        torch.testing.assert_close(values, lead(network(points)).detach())
+    assert len(seen) == 3
 
 
 @every_norm

@@ -7,16 +7,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from robust_student.settings import METHODS, ObjectiveSettings, nearest, read_yaml
+from robust_student.settings import METHODS, DistillSettings, ObjectiveSettings, Settings, nearest, read_yaml
 from robust_student.tensors import UserError
 
 Nested = dict[str, Any]
 
-GROUPS = {
-    name: list(field.annotation.model_fields)
-    for name, field in ObjectiveSettings.model_fields.items()
-    if hasattr(field.annotation, "model_fields")
-}
+GROUPS = {name: list(type(group).model_fields) for name, group in ObjectiveSettings() if isinstance(group, Settings)}
 PRESETS = pytest.mark.parametrize("method", sorted(METHODS))
 
 
@@ -47,6 +43,20 @@ def test_the_methods_are_the_documented_ones() -> None:
 )
 def test_each_method_switches_on_the_terms_of_its_name(method: str, terms: set[str]) -> None:
     assert {name for name in ("score", "gradient", "secant") if getattr(METHODS[method], name).weight > 0} == terms
+
+
+def test_distill_trains_by_the_secant_method_unless_told_otherwise() -> None:
+    assert DistillSettings().objective == METHODS["secant"]
+
+
+def test_json_brings_back_equal_training_settings() -> None:
+    settings = DistillSettings.parse({"training": {"selection": {"snr_db": [3, -1.5]}, "gradient_clip": None}})
+    assert DistillSettings.parse(json.loads(settings.model_dump_json())) == settings
+
+
+def test_an_unknown_setting_two_groups_down_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(UserError, match="'training.selection.metrc'; did you mean 'metric'"):
+        DistillSettings.parse({"training": {"selection": {"metrc": "robust"}}})
 
 
 @PRESETS
@@ -137,9 +147,7 @@ def test_the_teacher_form_of_the_score_needs_probabilities() -> None:
     assert ObjectiveSettings.parse({"score": {"form": "teacher", "score": "probability"}}).score.form == "teacher"
 
 
-@pytest.mark.parametrize(
-    "secant", [{"weight": 0}, {"weight": 1, "random_start": False}, {"weight": 1, "shared": False}]
-)
+@pytest.mark.parametrize("change", [{"weight": 0}, {"random_start": False}, {"shared": False}], ids=str)
 def test_no_pass_is_shared_without_a_secant_term_a_random_start_and_consent(change: Nested) -> None:
     assert not ObjectiveSettings.parse({"secant": {"weight": 1} | change}).shared_pass
 

@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -175,6 +175,39 @@ class DistillSettings(Settings):
 
     training: TrainingSettings = TrainingSettings()
     objective: ObjectiveSettings = ObjectiveSettings(secant=SecantSettings(weight=5.0))
+
+
+class EvaluationSettings(Settings):
+    """What `evaluate` measures, on test examples."""
+
+    examples: int | None = Field(None, ge=1)
+    """Test examples for clean accuracy and noise, a stratified random sample; None: all."""
+    attack_examples: int | None = Field(1000, ge=1)
+    """Examples of that sample, stratified again, for PGD, AutoAttack and estimated radii; None: all of it."""
+    snr_db: tuple[float, ...] = (20.0, 15.0, 10.0, 5.0, 0.0, -5.0)
+    """Gaussian noise levels, signal-to-noise ratio in dB."""
+    pgd_linf: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    """PGD budgets, Linf, in input units; None: 1/4, 1/2, 1, 3/2 and 2 times the default radius."""
+    pgd_l2: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    """PGD budgets, L2, in input units; None: 1/4, 1/2, 1, 3/2 and 2 times the default radius."""
+    pgd_steps: int = Field(50, ge=1)
+    """Steps of each PGD attack."""
+    autoattack: Literal["fast", "standard", "none"] = "fast"
+    """fast: APGD-CE, APGD-T, Square 1,000; standard: APGD-CE, APGD-T, FAB-T, Square 5,000; none: no robust claim."""
+    autoattack_norm: NormName = "linf"
+    """Norm of AutoAttack."""
+    autoattack_radius: float | None = Field(None, gt=0)
+    """Budget of AutoAttack in input units; None: the norm's default radius."""
+    baseline: str | None = None
+    """Model to which the others are compared pair by pair; None: the one named kd, where there is one."""
+    teacher: str = "teacher"
+    """Model whose scores bound B refers to (estimated confidence radius), where there is one of that name."""
+    batch_size: int = Field(250, ge=1)
+    """Examples per batch; what a kill loses at most. AutoAttack's numbers depend on it in the last digits."""
+    seed: int = Field(0, ge=0)
+    """Seed of the samples, the noise and the attacks."""
+    device: str = "auto"
+    """auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps."""
 
 
 METHODS: dict[str, ObjectiveSettings] = {

@@ -1,0 +1,71 @@
+"""Uncertainty: Wilson intervals of proportions, order-statistic intervals of medians, paired differences."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+LEVEL = 0.95
+"""Confidence level of every interval in this project."""
+
+
+class Estimate(NamedTuple):
+    """A value with its interval; infinite or NaN ends mean "none"."""
+
+    value: float
+    low: float
+    high: float
+
+
+def wilson(successes: int, n: int) -> Estimate:
+    """A proportion with its Wilson score interval (Wilson 1927); n = 0 gives NaN."""
+    if n == 0:
+        return Estimate(math.nan, math.nan, math.nan)
+    interval = stats.binomtest(successes, n).proportion_ci(LEVEL, method="wilson")
+    return Estimate(successes / n, float(interval.low), float(interval.high))
+
+
+def median(values: Sequence[float]) -> Estimate:
+    """A median with its distribution-free interval from order statistics (binomial ranks); infinite values allowed."""
+    ordered = np.sort(np.asarray(values, dtype=float))
+    n = len(ordered)
+    if n == 0:
+        return Estimate(math.nan, math.nan, math.nan)
+    rank = int(stats.binom.ppf((1 - LEVEL) / 2, n, 0.5))
+    middle = ordered[n // 2] if n % 2 else _midpoint(ordered[n // 2 - 1], ordered[n // 2])
+    return Estimate(float(middle), float(ordered[max(rank - 1, 0)]), float(ordered[min(n - rank, n - 1)]))
+
+
+def paired_difference(
+    first: Sequence[bool], second: Sequence[bool], seed: int = 0, resamples: int = 20_000
+) -> Estimate:
+    """mean(first) - mean(second) on the same examples, with the percentile bootstrap interval over examples.
+
+    Resampling examples is drawing the counts of (+1, 0, -1) differences from a multinomial (Efron & Tibshirani 1993).
+    """
+    a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    if a.shape != b.shape:
+        raise ValueError("paired comparison needs the same examples in both")
+    n = len(a)
+    if n == 0:
+        return Estimate(math.nan, math.nan, math.nan)
+    gained, lost = int((a & ~b).sum()), int((~a & b).sum())
+    counts = np.random.default_rng(seed).multinomial(n, [gained / n, lost / n, (n - gained - lost) / n], size=resamples)
+    low, high = np.quantile((counts[:, 0] - counts[:, 1]) / n, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate((gained - lost) / n, float(low), float(high))
+
+
+def mean_of_runs(values: Sequence[float]) -> Estimate:
+    """Mean over seeds with Student's t interval; a single run has no interval."""
+    n = len(values)
+    centre = float(np.mean(values)) if n else math.nan
+    if n < 2:
+        return Estimate(centre, math.nan, math.nan)
+    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * np.std(values, ddof=1) / math.sqrt(n))
+    return Estimate(centre, centre - half, centre + half)
+
+
+def _midpoint(low: float, high: float) -> float:
+    return low if low == high else (low + high) / 2

@@ -1,0 +1,149 @@
+"""What an evaluation leaves behind: per-example rows, and the summary records that are computed from them."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from robust_student.intervals import Estimate, median, paired_difference, wilson
+
+SUMMARY_SCHEMA = 1
+ROWS, SUMMARY, EVALUATION, GALLERY = "rows.jsonl", "summary.json", "evaluation.json", "gallery.json"
+"""File names in an evaluation's directory."""
+
+Key = tuple[str, str, float | None]
+"""(model, perturbation, setting)."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example of one model under one perturbation at one setting."""
+
+    model: str
+    perturbation: str
+    """`none`, `gaussian_snr_db`, `pgd_linf`, `autoattack_linf`, ... or `estimated_decision_radius_linf`, ..."""
+    setting: float | None
+    """SNR in dB or budget in input units; None where there is nothing to set."""
+    index: int
+    """Position of the example in the test set."""
+    label: int
+    prediction: int
+    """Predicted class of the perturbed input (of the clean one for estimated radii)."""
+    correct: bool | None
+    """Right on the clean and on the perturbed input; None: excluded (noise on an all-zero input has no SNR)."""
+    value: float | None = None
+    """Realised SNR in dB, or the estimated radius in units of the norm; None: none, or infinite."""
+    detail: str | None = None
+    """The attack that broke the example first, or `infinite` for a radius."""
+
+    @property
+    def key(self) -> Key:
+        """(model, perturbation, setting)."""
+        return self.model, self.perturbation, self.setting
+
+
+def group(rows: Iterable[Row]) -> dict[Key, dict[int, Row]]:
+    """Rows by model, perturbation and setting, then by example; a later row replaces an earlier one."""
+    groups: dict[Key, dict[int, Row]] = defaultdict(dict)
+    for row in rows:
+        groups[row.key][row.index] = row
+    return groups
+
+
+def summarise(
+    groups: Mapping[Key, Mapping[int, Row]],
+    *,
+    verdicts: Mapping[str, Mapping[str, Any]],
+    costs: Mapping[str, Mapping[str, float]],
+    baseline: str | None,
+    seed: int,
+    split: str = "test",
+) -> list[dict[str, Any]]:
+    """Summary records (docs/results-format.md), computed from the rows alone.
+
+    Args:
+        groups: rows as `group` arranges them.
+        verdicts: masking verdict by model; attached to every adversarial accuracy.
+        costs: parameters, MACs, file size and latency by model.
+        baseline: model to which the others are compared on the same examples.
+        seed: of the evaluation.
+        split: which examples they are.
+    """
+    records = []
+    for (model, perturbation, setting), rows in groups.items():
+        common: dict[str, Any] = {
+            "model": model,
+            "split": split,
+            "perturbation": perturbation,
+            "setting": setting,
+            "seed": seed,
+        }
+        if perturbation.startswith("estimated_"):
+            radii = [math.inf if row.detail == "infinite" else float(row.value or 0.0) for row in rows.values()]
+            norm = perturbation.rsplit("_", 1)[1]
+            common |= {"perturbation": "none", "unit": norm, "metric": f"median_{perturbation}"}
+            records.append(_record(common, median(radii), "order_statistics95", len(radii)))
+            continue
+        common["unit"] = _unit(perturbation)
+        verdict = verdicts.get(model) if perturbation.startswith(("pgd_", "autoattack_")) else None
+        counted = {index: bool(row.correct) for index, row in rows.items() if row.correct is not None}
+        estimate = wilson(sum(counted.values()), len(counted))
+        records.append(_record({**common, "metric": "accuracy"}, estimate, "wilson95", len(counted), verdict))
+        if perturbation == "gaussian_snr_db":
+            realised = [row.value for row in rows.values() if row.value is not None]
+            mean = sum(realised) / len(realised) if realised else math.nan
+            alone = Estimate(mean, math.nan, math.nan)
+            records.append(_record({**common, "metric": "mean_realised_snr_db"}, alone, None, len(realised)))
+            excluded = Estimate(len(rows) - len(counted), math.nan, math.nan)
+            records.append(_record({**common, "metric": "excluded_examples"}, excluded, None, len(rows)))
+        rival = groups.get((baseline, perturbation, setting)) if baseline and model != baseline else None
+        if rival is not None:
+            shared = [i for i in counted if i in rival and rival[i].correct is not None]
+            pair = paired_difference([counted[i] for i in shared], [bool(rival[i].correct) for i in shared])
+            common["metric"] = f"accuracy_minus_{baseline}"
+            records.append(_record(common, pair, "paired_bootstrap95", len(shared), verdict))
+    for model, cost in costs.items():
+        for metric, value in cost.items():
+            common = {"model": model, "split": split, "perturbation": "none", "setting": None, "seed": seed}
+            common |= {"unit": COST_UNITS[metric], "metric": metric}
+            records.append(_record(common, Estimate(value, math.nan, math.nan), None, 1))
+    return records
+
+
+COST_UNITS = {"parameters": "count", "macs": "count", "file_size": "bytes", "latency": "ms"}
+"""Metrics of size and speed with their units; MACs and latency are of one example."""
+
+
+def find(records: Iterable[Mapping[str, Any]], model: str, metric: str, perturbation: str = "none") -> list[Any]:
+    """Records of one model, metric and perturbation, by growing setting."""
+    found = [r for r in records if (r["model"], r["metric"], r["perturbation"]) == (model, metric, perturbation)]
+    return sorted(found, key=lambda r: -math.inf if r["setting"] is None else r["setting"])
+
+
+def _record(
+    common: Mapping[str, Any], estimate: Estimate, interval: str | None, n: int, verdict: Any = None
+) -> dict[str, Any]:
+    value, low, high = (number if math.isfinite(number) else None for number in estimate)
+    return {
+        "schema": SUMMARY_SCHEMA,
+        "model": common["model"],
+        "split": common["split"],
+        "perturbation": common["perturbation"],
+        "setting": common["setting"],
+        "unit": common["unit"],
+        "metric": common["metric"],
+        "value": value,
+        "low": low,
+        "high": high,
+        "interval": interval,
+        "n": n,
+        "seed": common["seed"],
+        "verdict": verdict,
+    }
+
+
+def _unit(perturbation: str) -> str | None:
+    if perturbation == "none":
+        return None
+    return "dB" if perturbation == "gaussian_snr_db" else perturbation.rsplit("_", 1)[1]
