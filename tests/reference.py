@@ -171,7 +171,7 @@ class ReferenceNorm:
         if self.p == math.inf:
             inside = np.array([min(max(v, -radius), radius) for v in scaled])
         elif self.p == 2:
-            inside = scaled * radius / math.sqrt(sum(v * v for v in scaled))
+            inside = scaled * radius / math.hypot(*scaled)
         else:
             excess: Callable[[float], float] = lambda t: sum(max(abs(v) - t, 0.0) for v in scaled) - radius  # noqa: E731
             threshold = optimize.brentq(excess, 0.0, max(abs(scaled)), xtol=1e-14, rtol=1e-14)
@@ -185,7 +185,7 @@ class ReferenceNorm:
             blocked = (x <= limits.lower and g < 0) or (x >= limits.upper and g > 0)
             steepness[i] = 0.0 if blocked else g * self.scale[i]
         moved = point.copy()
-        length = math.sqrt(sum(s * s for s in steepness.values()))
+        length = math.hypot(*steepness.values())
         left = size
         for i in sorted(steepness, key=lambda i: -abs(steepness[i])):
             if steepness[i] == 0:
@@ -221,7 +221,7 @@ class ReferenceNorm:
     def _order(p: float, magnitudes: Sequence[float]) -> float:
         if p == math.inf:
             return max(magnitudes)
-        return sum(magnitudes) if p == 1 else math.sqrt(sum(m * m for m in magnitudes))
+        return sum(magnitudes) if p == 1 else math.hypot(*magnitudes)
 
 
 # Scores and slopes, one example at a time ---------------------------------------------------------------------------

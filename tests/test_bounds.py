@@ -109,6 +109,18 @@ def test_decision_radius_is_infinite_where_every_slope_is_zero(name: NormName, d
     assert decision_radius(student, batch, Norm.named(name)).tolist() == [math.inf] * len(batch.labels)
 
 
+def test_radii_are_zero_where_the_student_is_flat_and_falls_short(device: torch.device) -> None:
+    student, norm = linear_student(SHAPE, 3, device), Norm.named("l2")
+    with torch.no_grad():
+        weights_of(student)[:] = 0.0
+    batch = make_batch(SHAPE, device)
+    wrong = batch._replace(labels=student(batch.inputs).argmin(dim=1))
+    sure = 9.0 * torch.nn.functional.one_hot(wrong.labels, 3).double()
+    assert decision_radius(student, wrong, norm).eq(0).all()
+    for score in Score:
+        assert confidence_radius(student, wrong._replace(teacher_logits=sure), norm, score).eq(0).all()
+
+
 @every_norm
 def test_decision_radius_ignores_a_rival_that_never_comes_closer(name: NormName, device: torch.device) -> None:
     student = linear_student(SHAPE, 3, device)

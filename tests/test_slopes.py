@@ -168,8 +168,8 @@ def test_projection_refuses_norms_other_than_l2(name: NormName, device: torch.de
 @with_and_without_scale
 @pytest.mark.parametrize("target", [0.05, 1.0])
 def test_radius_hinge_matches_the_loop(name: NormName, scaled: bool, target: float, device: torch.device) -> None:
-    student, norm = smooth_student(SHAPE, 3, device), norm_for(name, SHAPE, scaled, device)
-    batch = make_batch(SHAPE, device, examples=12)
+    student, norm = smooth_student(SHAPE, 5, device), norm_for(name, SHAPE, scaled, device)
+    batch = make_batch(SHAPE, device, classes=5, examples=20)
     expected = [
         reference.radius_hinge(student, x, y, norm, target)
         for x, y in zip(batch.inputs, batch.labels.tolist(), strict=True)
@@ -359,7 +359,7 @@ def test_the_probe_leaves_modes_buffers_gradients_and_hooks_as_they_were(
     layer: Callable[[], nn.Module], device: torch.device
 ) -> None:
     student = seeded(lambda: nn.Sequential(convolution(), layer()), device).train()
-    frozen = student.get_submodule("0.1").eval()
+    frozen = student.get_submodule("0.0").eval()
     buffers = {name: buffer.clone() for name, buffer in student.named_buffers()}
     try:
         require_twice_differentiable(student, make_batch((1, 4, 4), device).inputs)

@@ -72,5 +72,5 @@ def estimated_confidence_radius(
 
 def _ratio(numerator: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
     """numerator / slope with finite gradients; infinite where the slope is zero."""
-    flat = slope == 0
+    flat = slope <= torch.finfo(slope.dtype).eps ** 2
     return torch.where(flat, torch.inf, numerator / torch.where(flat, 1.0, slope))

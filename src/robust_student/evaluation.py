@@ -34,7 +34,7 @@ from robust_student.runs import (
     read_json,
     read_jsonl,
     require_fit,
-    require_new,
+    require_writable,
     resolve_device,
     write_json,
 )
@@ -409,7 +409,7 @@ def _png(image: Tensor, data: Data) -> str:
 
 
 def _describe(model: Model) -> dict[str, Any]:
-    return {"card": model.card.model_dump(mode="json")}
+    return {"card": model.card.model_dump(mode="json"), "history": model.history, "search": model.search}
 
 
 def _fingerprint(models: Mapping[str, Model], data: Data, settings: EvaluationSettings) -> dict[str, Any]:
@@ -439,7 +439,10 @@ def _open(output: Path, fingerprint: dict[str, Any]) -> None:
                 append_jsonl(output / ROWS, rows)
             return
         raise UserError(f"output {output}: holds an unfinished evaluation with other models, data or settings")
-    require_new(output)
+    require_writable(output)
+    for name in (ROWS, SUMMARY, EVALUATION, GALLERY):
+        if (output / name).exists():
+            raise UserError(f"output {output}: holds an evaluation already ({name}); choose another name or remove it")
     output.mkdir(exist_ok=True)
     settings = fingerprint["settings"]
     source = provenance(settings, fingerprint["data"], settings["seed"])

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -35,7 +35,7 @@ class Norm:
             raise UserError("norm: every element of the per-feature scale must be positive")
 
     @classmethod
-    def named(cls, name: NormName, scale: Tensor | None = None) -> Self:
+    def named(cls, name: NormName, scale: Tensor | None = None) -> "Norm":
         """Build the norm called `l1`, `l2` or `linf`."""
         if name not in _POWERS:
             raise UserError(f"norm: unknown name '{name}', choose from {', '.join(_POWERS)}")
@@ -65,8 +65,9 @@ class Norm:
         if self.p == math.inf:
             unit = slope.sign()
         elif self.p == 2:
-            length = torch.linalg.vector_norm(slope.flatten(1), dim=1)
-            unit = slope / column(length.clamp_min(torch.finfo(slope.dtype).tiny), slope)
+            # Divided by the largest element first: the squares of tiny or huge gradients leave float32's range.
+            slope = slope / column(slope.flatten(1).abs().amax(dim=1).clamp_min(torch.finfo(slope.dtype).tiny), slope)
+            unit = slope / column(torch.linalg.vector_norm(slope.flatten(1), dim=1).clamp_min(0.5), slope)
         else:
             flat = slope.flatten(1)
             steepest = flat.abs().argmax(dim=1, keepdim=True)
@@ -82,7 +83,7 @@ class Norm:
         """
         outward = ((points <= input_range.lower) & (gradient < 0)) | ((points >= input_range.upper) & (gradient > 0))
         gradient = gradient.masked_fill(outward, 0.0)
-        if self.p == 1 and input_range.bounded:
+        if self.p == 1:
             return input_range.clip(points + self._fill(points, gradient, size, input_range))
         return input_range.clip(points + size * self.direction(gradient))
 
@@ -104,7 +105,7 @@ class Norm:
         if self.p == math.inf:
             uniform = torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype)
             return self._multiply((2 * uniform - 1) * radius)
-        batch, size = like.shape[0], like[0].numel()
+        batch, size = like.shape[0], like.shape[1:].numel()
         if self.p == 2:
             direction = torch.randn((batch, size), generator=generator, device=like.device, dtype=like.dtype)
             direction = direction / torch.linalg.vector_norm(direction, dim=1, keepdim=True)
@@ -134,7 +135,7 @@ class Norm:
     def _fill(self, points: Tensor, gradient: Tensor, size: float, input_range: InputRange) -> Tensor:
         slope = self._multiply(gradient).flatten(1)
         room = torch.where(gradient > 0, input_range.upper - points, points - input_range.lower).clamp_min(0.0)
-        room = self._divide(room).flatten(1)
+        room = self._divide(room).flatten(1).clamp_max(size)
         order = slope.abs().argsort(dim=1, descending=True)
         ordered = room.gather(1, order)
         used_before = ordered.cumsum(dim=1) - ordered

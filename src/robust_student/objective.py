@@ -9,9 +9,9 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from robust_student.ascent import Uphill, ascend, default_step, random_start
-from robust_student.margins import Form, input_gradient, is_rival, margin, margins, scores, true_score
+from robust_student.margins import Form, is_rival, margin, margins, scores, true_score
 from robust_student.norms import Norm
-from robust_student.settings import DistillationSettings, ObjectiveSettings, ScoreSettings
+from robust_student.settings import METHODS, DistillationSettings, ObjectiveSettings, ScoreSettings
 from robust_student.slopes import exact_slope, projected_jacobian, radius_hinge, require_twice_differentiable
 from robust_student.tensors import UNIT_RANGE, InputRange, Inputs, Labels, Logits, PerExample, UserError
 
@@ -110,7 +110,7 @@ class RobustStudentObjective(nn.Module):
         """
         super().__init__()
         self.student = student
-        self.settings = settings if settings is not None else ObjectiveSettings()
+        self.settings = settings if settings is not None else METHODS["secant"]
         self.norm = norm if norm is not None else Norm.named(self.settings.norm)
         self.input_range = input_range
         self._twice_differentiable = self.settings.gradient.weight == 0
@@ -124,7 +124,7 @@ class RobustStudentObjective(nn.Module):
     ) -> Terms:
         """Terms of one batch; `teacher_logits` are the teacher's on the clean inputs. `generator` makes it repeatable.
 
-        Raises UserError where the pointwise gradient term meets a module that is not twice differentiable.
+        Raises UserError where teacher and student disagree on classes, and where the pointwise gradient term meets a module that is not twice differentiable.
         """
         inputs, teacher_logits = inputs.detach(), teacher_logits.detach()
         if not self._twice_differentiable:
@@ -171,7 +171,8 @@ class RobustStudentObjective(nn.Module):
             direction, *gradients = torch.autograd.grad(loss, [start, *parameters], allow_unused=True)
             carried = _carry(parameters, gradients)
         else:
-            direction = input_gradient(-margin(scores(logits, settings.secant.score), labels) if drop else loss, start)
+            climbed = -margin(scores(logits, settings.secant.score), labels).sum() if drop else loss
+            (direction,) = torch.autograd.grad(climbed, start, retain_graph=True)
             if settings.gradient.weight > 0:
                 values["gradient"] = self._gradient_term(logits, start, labels, generator)
             if not slope:
@@ -185,6 +186,7 @@ class RobustStudentObjective(nn.Module):
         return Terms(values, self._weights(values), carried)
 
     def _point_terms(self, logits: Tensor, labels: Tensor, teacher_logits: Tensor) -> dict[str, Tensor]:
+        check_classes(logits, teacher_logits)
         values = {"distillation": distillation_term(logits, teacher_logits, labels, self.settings.distillation)}
         if self.settings.score.weight > 0:
             values["score"] = score_term(logits, teacher_logits, labels, self.settings.score)
@@ -290,7 +292,7 @@ def _carry(parameters: list[nn.Parameter], gradients: Sequence[Tensor | None]) -
     return total - total.detach()
 
 
-def check_classes(student_logits: Logits, teacher_logits: Logits) -> None:
+def check_classes(student_logits: Tensor, teacher_logits: Tensor) -> None:
     """Raise UserError where teacher and student disagree on the number of classes."""
     if student_logits.shape[1] != teacher_logits.shape[1]:
         raise UserError(

@@ -26,6 +26,9 @@ from robust_student.settings import Settings
 from robust_student.tensors import InputRange, UserError, device_of
 
 MODEL_SCHEMA = 1
+"""Version of the format of model.json."""
+METRICS, SEARCH = "metrics.jsonl", "search.json"
+"""Records of training epochs and of a search for weights, beside the model."""
 
 
 class ModelCard(Settings):
@@ -57,7 +60,7 @@ class Model(nn.Module):
     """A network with its normalisation inside and its card: `model(inputs)` maps natural units to logits.
 
     `S((x - mean) / std)`: keeping the normalisation inside is what makes a radius mean "pixels in [0, 1]"
-    (Cohen et al. 2019 do the same for the same reason).
+    (Cohen et al. 2019 do the same for the same reason). `history` and `search` hold the records of its training.
     """
 
     mean: Tensor
@@ -67,6 +70,8 @@ class Model(nn.Module):
         """Wrap `network`; `mean` and `std` broadcast against one input (one value per channel for images)."""
         super().__init__()
         self.network, self.card = network, card
+        self.history: list[dict[str, Any]] = []
+        self.search: dict[str, Any] | None = None
         self.register_buffer("mean", mean.detach().clone().float())
         self.register_buffer("std", std.detach().clone().float())
 
@@ -174,6 +179,10 @@ def load(run: str | Path, *, network: nn.Module | None = None, device: str | tor
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise UserError(f"model {weights_path}: weights do not fit network '{card.network}' ({reason})") from None
+    if (folder / METRICS).exists():
+        model.history = read_jsonl(folder / METRICS)
+    if (folder / SEARCH).exists():
+        model.search = read_json(folder / SEARCH)
     return model.eval().to(device)
 
 
@@ -207,19 +216,19 @@ def resolve_device(name: str) -> torch.device:
 
 
 @contextmanager
-def new_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """A fresh directory to fill, put in place of `path` only when the block ends well; nothing is lost otherwise.
+def replacing(path: Path) -> Iterator[Path]:
+    """A fresh directory to fill that takes the place of `path` only when the block ends well.
 
-    Raises UserError where `path` exists already (unless `overwrite`) or cannot be written.
+    Whatever was at `path` is kept until then. Raises UserError where it cannot be written.
     """
-    require_new(path, overwrite=overwrite)
+    require_writable(path)
     draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield draft
         draft.chmod(0o755)
         if path.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            path.rename(old / "run")
+            path.rename(old / "replaced")
             draft.rename(path)
             shutil.rmtree(old)
         else:
@@ -228,15 +237,20 @@ def new_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def require_new(path: Path, *, overwrite: bool = False) -> None:
-    """Raise UserError where `path` exists (unless `overwrite`) or its parent cannot be written; makes the parent."""
-    if path.exists() and not overwrite and not (path.is_dir() and not any(path.iterdir())):
+def require_new(path: Path) -> None:
+    """Raise UserError where `path` cannot be written or holds anything but the record of a search; makes its parent."""
+    require_writable(path)
+    if path.exists() and any(entry.name != SEARCH for entry in path.iterdir()):
         raise UserError(f"output {path}: exists already; choose another name or remove it")
+
+
+def require_writable(path: Path) -> None:
+    """Raise UserError where a directory cannot be made or filled at `path`; makes its parent."""
     if path.exists() and not path.is_dir():
         raise UserError(f"output {path}: is a file, not a directory")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
+        with tempfile.TemporaryFile(dir=path if path.exists() else path.parent):
             pass
     except OSError as error:
         raise UserError(f"output {path}: cannot write there ({error.strerror})") from None

@@ -1,29 +1,52 @@
 """Every dial of the product with its unit, default and valid range; the same objects serve Python, YAML and flags."""
 
 import difflib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from robust_student.margins import Form, Score
 from robust_student.norms import NormName
 from robust_student.tensors import UserError
 
+Group = TypeVar("Group", bound="Settings")
+
+_WHOLE = {"parse": "whole"}  # validation context of Settings.parse
+
 
 class Settings(BaseModel):
     """A frozen group of settings that rejects unknown names."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     @classmethod
-    def parse(cls, values: Any, source: str = "settings") -> Self:
+    def parse(cls: type[Group], values: Any, source: str = "settings") -> Group:
         """Build the settings from plain values (a parsed YAML or JSON file), or raise a one-line UserError."""
         try:
-            return cls.model_validate(values)
+            return cls.model_validate(values, context=_WHOLE)
         except ValidationError as error:
-            raise UserError(f"{source}: {_explain(cls, error)}") from None
+            raise UserError(" ".join(f"{source}: {_explain(cls, error)}".split())) from None
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _one_line(cls, values: Any, handler: Callable[[Any], Any], info: Any) -> Any:
+        """Turn pydantic's report into a UserError, except below `parse`, which knows the whole path of a setting."""
+        if info.context is _WHOLE:
+            return handler(values)
+        try:
+            return handler(values)
+        except ValidationError as error:
+            name = cls.__name__.removesuffix("Settings").lower()
+            raise UserError(" ".join(f"{name}: {_explain(cls, error)}".split())) from None
 
 
 class DistillationSettings(Settings):
@@ -50,7 +73,7 @@ class ScoreSettings(Settings):
     """How far the student must exceed the teacher, in score units."""
 
     @model_validator(mode="after")
-    def _teacher_form_needs_probabilities(self) -> Self:
+    def _teacher_form_needs_probabilities(self) -> "ScoreSettings":
         if self.form is Form.TEACHER and self.score is Score.LOGIT:
             raise ValueError("the teacher form is empty on logits (a constant satisfies it): use score = probability")
         return self
@@ -112,7 +135,7 @@ class ObjectiveSettings(Settings):
     """Mode of the student (BatchNorm, dropout) during gradient terms and ascent (docs/objectives.md)."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _consistent(self) -> "ObjectiveSettings":
         if self.gradient.weight > 0 and self.gradient.kind == "projection" and self.norm != "l2":
             raise ValueError(
                 f"gradient.kind = projection measures a Frobenius norm: it needs norm = l2, not {self.norm}"

@@ -4,8 +4,13 @@ Each form maps the student's logits, and the points they were computed from, to 
 differentiate a gradient, so the student must be twice differentiable; the secant objective has no such demand.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._pytree import tree_map
 
 from robust_student.bounds import estimated_decision_radius
 from robust_student.margins import Form, Score, confidence, input_gradient, margin, scores
@@ -67,17 +72,16 @@ def require_twice_differentiable(student: nn.Module, points: Inputs) -> None:
     Each leaf module is fed the tensors it sees in a forward pass on two of the `points` and put through a double
     backward pass of its own; the student's buffers and mode are left as they were.
     """
-    seen: list[tuple[str, nn.Module, Tensor]] = []
+    seen: list[tuple[str, nn.Module, tuple[Any, ...], dict[str, Any]]] = []
 
-    def remember(name: str) -> object:
-        def hook(module: nn.Module, arguments: tuple[object, ...]) -> None:
-            if arguments and isinstance(arguments[0], Tensor) and arguments[0].is_floating_point():
-                seen.append((name, module, arguments[0].detach()))
+    def remember(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+            seen.append((name, module, _map(arguments, torch.clone), _map(keywords, torch.clone)))
 
         return hook
 
     leaves = [(name, module) for name, module in student.named_modules() if not list(module.children())]
-    handles = [module.register_forward_pre_hook(remember(name)) for name, module in leaves]
+    handles = [module.register_forward_pre_hook(remember(name), with_kwargs=True) for name, module in leaves]
     modes = [(module, module.training) for module in student.modules()]
     try:
         student.eval()
@@ -85,8 +89,8 @@ def require_twice_differentiable(student: nn.Module, points: Inputs) -> None:
             student(points[:2].detach())
         for handle in handles:
             handle.remove()
-        for name, module, tensor in [*seen, ("", student, points[:2].detach())]:
-            problem = _double_backward_problem(module, tensor)
+        for name, module, arguments, keywords in [*seen, ("", student, (points[:2].detach(),), {})]:
+            problem = _double_backward_problem(module, arguments, keywords)
             if problem:
                 kind = type(module).__name__
                 place = f"module '{name}' ({kind})" if name else f"network {kind}"
@@ -101,21 +105,35 @@ def require_twice_differentiable(student: nn.Module, points: Inputs) -> None:
             module.training = training
 
 
-def _double_backward_problem(module: nn.Module, tensor: Tensor) -> str | None:
+def _map(values: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Apply `change` to every floating tensor of nested arguments."""
+    return tree_map(lambda v: change(v.detach()) if isinstance(v, Tensor) and v.is_floating_point() else v, values)
+
+
+def _double_backward_problem(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> str | None:
     """Why a double backward pass through `module` fails, or None where it works."""
+    probes: list[Tensor] = []
+
+    def probe(value: Tensor) -> Tensor:
+        probes.append(value.clone().requires_grad_())
+        return probes[-1] * 1.0
+
+    # Copies of the parameters, because a plain backward() is needed: with `inputs` given, autograd prunes the very
+    # node by which `once_differentiable` reports its error.
+    state = {name: p.detach().clone().requires_grad_() for name, p in module.named_parameters()}
+    state |= {name: buffer.clone() for name, buffer in module.named_buffers()}
     with torch.enable_grad():
-        probe = tensor.clone().requires_grad_()
         try:
-            output = module(probe * 1.0)
-            if not isinstance(output, Tensor) or not output.requires_grad:
+            output = functional_call(module, state, _map(arguments, probe), _map(keywords, probe))
+            if not isinstance(output, Tensor) or not output.requires_grad or not probes:
                 return None
             weight = torch.ones_like(output, requires_grad=True)
-            (gradient,) = torch.autograd.grad(output, probe, weight, create_graph=True, allow_unused=True)
-            if gradient is None:
-                return None
-            if not gradient.requires_grad:
+            found = torch.autograd.grad(output, probes, weight, create_graph=True, allow_unused=True)
+            gradients = [gradient for gradient in found if gradient is not None]
+            if not all(gradient.requires_grad for gradient in gradients):
                 return "its gradient is detached from the graph"
-            torch.autograd.grad(gradient.square().sum(), weight, allow_unused=True)
+            if gradients:
+                torch.autograd.backward(torch.stack([gradient.square().sum() for gradient in gradients]).sum())
         except RuntimeError as error:
             return str(error).splitlines()[0].rstrip(".")
     return None

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from robust_student.data import Data, Examples, split
 from robust_student.norms import Norm
 from robust_student.objective import RobustStudentObjective, Terms
 from robust_student.runs import (
+    METRICS,
     Model,
     append_jsonl,
     as_model,
@@ -30,7 +31,7 @@ from robust_student.runs import (
 )
 from robust_student.settings import DistillSettings, SelectionSettings, Settings, TrainingSettings
 from robust_student.tensors import UserError
-from robust_student.validation import Validation
+from robust_student.validation import Validation, choose_epoch
 
 Step = Callable[[Tensor, Tensor, Tensor], Terms]
 """Maps inputs, labels and the examples' positions in the training set to the terms of one step."""
@@ -148,7 +149,7 @@ def _fit(
         update={"provenance": provenance(recorded.model_dump(mode="json"), data.name, settings.seed)}
     )
     history: list[dict[str, Any]] = []
-    best_epoch, best_weights = 0, model.state_dict()
+    best_epoch, weights = 0, dict[int, dict[str, Tensor]]()
     with _progress() as progress:
         task = progress.add_task("training", total=batches * settings.epochs, status="")
         for epoch in range(1, settings.epochs + 1):
@@ -180,15 +181,25 @@ def _fit(
                 "examples_per_second": round(batches * settings.batch_size / seconds, 1),
             }
             history.append(record)
-            selection = [entry["validation"]["selection"] for entry in history]
-            if selection[-1] >= max(selection):
-                best_epoch, best_weights = epoch, deepcopy(model.state_dict())
-                if output is not None:
-                    save(model, output)
+            weights[epoch] = deepcopy(model.state_dict())
+            measured = [entry["validation"] for entry in history]
+            weights = {e: w for e, w in weights.items() if not _dominated(measured[e - 1], measured[e:])}
+            chosen = choose_epoch(measured, len(held_out)) + 1
+            if output is not None and chosen != best_epoch:
+                model.load_state_dict(weights[chosen])
+                save(model, output)
+                model.load_state_dict(weights[epoch])
+            best_epoch = chosen
             if output is not None:
-                append_jsonl(output / "metrics.jsonl", [record])
-    model.load_state_dict(best_weights)
+                append_jsonl(output / METRICS, [record])
+    model.load_state_dict(weights[best_epoch])
+    model.history = history
     return Trained(model.eval(), history, best_epoch)
+
+
+def _dominated(earlier: dict[str, float], later: Sequence[dict[str, float]]) -> bool:
+    """Whether some later epoch is at least as good both on clean inputs and by the selection metric."""
+    return any(entry["clean"] >= earlier["clean"] and entry["selection"] >= earlier["selection"] for entry in later)
 
 
 def _optimizer(

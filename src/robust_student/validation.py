@@ -1,5 +1,8 @@
 """The metric by which an epoch, a weight or a method is chosen; it only ever sees validation examples."""
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -11,6 +14,19 @@ from robust_student.perturbations import gaussian_at_snr
 from robust_student.runs import Model
 from robust_student.settings import SelectionSettings
 from robust_student.tensors import device_of
+
+
+def choose_epoch(measured: Sequence[dict[str, float]], examples: int) -> int:
+    """Position of the epoch to keep: the best `selection` among those whose clean accuracy is as good as the best.
+
+    "As good" is the one-standard-error rule (Breiman et al. 1984, section 3.4.3): within `sqrt(p (1 - p) / n)` of the
+    highest clean accuracy p, n being the number of validation `examples`. Without it a half-trained network could win:
+    it is less accurate, but often smoother. Ties go to the later epoch.
+    """
+    best = max(entry["clean"] for entry in measured)
+    floor = best - math.sqrt(best * (1 - best) / examples)
+    eligible = [k for k, entry in enumerate(measured) if entry["clean"] >= floor]
+    return max(eligible, key=lambda k: (measured[k]["selection"], k))
 
 
 class Validation:

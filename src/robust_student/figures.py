@@ -1,0 +1,263 @@
+"""Figures of the report as SVG text, drawn from saved records; the same inputs give the same bytes.
+
+No name of a model or class is ever drawn: the page keys the lines by colour, dash and marker, in escaped HTML.
+"""
+
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from robust_student.results import find
+
+Records = Sequence[Mapping[str, Any]]
+
+INK, MUTED, RULE = "#1b1f24", "#59626d", "#d9dee4"
+"""Text, secondary text, thin lines."""
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe & Ito's colours, told apart by colour-blind readers; yellow is left out (too faint on white)."""
+DASHES = ((), (6.0, 2.0), (1.5, 1.5), (6.0, 2.0, 1.5, 2.0), (10.0, 3.0), (3.0, 3.0))
+MARKERS = {
+    "o": "M14 1.5a3.5 3.5 0 1 0 0 7a3.5 3.5 0 1 0 0-7z",
+    "s": "M10.8 1.8h6.4v6.4h-6.4z",
+    "^": "M14 1l4 7.4h-8z",
+    "D": "M14 .6l4.4 4.4-4.4 4.4-4.4-4.4z",
+    "v": "M14 9l4-7.4h-8z",
+    "P": "M12.7 1h2.6v2.7H18v2.6h-2.7V9h-2.6V6.3H10V3.7h2.7z",
+}
+"""Markers as matplotlib names them, and as SVG paths in the 28 x 10 box of the page's key."""
+QUANTILE = 0.98
+"""Share of the finite radii that the axis of `radius_figure` covers."""
+
+_RC = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "robust-student",
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.color": INK,
+    "text.parse_math": False,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+}
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one line looks, in the figures and in the page's key."""
+
+    color: str
+    marker: str
+    dash: tuple[float, ...] = ()
+    width: float = 1.6
+
+    @property
+    def path(self) -> str:
+        """The marker as an SVG path."""
+        return MARKERS[self.marker]
+
+    @property
+    def stroke(self) -> str:
+        """The dash as SVG's `stroke-dasharray`."""
+        return " ".join(f"{length:g}" for length in self.dash) or "none"
+
+
+def model_style(position: int) -> Style:
+    """The style of the model at this position, the same in every figure."""
+    names = list(MARKERS)
+    return Style(PALETTE[position % len(PALETTE)], names[position % len(names)], DASHES[position % len(DASHES)])
+
+
+def term_styles(names: Sequence[str], style: Style) -> dict[str, Style]:
+    """Styles of several lines of one model: `selection` in the model's own, the others in shades of it or grey."""
+    plain = [name for name in names if name != "selection"]
+    markers = list(MARKERS)
+    color = MUTED if "selection" in names else style.color
+    styles = {
+        name: Style(color, markers[k % len(markers)], DASHES[k % len(DASHES)], 1.2) for k, name in enumerate(plain)
+    }
+    return styles | ({"selection": replace(style, dash=(), width=2.2)} if "selection" in names else {})
+
+
+def noise_figure(records: Records, styles: Mapping[str, Style], name: str) -> str:
+    """Accuracy over SNR, noisier to the right, with clean accuracy at the left edge."""
+    with matplotlib.rc_context(_RC):
+        figure, axes = _panel("signal-to-noise ratio (dB), noisier to the right", "accuracy (%)")
+        settings = sorted({r["setting"] for r in records if r["perturbation"] == "gaussian_snr_db"})
+        step = (settings[-1] - settings[0]) / max(len(settings) - 1, 1) or 5.0
+        clean = settings[-1] + step
+        for model, style in styles.items():
+            _curve(axes, find(records, model, "accuracy", "gaussian_snr_db"), style)
+            _points(axes, [{**r, "setting": clean} for r in find(records, model, "accuracy")], style, style.marker, 5)
+        axes.invert_xaxis()
+        shown = settings if len(settings) <= 8 else settings[:: math.ceil(len(settings) / 8)]
+        axes.set_xticks([*shown, clean], [*(f"{snr_db:g}".replace("-", "\u2212") for snr_db in shown), "clean"])
+        return _percent_svg(figure, axes, name)
+
+
+def budget_figure(records: Records, styles: Mapping[str, Style], norm: str, limit: float, name: str) -> str:
+    """Accuracy over the attack's budget: PGD as curves, AutoAttack as stars; budgets from `limit` on are left out."""
+    with matplotlib.rc_context(_RC):
+        figure, axes = _panel(f"budget ({norm_label(norm)}, input units)", "accuracy (%)")
+        for model, style in styles.items():
+            curve = find(records, model, "accuracy", f"pgd_{norm}")
+            _curve(axes, [record for record in curve if record["setting"] < limit], style)
+            _points(axes, find(records, model, "accuracy", f"autoattack_{norm}"), style, "*", 13)
+        axes.set_xlim(left=0)
+        return _percent_svg(figure, axes, name)
+
+
+def radius_figure(radii: Mapping[str, Sequence[float]], styles: Mapping[str, Style], norm: str, name: str) -> str:
+    """Share of examples whose estimated radius is larger than r: one minus the empirical distribution function."""
+    pooled = np.concatenate([np.asarray(values, dtype=float) for values in radii.values()])
+    finite = pooled[np.isfinite(pooled)]
+    edge = float(np.quantile(finite, QUANTILE)) if len(finite) else 0.0
+    grid = np.linspace(0.0, edge or 1.0, 161)
+    with matplotlib.rc_context(_RC):
+        figure, axes = _panel(f"estimated radius r ({norm_label(norm)}, input units)", "examples with a larger one (%)")
+        for model, values in radii.items():
+            ordered = np.sort(np.asarray(values, dtype=float))
+            share = 100 * (1 - np.searchsorted(ordered, grid, side="right") / max(len(ordered), 1))
+            _line(axes, grid, share, styles[model], every=32)
+        axes.set_xlim(0, grid[-1])
+        return _percent_svg(figure, axes, name)
+
+
+def epoch_figure(
+    lines: Mapping[str, Sequence[float | None]],
+    styles: Mapping[str, Style],
+    epochs: Sequence[int],
+    marked: int | None,
+    name: str,
+    *,
+    accuracy: bool,
+) -> str:
+    """Loss terms or accuracies by epoch, with one epoch marked by a vertical line."""
+    with matplotlib.rc_context(_RC):
+        figure, axes = _panel("epoch", "validation accuracy (%)" if accuracy else "loss term (mean per example)")
+        for label, values in lines.items():
+            y = np.asarray(values, dtype=float) * (100 if accuracy else 1)
+            _line(axes, np.asarray(epochs), y, styles[label], every=max(1, len(epochs) // 6))
+        if marked is not None:
+            axes.axvline(marked, color=INK, linewidth=0.9, linestyle=(0, (2, 2)), zorder=0)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        if accuracy:
+            return _percent_svg(figure, axes, name)
+        axes.set_ylim(bottom=0)
+        return _svg(figure, name)
+
+
+def search_figure(
+    tries: Sequence[tuple[float, float, bool]],
+    chosen: int | None,
+    baseline: tuple[float, float],
+    limit: float,
+    style: Style,
+    name: str,
+) -> str:
+    """A search's tries (clean accuracy, selection score, accepted), numbered as in the table; NaN is not drawn.
+
+    A ring marks the chosen one, a diamond the baseline, a vertical line the lowest clean accuracy allowed.
+    """
+    with matplotlib.rc_context(_RC):
+        figure, axes = _panel("validation accuracy, clean (%)", "selection score (%)")
+        for k, (clean, selection, accepted) in enumerate(tries):
+            if math.isnan(clean) or math.isnan(selection):
+                continue
+            x, y, color = 100 * clean, 100 * selection, style.color if accepted else MUTED
+            axes.plot(x, y, "o", color=color, markerfacecolor=color if accepted else "white", markersize=6, zorder=3)
+            if k == chosen:
+                axes.plot(x, y, "o", color=INK, markerfacecolor="none", markersize=12, zorder=4)
+            axes.annotate(str(k + 1), (x, y), (0, 8), textcoords="offset points", ha="center", fontsize=8)
+        axes.plot(100 * baseline[0], 100 * baseline[1], "D", color=INK, markersize=6)
+        axes.axvline(100 * limit, color=INK, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
+        axes.margins(0.12, 0.16)
+        return _svg(figure, name)
+
+
+def norm_label(norm: str) -> str:
+    """How a norm is written for people."""
+    return {"linf": "L\u221e", "l2": "L2", "l1": "L1"}.get(norm, norm)
+
+
+def _panel(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(4.6, 3.1), layout="constrained")
+    axes = figure.add_subplot()
+    axes.grid(visible=False, axis="x")
+    axes.tick_params(length=3)
+    axes.set_xlabel(xlabel)
+    axes.set_title(ylabel, loc="left", fontsize=9)
+    return figure, axes
+
+
+def _column(records: Records, field: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """A field of the records in percent; None becomes NaN."""
+    return 100 * np.asarray([record[field] for record in records], dtype=np.float64)
+
+
+def _curve(axes: Axes, records: Records, style: Style) -> None:
+    if not records:
+        return
+    x = np.asarray([record["setting"] for record in records], dtype=np.float64)
+    axes.fill_between(x, _column(records, "low"), _column(records, "high"), color=style.color, alpha=0.13, linewidth=0)
+    _line(axes, x, _column(records, "value"), style)
+
+
+def _points(axes: Axes, records: Records, style: Style, marker: str, size: float) -> None:
+    """Single accuracies with their intervals as bars."""
+    for record in records:
+        if record["value"] is None:
+            continue
+        x, y = record["setting"], 100 * record["value"]
+        if record["low"] is not None and record["high"] is not None:
+            axes.plot([x, x], [100 * record["low"], 100 * record["high"]], color=style.color, linewidth=1.2, zorder=3)
+        axes.plot(x, y, marker, color=style.color, markersize=size, markeredgecolor="white", zorder=4, clip_on=False)
+
+
+def _line(axes: Axes, x: Any, y: Any, style: Style, every: int = 1) -> None:
+    axes.plot(
+        x,
+        y,
+        color=style.color,
+        linewidth=style.width,
+        dashes=style.dash or (None, None),
+        marker=style.marker,
+        markersize=5,
+        markeredgecolor="white",
+        markeredgewidth=0.6,
+        markevery=every,
+    )
+
+
+def _percent_svg(figure: Figure, axes: Axes, name: str) -> str:
+    axes.set_ylim(-2, 102)
+    axes.set_yticks([0, 25, 50, 75, 100])
+    return _svg(figure, name)
+
+
+def _svg(figure: Figure, name: str) -> str:
+    """The figure as an <svg> element for a page: no metadata, style sheet or fixed size, every id begins with `name`."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :].strip()
+    text = re.sub(r"<(metadata|style)\b.*?</\1>", "", text, flags=re.DOTALL)
+    text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
+    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)

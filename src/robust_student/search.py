@@ -1,0 +1,114 @@
+"""A short search for the radius and the weight that buy the most robustness for a given loss of accuracy."""
+
+import math
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from robust_student.data import Data
+from robust_student.norms import Norm
+from robust_student.runs import SEARCH, Model, read_json, require_new, write_json
+from robust_student.settings import DistillSettings, ObjectiveSettings
+from robust_student.tensors import UserError
+from robust_student.training import Trained, distill
+
+RADIUS_FACTORS, WEIGHT_FACTORS = (1.0, 0.5, 1.5, 2.0), (1.0, 0.4, 2.5)
+"""Tried multiples of the radius and of the weight C2 that the settings name."""
+
+
+def search(
+    teacher: Model | nn.Module,
+    student: str,
+    data: Data,
+    settings: DistillSettings,
+    *,
+    max_accuracy_drop: float,
+    tries: int = 8,
+    output: Path,
+) -> Trained:
+    """Try radii R and weights C2 on validation, then train the best that keeps the clean accuracy.
+
+    Every try, and a plain distillation to compare with, is trained for half the epochs. A try is accepted when its
+    clean validation accuracy is at most `max_accuracy_drop` points (hundredths) below the plain student's; the
+    accepted one of highest selection metric is trained in full. The test set is never looked at. Tries are recorded
+    in `output/search.json` one by one: run again with the same arguments after an interruption, or with more tries,
+    and only what is missing is trained.
+
+    Raises UserError where no try is accepted, and on bad input.
+    """
+    if max_accuracy_drop < 0:
+        raise UserError(f"search: max_accuracy_drop must not be negative (got {max_accuracy_drop})")
+    base = settings.objective
+    if base.secant.weight == 0 and base.gradient.weight == 0:
+        raise UserError("search: the method has no gradient objective to search over; use secant or exact")
+    require_new(output)
+    output.mkdir(exist_ok=True)
+    fingerprint = {
+        "student": student,
+        "data": [data.name, *data.shape, len(data.train)],
+        "teacher": teacher.card.sha256 if isinstance(teacher, Model) else type(teacher).__name__,
+        "settings": settings.model_dump(mode="json"),
+        "max_accuracy_drop": max_accuracy_drop,
+    }
+    path = output / SEARCH
+    record: dict[str, Any] = {"fingerprint": fingerprint, "baseline": None, "tries": [], "chosen": None}
+    if path.exists():
+        record = read_json(path)
+        if record.get("fingerprint") != fingerprint:
+            raise UserError(f"output {output}: holds a search with other models, data or settings")
+    record["max_accuracy_drop"] = max_accuracy_drop / 100
+    short = settings.training.model_copy(update={"epochs": math.ceil(settings.training.epochs / 2)})
+
+    def measure(objective: ObjectiveSettings) -> dict[str, float]:
+        return distill(teacher, student, data, DistillSettings(training=short, objective=objective)).validation
+
+    if record["baseline"] is None:
+        record["baseline"] = measure(_scaled(base, base.radius, 0.0))
+        write_json(path, record)
+    radius = base.radius or Norm.named(base.norm, data.scale).default_radius(data.input_range, data.shape)
+    for r, w in _candidates()[:tries][len(record["tries"]) :]:
+        candidate = _scaled(base, r * radius, w)
+        accuracies = measure(candidate)
+        record["tries"].append(
+            {
+                "radius": candidate.radius,
+                "weight": candidate.secant.weight or candidate.gradient.weight,
+                "factor": w,
+                "validation": accuracies,
+                "accepted": accuracies["clean"] >= record["baseline"]["clean"] - max_accuracy_drop / 100,
+            }
+        )
+        write_json(path, record)
+    accepted = [k for k, attempt in enumerate(record["tries"]) if attempt["accepted"]]
+    if not accepted:
+        least = min(record["baseline"]["clean"] - attempt["validation"]["clean"] for attempt in record["tries"])
+        raise UserError(
+            f"search: no try stays within {max_accuracy_drop:g} points of plain distillation on validation (the best "
+            f"loses {100 * least:.2f}); allow a larger drop or more tries"
+        )
+    record["chosen"] = max(accepted, key=lambda k: record["tries"][k]["validation"]["selection"])
+    write_json(path, record)
+    best = record["tries"][record["chosen"]]
+    final = settings.model_copy(update={"objective": _scaled(base, best["radius"], best["factor"])})
+    trained = distill(teacher, student, data, final, output=output)
+    trained.model.search = record
+    return trained
+
+
+def _candidates() -> list[tuple[float, float]]:
+    """(radius factor, weight factor) pairs, the ones nearest to the settings first."""
+    pairs = product(RADIUS_FACTORS, WEIGHT_FACTORS)
+    return sorted(pairs, key=lambda pair: abs(math.log(pair[0])) + abs(math.log(pair[1])))
+
+
+def _scaled(base: ObjectiveSettings, radius: float | None, factor: float) -> ObjectiveSettings:
+    """The objective with another radius and all gradient weights times `factor`."""
+    return base.model_copy(
+        update={
+            "radius": radius,
+            "gradient": base.gradient.model_copy(update={"weight": factor * base.gradient.weight}),
+            "secant": base.secant.model_copy(update={"weight": factor * base.secant.weight}),
+        }
+    )
