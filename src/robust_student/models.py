@@ -171,7 +171,8 @@ def _call_factory(spec: str, module_name: str, factory_name: str, shape: Shape, 
     try:
         factory = getattr(importlib.import_module(module_name), factory_name)
     except ImportError as error:
-        raise UserError(f"model '{spec}': cannot import module '{module_name}' ({error})") from None
+        hint = nearest(module_name, list(NETWORKS)) if "." not in module_name else ""
+        raise UserError(f"model '{spec}': cannot import module '{module_name}' ({error}){hint}") from None
     except AttributeError:
         raise UserError(f"model '{spec}': module '{module_name}' has no '{factory_name}'") from None
     finally:

@@ -124,7 +124,8 @@ class RobustStudentObjective(nn.Module):
     ) -> Terms:
         """Terms of one batch; `teacher_logits` are the teacher's on the clean inputs. `generator` makes it repeatable.
 
-        Raises UserError where teacher and student disagree on classes, and where the pointwise gradient term meets a module that is not twice differentiable.
+        Raises UserError where teacher and student disagree on the number of classes, and where the pointwise gradient
+        term meets a module that is not twice differentiable.
         """
         inputs, teacher_logits = inputs.detach(), teacher_logits.detach()
         if not self._twice_differentiable:
