@@ -6,7 +6,7 @@ values of the settings.
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from scipy import optimize
 from torch import Tensor, nn
 
+from robust_student.data import Data, Examples
 from robust_student.margins import Form, Score
 from robust_student.norms import Norm, NormName
 from robust_student.settings import DistillationSettings, ObjectiveSettings, ScoreSettings
@@ -419,3 +420,67 @@ def plain_objective(
     reference = ReferenceNorm(setup.norm, tuple(batch.inputs.shape[1:]))
     distance = fall.new_tensor([reference.size(row) for row in rows(reached - trained_at)])
     return loss + secant.weight * ((fall.relu() / distance) ** 2).mean()
+
+
+# Small data sets and models of known weights --------------------------------------------------------------------------
+
+
+def toy_data(
+    *,
+    train: int = 60,
+    test: int = 30,
+    classes: int = 3,
+    shape: Shape = (1, 4, 4),
+    input_range: InputRange = UNIT_RANGE,
+    noise: float = 0.15,
+    scale: Tensor | None = None,
+    seed: int = 0,
+) -> Data:
+    """One random prototype per class plus noise, clipped to the range; labels take turns."""
+    generator = torch.Generator().manual_seed(seed)
+    prototypes = torch.rand((classes, *shape), generator=generator)
+
+    def examples(count: int) -> Examples:
+        labels = torch.arange(count) % classes
+        drawn = prototypes[labels] + noise * torch.randn((count, *shape), generator=generator)
+        return Examples(input_range.clip(drawn), labels)
+
+    names = tuple(f"class {k}" for k in range(classes))
+    return Data("toy", examples(train), examples(test), names, input_range, scale)
+
+
+def affine(weight: Tensor, bias: Tensor | None = None) -> nn.Module:
+    """logits = W flatten(x) + b with the given numbers."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0])
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+        layer.bias.copy_(torch.zeros(weight.shape[0]) if bias is None else bias)
+    return nn.Sequential(nn.Flatten(), layer)
+
+
+def prototype_classifier(data: Data) -> nn.Module:
+    """The affine classifier that picks the nearest class mean of the training set: good at `toy_data`."""
+    inputs = data.train.floats().flatten(1)
+    means = torch.stack([inputs[data.train.labels == k].mean(dim=0) for k in range(len(data.classes))])
+    return affine(8 * means, -4 * means.square().sum(dim=1))
+
+
+def as_numpy(values: Tensor) -> Array:
+    """Float64 copy."""
+    return values.detach().cpu().double().numpy()
+
+
+def state_of(network: nn.Module) -> dict[str, Tensor]:
+    """A copy of all parameters and buffers."""
+    return {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
+
+
+def same_state(network: nn.Module, expected: Mapping[str, Tensor]) -> bool:
+    """Whether all parameters and buffers are those, to the bit."""
+    found = state_of(network)
+    return list(found) == list(expected) and all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def assert_state(network: nn.Module, expected: Mapping[str, Tensor]) -> None:
+    """Check that all parameters and buffers are those, to the bit."""
+    assert same_state(network, expected)

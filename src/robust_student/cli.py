@@ -138,7 +138,7 @@ class Distill(Settings):
 class Evaluate(Settings):
     """Measure models on the same test examples: noise, attacks, masking verdict, estimated radii, size, speed."""
 
-    models: tyro.conf.Positional[tuple[str, ...]] = Field(min_length=1)
+    models: tyro.conf.Positional[tuple[str, ...]]
     """Run directories, each as NAME=DIR or DIR."""
     data: str
     """digits, mnist:DIR, folder:DIR or npz:FILE; only the test split is used."""
@@ -154,6 +154,8 @@ class Evaluate(Settings):
         from robust_student.evaluation import evaluate
         from robust_student.runs import load
 
+        if not self.models:
+            raise UserError("evaluate: name at least one run directory")
         models = {}
         for text in self.models:
             name, _, folder = text.rpartition("=")
@@ -190,7 +192,7 @@ class Report(Settings):
 class Predict(Settings):
     """Classify image files."""
 
-    images: tyro.conf.Positional[tuple[Path, ...]] = Field(min_length=1)
+    images: tyro.conf.Positional[tuple[Path, ...]]
     """Image files of any size; they are resized to the model's input."""
     model: Path
     """Run directory of the model."""
@@ -204,6 +206,8 @@ class Predict(Settings):
         from robust_student.data import read_image
         from robust_student.runs import load, resolve_device
 
+        if not self.images:
+            raise UserError("predict: name at least one image file")
         model = load(self.model, device=resolve_device(self.device))
         inputs = torch.stack([read_image(image, model.card.input_shape) for image in self.images])
         confidence, best = model.logits(inputs).softmax(dim=1).max(dim=1)

@@ -356,7 +356,7 @@ def _verdict(
     ).as_dict()
 
 
-def _costs(model: Model) -> dict[str, float]:
+def _costs(model: Model) -> dict[str, float | int]:
     """Parameters, MACs and median latency (ms) of one example, file size in bytes."""
     example = torch.zeros(1, *model.card.input_shape, device=model.mean.device)
     times = []
@@ -409,7 +409,10 @@ def _png(image: Tensor, data: Data) -> str:
 
 
 def _describe(model: Model) -> dict[str, Any]:
-    return {"card": model.card.model_dump(mode="json"), "history": model.history, "search": model.search}
+    described: dict[str, Any] = {"card": model.card.model_dump(mode="json")}
+    described |= {"history": model.history, "search": model.search}
+    epoch = model.card.provenance.get("epoch")
+    return described | ({} if epoch is None else {"best_epoch": epoch})
 
 
 def _fingerprint(models: Mapping[str, Model], data: Data, settings: EvaluationSettings) -> dict[str, Any]:

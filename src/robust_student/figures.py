@@ -14,11 +14,14 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from robust_student.results import find
 
 Records = Sequence[Mapping[str, Any]]
 
+NORMS = {"linf": "L\u221e", "l2": "L2", "l1": "L1"}
+"""How a norm is written for people."""
 INK, MUTED, RULE = "#1b1f24", "#59626d", "#d9dee4"
 """Text, secondary text, thin lines."""
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -36,7 +39,7 @@ MARKERS = {
 QUANTILE = 0.98
 """Share of the finite radii that the axis of `radius_figure` covers."""
 
-_RC = {
+_RC: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "robust-student",
     "font.family": "DejaVu Sans",
@@ -100,7 +103,8 @@ def noise_figure(records: Records, styles: Mapping[str, Style], name: str) -> st
     """Accuracy over SNR, noisier to the right, with clean accuracy at the left edge."""
     with matplotlib.rc_context(_RC):
         figure, axes = _panel("signal-to-noise ratio (dB), noisier to the right", "accuracy (%)")
-        settings = sorted({r["setting"] for r in records if r["perturbation"] == "gaussian_snr_db"})
+        noise = (r["setting"] for r in records if r["perturbation"] == "gaussian_snr_db")
+        settings = sorted({setting for setting in noise if setting is not None})
         step = (settings[-1] - settings[0]) / max(len(settings) - 1, 1) or 5.0
         clean = settings[-1] + step
         for model, style in styles.items():
@@ -115,7 +119,7 @@ def noise_figure(records: Records, styles: Mapping[str, Style], name: str) -> st
 def budget_figure(records: Records, styles: Mapping[str, Style], norm: str, limit: float, name: str) -> str:
     """Accuracy over the attack's budget: PGD as curves, AutoAttack as stars; budgets from `limit` on are left out."""
     with matplotlib.rc_context(_RC):
-        figure, axes = _panel(f"budget ({norm_label(norm)}, input units)", "accuracy (%)")
+        figure, axes = _panel(f"budget ({NORMS.get(norm, norm)}, input units)", "accuracy (%)")
         for model, style in styles.items():
             curve = find(records, model, "accuracy", f"pgd_{norm}")
             _curve(axes, [record for record in curve if record["setting"] < limit], style)
@@ -131,7 +135,9 @@ def radius_figure(radii: Mapping[str, Sequence[float]], styles: Mapping[str, Sty
     edge = float(np.quantile(finite, QUANTILE)) if len(finite) else 0.0
     grid = np.linspace(0.0, edge or 1.0, 161)
     with matplotlib.rc_context(_RC):
-        figure, axes = _panel(f"estimated radius r ({norm_label(norm)}, input units)", "examples with a larger one (%)")
+        figure, axes = _panel(
+            f"estimated radius r ({NORMS.get(norm, norm)}, input units)", "examples with a larger one (%)"
+        )
         for model, values in radii.items():
             ordered = np.sort(np.asarray(values, dtype=float))
             share = 100 * (1 - np.searchsorted(ordered, grid, side="right") / max(len(ordered), 1))
@@ -157,7 +163,7 @@ def epoch_figure(
             _line(axes, np.asarray(epochs), y, styles[label], every=max(1, len(epochs) // 6))
         if marked is not None:
             axes.axvline(marked, color=INK, linewidth=0.9, linestyle=(0, (2, 2)), zorder=0)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         if accuracy:
             return _percent_svg(figure, axes, name)
         axes.set_ylim(bottom=0)
@@ -192,16 +198,13 @@ def search_figure(
         return _svg(figure, name)
 
 
-def norm_label(norm: str) -> str:
-    """How a norm is written for people."""
-    return {"linf": "L\u221e", "l2": "L2", "l1": "L1"}.get(norm, norm)
-
-
 def _panel(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(4.6, 3.1), layout="constrained")
     axes = figure.add_subplot()
     axes.grid(visible=False, axis="x")
     axes.tick_params(length=3)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     axes.set_xlabel(xlabel)
     axes.set_title(ylabel, loc="left", fontsize=9)
     return figure, axes
@@ -253,7 +256,7 @@ def _percent_svg(figure: Figure, axes: Axes, name: str) -> str:
 
 
 def _svg(figure: Figure, name: str) -> str:
-    """The figure as an <svg> element for a page: no metadata, style sheet or fixed size, every id begins with `name`."""
+    """The figure as an <svg> element: no metadata, style sheet or fixed size, and every id begins with `name`."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()

@@ -133,8 +133,8 @@ def check_network(network: nn.Module, spec: str, shape: Sequence[int], classes: 
 
 
 def count_parameters(network: nn.Module) -> int:
-    """Number of trainable parameters."""
-    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    """Number of parameters, frozen ones included."""
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def count_macs(network: nn.Module, shape: Sequence[int]) -> int:

@@ -112,6 +112,8 @@ class RobustStudentObjective(nn.Module):
         self.student = student
         self.settings = settings if settings is not None else METHODS["secant"]
         self.norm = norm if norm is not None else Norm.named(self.settings.norm)
+        slope_norm = self.settings.gradient.norm
+        self.gradient_norm = self.norm if slope_norm is None else Norm.named(slope_norm, self.norm.scale)
         self.input_range = input_range
         self._twice_differentiable = self.settings.gradient.weight == 0
 
@@ -198,17 +200,17 @@ class RobustStudentObjective(nn.Module):
     ) -> Tensor:
         settings = self.settings.gradient
         if settings.kind == "direct":
-            return radius_hinge(logits, points, labels, self.norm, target=settings.target)
+            return radius_hinge(logits, points, labels, self.gradient_norm, target=settings.target)
         if settings.kind == "projection":
             return projected_jacobian(
                 logits,
                 points,
-                self.norm,
+                self.gradient_norm,
                 score=settings.score,
                 projections=settings.projections,
                 generator=generator,
             )
-        return exact_slope(logits, points, labels, self.norm, form=settings.form, score=settings.score)
+        return exact_slope(logits, points, labels, self.gradient_norm, form=settings.form, score=settings.score)
 
     def _secant(
         self,

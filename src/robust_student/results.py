@@ -55,7 +55,7 @@ def summarise(
     groups: Mapping[Key, Mapping[int, Row]],
     *,
     verdicts: Mapping[str, Mapping[str, Any]],
-    costs: Mapping[str, Mapping[str, float]],
+    costs: Mapping[str, Mapping[str, float | int]],
     baseline: str | None,
     seed: int,
     split: str = "test",

@@ -91,6 +91,9 @@ class GradientSettings(Settings):
     """exact: slope of the margin (bound A) or of the true class's score (bound B)."""
     score: Score = Score.PROBABILITY
     """exact, projection: slope of logits or of probabilities."""
+    norm: NormName | None = None
+    """Norm whose dual measures the slope; None: the objective's. l2 suits random noise: sigma^2 ||grad S||_2^2 is what
+    noise of that variance does to S, to first order."""
     at: Literal["input", "ball"] = "input"
     """Where the slope is taken: at x, or at a point drawn uniformly in the ball of radius R around it."""
     target: float = Field(1.0, gt=0)
@@ -136,10 +139,9 @@ class ObjectiveSettings(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> "ObjectiveSettings":
-        if self.gradient.weight > 0 and self.gradient.kind == "projection" and self.norm != "l2":
-            raise ValueError(
-                f"gradient.kind = projection measures a Frobenius norm: it needs norm = l2, not {self.norm}"
-            )
+        norm = self.gradient.norm or self.norm
+        if self.gradient.weight > 0 and self.gradient.kind == "projection" and norm != "l2":
+            raise ValueError(f"gradient.kind = projection measures a Frobenius norm: it needs norm = l2, not {norm}")
         if self.shared_pass and self.gradient_mode == "eval":
             raise ValueError("gradient_mode = eval cannot share the training pass: set secant.shared = false")
         return self
@@ -259,7 +261,7 @@ METHODS: dict[str, ObjectiveSettings] = {
     ),
     "secant": ObjectiveSettings(secant=SecantSettings(weight=5.0)),
     "secant-exact": ObjectiveSettings(
-        secant=SecantSettings(weight=5.0), gradient=GradientSettings(weight=10.0, at="ball")
+        secant=SecantSettings(weight=5.0), gradient=GradientSettings(weight=10.0, norm="l2", at="ball")
     ),
 }
 """Named starting points; every dial of the chosen one can still be changed."""

@@ -145,9 +145,7 @@ def _fit(
     batches = max(1, len(training) // settings.batch_size)
     optimizer, schedule = _optimizer(model, settings, batches * settings.epochs)
     order = torch.Generator().manual_seed(settings.seed)
-    model.card = model.card.model_copy(
-        update={"provenance": provenance(recorded.model_dump(mode="json"), data.name, settings.seed)}
-    )
+    _note(model, **provenance(recorded.model_dump(mode="json"), data.name, settings.seed))
     history: list[dict[str, Any]] = []
     best_epoch, weights = 0, dict[int, dict[str, Tensor]]()
     with _progress() as progress:
@@ -187,14 +185,21 @@ def _fit(
             chosen = choose_epoch(measured, len(held_out)) + 1
             if output is not None and chosen != best_epoch:
                 model.load_state_dict(weights[chosen])
+                _note(model, epoch=chosen)
                 save(model, output)
                 model.load_state_dict(weights[epoch])
             best_epoch = chosen
             if output is not None:
                 append_jsonl(output / METRICS, [record])
     model.load_state_dict(weights[best_epoch])
+    _note(model, epoch=best_epoch)
     model.history = history
     return Trained(model.eval(), history, best_epoch)
+
+
+def _note(model: Model, **facts: Any) -> None:
+    """Add facts to the provenance on the model's card."""
+    model.card = model.card.model_copy(update={"provenance": model.card.provenance | facts})
 
 
 def _dominated(earlier: dict[str, float], later: Sequence[dict[str, float]]) -> bool:
@@ -237,7 +242,6 @@ def _guard(model: nn.Module, terms: Terms, limit: float | None, place: str) -> N
 
 def _teacher_scores(teacher: Model, examples: Examples) -> Tensor:
     """Logits of the frozen teacher on every training input, computed once."""
-    teacher.requires_grad_(False)
     parts = torch.split(torch.arange(len(examples)), 4096)
     scores = torch.cat([teacher.logits(examples.floats(part)) for part in parts])
     if not bool(scores.isfinite().all()):

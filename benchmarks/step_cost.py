@@ -1,0 +1,80 @@
+"""Cost of one training step of every objective relative to plain KD, on this machine.
+
+Protocol: the MNIST student (cnn:8, 28x28, batch 128), teacher scores given (as cached), random inputs. One step is
+forward, backward and optimiser step. The objectives take turns, step by step, so that a change of the machine's speed
+meets all of them; the figure is the median over 30 rounds of the ratio to the KD step of the same round, with its
+quartiles. Prints a table; run with `make benchmark`.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from robust_student import METHODS, ObjectiveSettings, RobustStudentObjective
+from robust_student.models import build
+
+ROUNDS, WARM_UP, BATCH, SHAPE, CLASSES = 30, 5, 128, (1, 28, 28), 10
+
+
+def objectives() -> dict[str, ObjectiveSettings]:
+    """The objectives by name; KD first."""
+    secant = METHODS["secant"]
+
+    def changed(**changes: object) -> ObjectiveSettings:
+        return secant.model_copy(update={"secant": secant.secant.model_copy(update=changes)})
+
+    return {
+        **METHODS,
+        "finite difference (slope, K = 1, no random start)": changed(form="slope", random_start=False, shared=False),
+        "secant K = 1, not shared": changed(shared=False),
+        "secant K = 2": changed(steps=2),
+        "secant K = 2, not shared": changed(steps=2, shared=False),
+        "secant K = 1, slope, shared": changed(form="slope"),
+        "secant K = 10, not shared (RSLAD)": changed(steps=10, shared=False),
+    }
+
+
+def step(settings: ObjectiveSettings) -> Callable[[], float]:
+    """A function that makes one training step and returns its wall time in seconds."""
+    torch.manual_seed(0)
+    student = build("cnn:8", SHAPE, CLASSES)
+    objective = RobustStudentObjective(student, settings)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3)
+    inputs, labels = torch.rand(BATCH, *SHAPE), torch.randint(CLASSES, (BATCH,))
+    teacher_logits = 5 * torch.randn(BATCH, CLASSES)
+
+    def run() -> float:
+        started = time.perf_counter()
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(objective(inputs, labels, teacher_logits).loss)
+        optimizer.step()
+        return time.perf_counter() - started
+
+    return run
+
+
+def main() -> None:
+    """Measure and print."""
+    steps = {name: step(settings) for name, settings in objectives().items()}
+    for _ in range(WARM_UP):
+        for run in steps.values():
+            run()
+    rounds = [{name: run() for name, run in steps.items()} for _ in range(ROUNDS)]
+    table = Table(title=f"step time relative to plain KD: median of {ROUNDS} interleaved rounds [quartiles]")
+    table.add_column("objective")
+    table.add_column("ratio", justify="right")
+    table.add_column("ms", justify="right")
+    for name in steps:
+        low, middle, high = statistics.quantiles([r[name] / r["kd"] for r in rounds], n=4)
+        milliseconds = 1000 * statistics.median(r[name] for r in rounds)
+        table.add_row(name, f"{middle:.2f} [{low:.2f}, {high:.2f}]", f"{milliseconds:.1f}")
+    Console(width=100).print(table)
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, cnn:8 on {SHAPE}, batch {BATCH}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,248 @@
+"""The command line as a user runs it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from robust_student.cli import COMMANDS, main
+from robust_student.runs import load, read_json
+
+TRAIN = ["--data", "digits", "--model", "linear", "--epochs", "2", "--device", "cpu"]
+
+
+def run(*words: str) -> None:
+    main([str(word) for word in words])
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
+    """Run words that must fail; return the one line on standard error."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        run(*map(str, words))
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert error.count("\n") == 1
+    assert error.startswith("robust-student: error: ")
+    assert "Traceback" not in error
+    return error
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory of a small network trained on the digits."""
+    output = tmp_path_factory.mktemp("runs") / "teacher"
+    run("train", "--data", "digits", "--model", "mlp:16", "--epochs", "3", "--output", str(output))
+    return output
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of colour images of different sizes in two classes."""
+    root = tmp_path_factory.mktemp("data") / "photos"
+    rng = np.random.default_rng(0)
+    for name, base in (("cat", 60), ("dog", 190)):
+        (root / name).mkdir(parents=True)
+        for number in range(20):
+            size = (12 + number % 3, 14, 3)
+            pixels = (base + rng.integers(-40, 40, size)).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number}.png")
+    return root
+
+
+def test_the_program_runs_as_a_module_and_lists_its_commands() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "robust_student", "--help"], capture_output=True, text=True, check=True
+    )
+    assert all(name in done.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_help_states_every_setting(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run(command, "--help")
+    assert stop.value.code in (0, None)
+    shown = capsys.readouterr().out
+    flags = {name for name in COMMANDS[command].model_fields if name not in ("models", "images", "evaluation")}
+    flags -= {"training", "objective"}
+    assert all(f"--{name.replace('_', '-')}" in shown for name in flags)
+
+
+def test_from_folder_of_images_to_report_and_prediction(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, runs = f"folder:{photos}", tmp_path / "runs"
+    common = ["--data", data, "--epochs", "2", "--batch-size", "8"]
+    run("train", *common, "--model", "cnn:4", "--image-size", "12", "--output", str(runs / "teacher"))
+    for name, method in (("kd", "kd"), ("robust", "secant")):
+        taught = ["--teacher", str(runs / "teacher"), "--model", "mlp:8", "--method", method]
+        run("distill", *common, *taught, "--output", str(runs / name))
+    names = [str(runs / name) for name in ("teacher", "kd", "robust")]
+    evaluation = tmp_path / "evaluation"
+    run("evaluate", *names, "--data", data, "--output", str(evaluation), "--pgd-steps", "3", "--pgd-l2", "0.5")
+    run("report", str(evaluation))
+    assert "<html" in (evaluation / "report.html").read_text(encoding="utf-8")
+    capsys.readouterr()
+    run("predict", "--model", str(runs / "robust"), str(photos / "cat" / "1.png"), str(photos / "dog" / "2.png"))
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [line[0] for line in lines] == [str(photos / "cat" / "1.png"), str(photos / "dog" / "2.png")]
+    assert all(line[1] in ("cat", "dog") and 0.5 <= float(line[2]) <= 1 for line in lines)
+    models = {record["model"] for record in read_json(evaluation / "summary.json")}
+    assert models == {"teacher", "kd", "robust"}
+
+
+def test_flags_win_over_the_file_and_the_file_over_the_method(teacher: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        yaml.safe_dump(
+            {
+                "method": "exact",
+                "model": "linear",
+                "training": {"epochs": 1, "seed": 3},
+                "objective": {"gradient": {"weight": 0.5}},
+            }
+        )
+    )
+    words = ["--config", str(config), "--teacher", str(teacher), "--data", "digits", "--seed", "4"]
+    run("distill", *words, "--output", str(tmp_path / "student"))
+    settings = load(tmp_path / "student").card.provenance["settings"]
+    assert settings["training"]["epochs"] == 1  # the file
+    assert settings["training"]["seed"] == 4  # the flag
+    assert settings["objective"]["gradient"]["weight"] == 0.5  # the file
+    assert settings["objective"]["norm"] == "l2"  # the method
+    assert settings["objective"]["gradient"]["score"] == "probability"  # the method
+
+
+def test_a_search_prints_its_trade_off_and_trains_the_best(
+    teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "student"
+    words = ["--teacher", str(teacher), "--data", "digits", "--model", "linear", "--epochs", "2"]
+    run("distill", *words, "--max-accuracy-drop", "100", "--tries", "2", "--output", str(output))
+    shown = capsys.readouterr().out
+    assert "chosen" in shown
+    record = read_json(output / "search.json")
+    assert len(record["tries"]) == 2
+    chosen = record["tries"][record["chosen"]]
+    assert load(output).card.provenance["settings"]["objective"]["radius"] == chosen["radius"]
+
+
+def test_demo_replaces_only_the_result_of_a_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "precious.txt").write_text("keep me")
+    assert "exists already" in refused(capsys, "demo", "--output", tmp_path)
+    assert "not the result of a demo" in refused(capsys, "demo", "--overwrite", "--output", tmp_path)
+    assert (tmp_path / "precious.txt").read_text() == "keep me"
+
+
+def bad_npz(folder: Path, **arrays: Any) -> str:
+    path = folder / "bad.npz"
+    np.savez(path, **arrays)
+    return f"npz:{path}"
+
+
+def test_bad_data_is_refused_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "single" / "cat").mkdir(parents=True)
+    Image.new("L", (8, 8)).save(tmp_path / "single" / "cat" / "1.png")
+    (tmp_path / "broken" / "cat").mkdir(parents=True)
+    (tmp_path / "broken" / "dog").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "broken" / "cat" / "1.png")
+    (tmp_path / "broken" / "dog" / "bad.png").write_bytes(b"not an image")
+    pixels, labels = np.zeros((10, 4), np.float32), np.arange(10) % 2
+    nan = pixels.copy()
+    nan[3, 2] = np.nan
+    cases = {
+        f"folder:{tmp_path / 'missing'}": "no such folder",
+        f"folder:{tmp_path / 'empty'}": "empty",
+        f"folder:{tmp_path / 'single'}": "1 class",
+        f"folder:{tmp_path / 'broken'}": "bad.png",
+        f"mnist:{tmp_path / 'empty'}": "empty",
+        "digit": "did you mean 'digits'",
+        "mnist": "say where it is",
+    }
+    for spec, reason in cases.items():
+        words = ["train", "--data", spec, "--model", "linear", "--output", str(tmp_path / "out")]
+        assert reason in refused(capsys, *words), spec
+    for arrays, reason in (
+        ({"x_train": nan, "y_train": labels}, "NaN"),
+        ({"x_train": pixels, "y_train": labels * 0}, "class"),
+        ({"x_train": pixels, "y_train": labels + 1, "classes": np.array(["a", "b"])}, "out of range"),
+    ):
+        words = ["train", "--data", bad_npz(tmp_path, **arrays), "--model", "linear", "--output", str(tmp_path / "out")]
+        assert reason in refused(capsys, *words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_settings_are_refused_with_one_line(
+    teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--output", str(tmp_path / "out")]
+    distill = ["distill", "--teacher", str(teacher), "--data", "digits", "--model", "linear", *out]
+    config = tmp_path / "config.yaml"
+    config.write_text("objective: {secant: {wieght: 2}}")
+    cases: list[tuple[list[str], str]] = [
+        (["train", *TRAIN, *out, "--epochs", "0"], "greater than or equal to 1"),
+        (["train", *TRAIN, *out, "--epoch", "3"], "--epochs"),
+        (["train", "--data", "digits", "--model", "cnm", *out], "did you mean 'cnn'"),
+        (["train", "--data", "digits", "--model", "cnn:0", *out], "positive whole numbers"),
+        (["train", "--data", "digits", "--model", "nowhere.models:make", *out], "cannot import"),
+        (["train", *TRAIN, *out, "--device", "cuda:77"], "cuda:77"),
+        (["train", *TRAIN], "--output"),
+        ([*distill, "--secant.weight", "-1"], "greater than or equal to 0"),
+        ([*distill, "--method", "secand"], "did you mean 'secant'"),
+        ([*distill, "--gradient.kind", "projection", "--gradient.weight", "1"], "needs norm = l2"),
+        ([*distill, "--gradient-mode", "eval"], "secant.shared"),
+        ([*distill, "--config", str(config)], "did you mean 'weight'"),
+        ([*distill, "--config", str(tmp_path / "none.yaml")], "cannot read"),
+        ([*distill, "--max-accuracy-drop", "1", "--method", "kd"], "no gradient objective"),
+        (["evaluate", "--data", "digits", *out], "at least one"),
+        (["evaluate", str(teacher), str(teacher), "--data", "digits", *out], "two models are called"),
+        (["evaluate", str(teacher), "--data", "digits", *out, "--baseline", "kd"], "baseline 'kd'"),
+        (["report", str(tmp_path / "none")], "none"),
+        (["predict", "--model", str(teacher), str(tmp_path / "none.png")], "no such file"),
+        (["predict", "--model", str(tmp_path), str(tmp_path / "none.png")], "model.safetensors"),
+        (["distil"], "distill"),
+    ]
+    for words, reason in cases:
+        assert reason in refused(capsys, *words), words
+    assert not (tmp_path / "out").exists()
+
+
+def test_teacher_student_and_data_must_belong_together(
+    photos: Path, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 255, (40, 8, 8)).astype(np.uint8), np.arange(40) % 4
+    words = ["distill", "--teacher", str(teacher), "--model", "linear", "--output", str(tmp_path / "out"), "--data"]
+    assert "10 classes" in refused(capsys, *words, bad_npz(tmp_path, x_train=images, y_train=labels))
+    assert "shape" in refused(capsys, *words, bad_npz(tmp_path, x_train=images[:, :5], y_train=labels))
+    assert "10 classes" in refused(capsys, *words, f"folder:{photos}")
+
+
+def test_nothing_existing_is_overwritten(teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path.name: path.read_bytes() for path in teacher.iterdir()}
+    assert "exists already" in refused(capsys, "train", *TRAIN, "--output", teacher)
+    words = ["--teacher", str(teacher), "--data", "digits", "--model", "linear", "--output", str(teacher)]
+    assert "exists already" in refused(capsys, "distill", *words)
+    assert {path.name: path.read_bytes() for path in teacher.iterdir()} == before
+    blocked = tmp_path / "file"
+    blocked.write_text("content")
+    assert "not a directory" in refused(capsys, "train", *TRAIN, "--output", blocked)
+    assert "cannot write" in refused(capsys, "train", *TRAIN, "--output", blocked / "below")
+
+
+def test_output_is_plain_where_there_is_no_terminal(teacher: Path, tmp_path: Path) -> None:
+    words = ["-m", "robust_student", "train", *TRAIN, "--output", str(tmp_path / "run")]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert "\x1b" not in done.stdout
+    assert done.stdout.splitlines()[-1] == f"model: {tmp_path / 'run'}"
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+    card = json.loads((tmp_path / "run" / "model.json").read_text())
+    assert card["provenance"]["seed"] == 0

@@ -1,0 +1,142 @@
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import optimize, stats
+
+from robust_student.intervals import Estimate, mean_of_runs, median, paired_difference, wilson
+
+NORMAL_QUANTILE = 1.959963984540054
+COUNTS = st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
+
+
+@given(COUNTS)
+def test_wilson_is_the_published_formula(counts: tuple[int, int]) -> None:
+    successes, n = counts
+    p, z2 = successes / n, NORMAL_QUANTILE**2
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = NORMAL_QUANTILE / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n**2))
+    assert wilson(successes, n) == pytest.approx((p, centre - half, centre + half), abs=1e-12)
+
+
+@pytest.mark.parametrize(("successes", "n"), [(3, 10), (90, 100), (1, 50)])
+def test_the_ends_of_wilson_are_the_proportions_that_a_score_test_just_accepts(successes: int, n: int) -> None:
+    def excess(p: float) -> float:
+        return (successes / n - p) ** 2 - NORMAL_QUANTILE**2 * p * (1 - p) / n
+
+    value, low, high = wilson(successes, n)
+    assert low == pytest.approx(optimize.brentq(excess, 0, value))
+    assert high == pytest.approx(optimize.brentq(excess, value, 1))
+
+
+@pytest.mark.parametrize("estimate", [wilson(0, 0), median([]), paired_difference([], []), mean_of_runs([])])
+def test_nothing_measured_is_nan(estimate: Estimate) -> None:
+    assert all(math.isnan(number) for number in estimate)
+
+
+def test_all_right_or_all_wrong_still_has_an_interval() -> None:
+    assert wilson(5, 5).low < 0.6 and wilson(5, 5).high == 1
+    assert wilson(0, 5).low == 0 and wilson(0, 5).high > 0.4
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([3.0], 3.0), ([1.0, 2.0], 1.5), ([5.0, 1.0, 2.0], 2.0), ([0.0, math.inf, math.inf], math.inf)]
+    + [([1.0, math.inf], math.inf), ([math.inf] * 4, math.inf), ([1.0, 2.0, math.inf, math.inf], math.inf)],
+)
+def test_median_of_a_few_values(values: list[float], expected: float) -> None:
+    assert median(values).value == expected
+
+
+@given(st.lists(st.floats(0, 10) | st.just(math.inf), min_size=1, max_size=40))
+def test_the_median_lies_inside_its_interval_of_observed_values(values: list[float]) -> None:
+    estimate = median(values)
+    assert estimate.low <= estimate.value <= estimate.high
+    assert {estimate.low, estimate.high} <= set(values)
+
+
+@pytest.mark.parametrize("n", [6, 7, 20, 101])
+def test_the_interval_of_a_median_has_the_widest_trim_that_keeps_95_percent(n: int) -> None:
+    estimate = median([float(k) for k in range(1, n + 1)])
+
+    def coverage(trim: int) -> float:
+        """Chance that the true median lies between the order statistics trim + 1 and n - trim."""
+        return sum(math.comb(n, k) for k in range(trim + 1, n - trim)) / 2**n
+
+    trim = max(t for t in range(n // 2) if coverage(t) >= 0.95)
+    assert (estimate.low, estimate.high) == (trim + 1, n - trim)
+
+
+def coverage(interval: Callable[[np.random.Generator], Estimate], truth: float, repeats: int = 400) -> float:
+    rng = np.random.default_rng(0)
+    estimates = [interval(rng) for _ in range(repeats)]
+    return sum(e.low <= truth <= e.high for e in estimates) / repeats
+
+
+@pytest.mark.parametrize("p", [0.5, 0.9, 0.99])
+def test_wilson_covers_the_true_proportion(p: float) -> None:
+    assert 0.92 <= coverage(lambda rng: wilson(int(rng.binomial(200, p)), 200), p) <= 0.995
+
+
+def test_the_interval_of_a_median_covers_the_true_one() -> None:
+    assert coverage(lambda rng: median(list(rng.exponential(size=51))), math.log(2)) >= 0.93
+
+
+def test_the_paired_interval_covers_the_true_difference() -> None:
+    def drawn(rng: np.random.Generator) -> Estimate:
+        common = rng.random(200)
+        return paired_difference(common < 0.8, (common < 0.7) & (rng.random(200) < 0.95), resamples=2000)
+
+    assert 0.91 <= coverage(drawn, 0.8 - 0.7 * 0.95, repeats=200) <= 0.99
+
+
+def test_the_t_interval_covers_the_true_mean() -> None:
+    assert 0.92 <= coverage(lambda rng: mean_of_runs(list(rng.normal(3.0, 2.0, 4))), 3.0) <= 0.98
+
+
+def test_a_paired_difference_is_that_of_a_bootstrap_over_examples() -> None:
+    rng = np.random.default_rng(1)
+    first, second = rng.random(60) < 0.8, rng.random(60) < 0.6
+    draws = rng.integers(0, 60, (20_000, 60))
+    differences = first[draws].mean(axis=1) - second[draws].mean(axis=1)
+    low, high = np.quantile(differences, [0.025, 0.975])
+    found = paired_difference(first.tolist(), second.tolist())
+    assert found.value == pytest.approx(first.mean() - second.mean())
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1.01 / 60)
+    assert found.high - found.low == pytest.approx(high - low, rel=0.1)
+
+
+def test_a_paired_difference_depends_on_its_seed_alone() -> None:
+    first, second = [True] * 30 + [False] * 30, [True, False] * 30
+    assert paired_difference(first, second, seed=3) == paired_difference(first, second, seed=3)
+
+
+def test_exchanging_the_models_turns_the_sign() -> None:
+    first, second = [True] * 40 + [False] * 20, [True, False] * 30
+    there, back = paired_difference(first, second), paired_difference(second, first)
+    assert there.value == -back.value and there.low == pytest.approx(-back.high, abs=1 / 60)
+
+
+def test_equal_answers_differ_by_nothing() -> None:
+    assert paired_difference([True, False, True], [True, False, True]) == (0, 0, 0)
+
+
+def test_a_paired_difference_needs_the_same_examples() -> None:
+    with pytest.raises(ValueError, match="same examples"):
+        paired_difference([True], [True, False])
+
+
+@pytest.mark.parametrize("values", [[1.0, 2.0], [0.5, 0.5, 0.5], [0.91, 0.93, 0.97, 0.9]])
+def test_the_interval_of_a_mean_is_scipys(values: Sequence[float]) -> None:
+    found = mean_of_runs(values)
+    spread = stats.sem(values)
+    expected = stats.t.interval(0.95, len(values) - 1, np.mean(values), spread) if spread > 0 else (0.5, 0.5)
+    assert found == pytest.approx((np.mean(values), *expected))
+
+
+def test_a_single_run_has_no_interval() -> None:
+    found = mean_of_runs([0.7])
+    assert found.value == 0.7 and math.isnan(found.low) and math.isnan(found.high)

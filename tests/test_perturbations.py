@@ -1,0 +1,90 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from reference import as_numpy
+
+from robust_student.perturbations import gaussian_at_snr, normal_per_example, signal_power
+from robust_student.tensors import UNBOUNDED, UNIT_RANGE, InputRange
+
+levels = pytest.mark.parametrize("snr_db", [20.0, 3.0, 0.0, -5.0])
+
+
+@levels
+def test_without_clipping_the_realised_snr_is_the_requested_one_within_sampling_error(snr_db: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.rand((5, 3, 200, 200), generator=generator, dtype=torch.float64)
+    noise = torch.randn(inputs.shape, generator=generator, dtype=torch.float64)
+    _, realised = gaussian_at_snr(inputs, snr_db, UNBOUNDED, noise)
+    # The mean square of n normal draws has a relative deviation of sqrt(2 / n).
+    tolerance = 4 * 10 / math.log(10) * math.sqrt(2 / (3 * 200 * 200))
+    assert np.abs(as_numpy(realised) - snr_db).max() < tolerance
+
+
+@levels
+def test_noise_is_the_draw_times_the_deviation_that_the_power_asks_for(snr_db: float) -> None:
+    inputs = torch.tensor([[3.0, -4.0], [0.1, 0.0]], dtype=torch.float64)
+    draws = torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.float64)
+    noisy, _ = gaussian_at_snr(inputs, snr_db, UNBOUNDED, draws)
+    expected = [
+        [x + math.sqrt(sum(v * v for v in row) / 2 / 10 ** (snr_db / 10)) * n for x, n in zip(row, noise, strict=True)]
+        for row, noise in zip(inputs.tolist(), draws.tolist(), strict=True)
+    ]
+    np.testing.assert_allclose(as_numpy(noisy), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("limits", [UNIT_RANGE, InputRange(-1.0, 0.6), UNBOUNDED])
+def test_the_realised_snr_is_that_of_the_clipped_inputs(limits: InputRange) -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = limits.clip(torch.rand((4, 1, 5, 5), generator=generator))
+    noisy, realised = gaussian_at_snr(inputs, -3.0, limits, torch.randn(inputs.shape, generator=generator))
+    assert torch.equal(limits.clip(noisy), noisy)
+    clean, change = as_numpy(inputs).reshape(4, -1), as_numpy(noisy - inputs).reshape(4, -1)
+    expected = 10 * np.log10((clean**2).mean(axis=1) / (change**2).mean(axis=1))
+    np.testing.assert_allclose(as_numpy(realised), expected, rtol=1e-4)
+
+
+def test_clipping_leaves_less_noise_than_was_asked_for() -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.rand((8, 400), generator=generator)
+    noise = torch.randn(inputs.shape, generator=generator)
+    _, free = gaussian_at_snr(inputs, 0.0, UNBOUNDED, noise)
+    _, clipped = gaussian_at_snr(inputs, 0.0, UNIT_RANGE, noise)
+    assert (clipped > free + 1).all()
+
+
+def test_an_example_without_power_is_left_alone_and_has_no_snr() -> None:
+    inputs = torch.stack([torch.zeros(3, 3), torch.full((3, 3), 0.5)])
+    noisy, realised = gaussian_at_snr(inputs, 0.0, UNIT_RANGE, torch.ones(2, 3, 3))
+    assert noisy[0].eq(0).all() and noisy[1].eq(1).all()
+    assert realised.isnan().tolist() == [True, False]
+
+
+@given(st.lists(st.floats(-3, 3, allow_subnormal=False), min_size=1, max_size=6))
+def test_signal_power_is_the_mean_square(values: list[float]) -> None:
+    found = signal_power(torch.tensor([values], dtype=torch.float64))
+    assert float(found) == pytest.approx(sum(v * v for v in values) / len(values))
+
+
+def test_an_examples_noise_does_not_depend_on_the_batch_it_is_in() -> None:
+    seeds = [5, 2**62, 0, 5]
+    together = normal_per_example((2, 3), seeds)
+    alone = torch.cat([normal_per_example((2, 3), [seed]) for seed in seeds])
+    assert together.shape == (4, 2, 3) and torch.equal(together, alone)
+    assert torch.equal(together[0], together[3]) and not torch.equal(together[0], together[1])
+
+
+def test_drawing_noise_leaves_the_global_generator_alone() -> None:
+    before = torch.get_rng_state()
+    normal_per_example((2, 3), [1, 2])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_noise_draws_are_standard_normal_and_uncorrelated_between_neighbouring_seeds() -> None:
+    draws = as_numpy(normal_per_example((4000,), list(range(20))))
+    assert abs(draws.mean()) < 4 / math.sqrt(draws.size) and abs(draws.std() - 1) < 4 / math.sqrt(2 * draws.size)
+    correlations = np.corrcoef(draws) - np.eye(20)
+    assert np.abs(correlations).max() < 5 / math.sqrt(4000)

@@ -1,0 +1,110 @@
+"""What the README, the examples and CONTRIBUTING show runs as written."""
+
+import re
+import runpy
+import shlex
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import robust_student
+from robust_student.cli import main
+from robust_student.models import build
+from robust_student.settings import DistillSettings, read_yaml
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    lines = [line for block in blocks("sh") for line in block.splitlines()]
+    return [shlex.split(line)[1:] for line in lines if line.startswith("robust-student")]
+
+
+def write_mnist(folder: Path, sizes: dict[str, int]) -> None:
+    """Files in MNIST's format with random pixels."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for part, n in sizes.items():
+        labels = (np.arange(n) % 10).astype(np.uint8)
+        pixels = rng.integers(0, 255, (n, 28, 28)).astype(np.uint8)
+        header = struct.pack(">HBBIII", 0, 8, 3, n, 28, 28)
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">HBBI", 0, 8, 1, n) + labels.tobytes())
+
+
+def test_the_folder_example_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for name, base in (("cat", 60), ("dog", 190)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(15):
+            pixels = (base + rng.integers(-40, 40, (20, 24, 3))).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
+    example = [words for words in commands() if "folder:photos" in words or words[0] in ("report", "predict")]
+    assert [words[0] for words in example] == ["train", "distill", "distill", "evaluate", "report", "predict"]
+    for words in example:
+        main(words)
+    assert (tmp_path / "runs" / "evaluation" / "report.html").exists()
+
+
+def test_the_configuration_example_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a small set in MNIST's format, with the data's place filled in."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    folder = tmp_path / "mnist"
+    write_mnist(folder, {"train": 60, "t10k": 20})
+    main(["train", "--data", f"mnist:{folder}", "--model", "linear", "--epochs", "1", "--output", "runs/mnist/teacher"])
+    (words,) = [words for words in commands() if "--config" in words]
+    main([word.replace("MNIST_DIR", str(folder)) for word in words])
+    settings = robust_student.load("runs/mnist/robust").card.provenance["settings"]
+    expected = read_yaml(ROOT / "examples" / "mnist.yaml")
+    assert settings["objective"]["radius"] == expected["objective"]["radius"]
+    assert settings["training"]["epochs"] == expected["training"]["epochs"]
+
+
+def test_the_loop_of_the_readme_trains_a_student() -> None:
+    (loop,) = [block for block in blocks("python") if "RobustStudentObjective(" in block]
+    torch.manual_seed(0)
+    student, teacher = build("linear", (6,), 3), build("linear", (6,), 3)
+    before = [parameter.detach().clone() for parameter in student.parameters()]
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
+    loader = [(torch.rand(8, 6), torch.randint(3, (8,))) for _ in range(2)]
+    exec(loop, {"torch": torch, "student": student, "teacher": teacher, "optimizer": optimizer, "loader": loader})
+    assert all(not torch.equal(a, b) for a, b in zip(before, student.parameters(), strict=True))
+
+
+def test_the_python_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one epoch and few examples in place of the defaults."""
+    (example,) = [block for block in blocks("python") if "import robust_student as rs" in block]
+    monkeypatch.chdir(tmp_path)
+    short = {"epochs": 1}
+    monkeypatch.setattr(robust_student.training, "TEACHER_SETTINGS", robust_student.TrainingSettings(**short))
+    fields = DistillSettings.model_fields["training"]
+    monkeypatch.setattr(fields, "default", robust_student.TrainingSettings(**short))
+    few = robust_student.EvaluationSettings(examples=20, attack_examples=5, pgd_steps=2)
+    monkeypatch.setattr("robust_student.evaluation.EvaluationSettings", lambda: few)
+    names: dict[str, object] = {"Path": Path}
+    exec(example, names)
+    assert isinstance(names["records"], list)
+    assert (tmp_path / "runs" / "mine" / "summary.json").exists()
+
+
+def test_the_whole_own_loop_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(ROOT / "examples" / "own_loop.py"))
+    accuracy = float(re.findall(r"test accuracy ([\d.]+) %", capsys.readouterr().out)[0])
+    assert accuracy > 80
+
+
+def test_every_link_of_the_documentation_leads_somewhere() -> None:
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"
