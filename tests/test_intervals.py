@@ -88,7 +88,8 @@ def test_the_interval_of_a_median_covers_the_true_one() -> None:
 def test_the_paired_interval_covers_the_true_difference() -> None:
     def drawn(rng: np.random.Generator) -> Estimate:
         common = rng.random(200)
-        return paired_difference(common < 0.8, (common < 0.7) & (rng.random(200) < 0.95), resamples=2000)
+        second = (common < 0.7) & (rng.random(200) < 0.95)
+        return paired_difference((common < 0.8).tolist(), second.tolist(), resamples=2000)
 
     assert 0.91 <= coverage(drawn, 0.8 - 0.7 * 0.95, repeats=200) <= 0.99
 

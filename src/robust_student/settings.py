@@ -245,7 +245,7 @@ METHODS: dict[str, ObjectiveSettings] = {
         norm="l2",
         distillation=DistillationSettings(temperature=4.0, soft_weight=0.9),
         score=ScoreSettings(weight=0.1, reduce="mean"),
-        gradient=GradientSettings(weight=10.0),
+        gradient=GradientSettings(weight=3.0),
     ),
     "direct": ObjectiveSettings(
         norm="l2",

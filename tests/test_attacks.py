@@ -1,0 +1,347 @@
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import reference
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import (
+    NORMS,
+    Array,
+    ReferenceNorm,
+    Shape,
+    affine,
+    as_numpy,
+    linear_student,
+    make_batch,
+    norm_for,
+    smooth_student,
+)
+from torch import Tensor, nn
+
+from robust_student.attacks import AutoAttack, pgd
+from robust_student.norms import Norm, NormName
+from robust_student.tensors import UNBOUNDED, UNIT_RANGE, InputRange
+
+CPU = torch.device("cpu")
+SHAPE: Shape = (1, 2, 3)
+every_norm = pytest.mark.parametrize("name", NORMS)
+with_and_without_scale = pytest.mark.parametrize("scaled", [False, True], ids=["plain", "scaled"])
+
+
+def margins_of(network: nn.Module, points: Tensor, labels: Tensor) -> list[float]:
+    with torch.no_grad():
+        return [reference.margin(row, y) for row, y in zip(network(points).tolist(), labels.tolist(), strict=True)]
+
+
+def distances(network: nn.Module, inputs: Tensor, labels: Tensor, norm: Norm) -> Array:
+    """Distance of each input from the nearest boundary of an affine network without an input range."""
+    shape = tuple(inputs.shape[1:])
+    weight = as_numpy(next(network.parameters()))
+    oracle = ReferenceNorm(norm, shape)
+    rows = network(inputs).tolist()
+    return np.array(
+        [
+            min((row[y] - row[j]) / oracle.dual_size(weight[y] - weight[j]) for j in reference.rivals(row, y))
+            for row, y in zip(rows, labels.tolist(), strict=True)
+        ]
+    )
+
+
+def run_pgd(
+    network: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    norm: Norm,
+    radius: float,
+    *,
+    start: Tensor | None = None,
+    steps: int = 40,
+    limits: InputRange = UNBOUNDED,
+) -> Tensor:
+    begin = inputs if start is None else start
+    return pgd(network, inputs, labels, norm=norm, radius=radius, steps=steps, input_range=limits, start=begin).detach()
+
+
+# Projected gradient descent -------------------------------------------------------------------------------------------
+
+
+@every_norm
+@with_and_without_scale
+@pytest.mark.parametrize("random_start", [False, True], ids=["centre", "random"])
+def test_pgd_finds_the_worst_point_of_the_ball_of_an_affine_network(
+    name: NormName, scaled: bool, random_start: bool
+) -> None:
+    network, norm = linear_student(SHAPE, 2, CPU), norm_for(name, SHAPE, scaled, CPU)
+    inputs = make_batch(SHAPE, CPU, classes=2, examples=8, input_range=UNBOUNDED).inputs
+    labels = network(inputs).argmax(dim=1)
+    far = distances(network, inputs, labels, norm)
+    radius = 0.9 * float(far.min())
+    start = inputs + norm.random(inputs, radius, torch.Generator().manual_seed(0)) if random_start else inputs
+    points = run_pgd(network, inputs, labels, norm, radius, start=start, steps=200 if random_start else 20)
+    clean = np.array(margins_of(network, inputs, labels))
+    worst = clean * (1 - radius / far)
+    np.testing.assert_allclose(margins_of(network, points, labels), worst, rtol=0.02 if random_start else 1e-9)
+
+
+@every_norm
+def test_pgd_breaks_an_affine_network_exactly_beyond_its_distance(name: NormName) -> None:
+    network, norm = linear_student(SHAPE, 2, CPU), Norm.named(name)
+    inputs = make_batch(SHAPE, CPU, classes=2, examples=30, input_range=UNBOUNDED).inputs
+    labels = network(inputs).argmax(dim=1)
+    far = distances(network, inputs, labels, norm)
+    radius = float(np.median(far))
+    broken = np.array(margins_of(network, run_pgd(network, inputs, labels, norm, radius), labels)) < 0
+    assert np.array_equal(broken, far < radius)
+
+
+RANGES = [UNIT_RANGE, InputRange(-1.0, 0.5), UNBOUNDED]
+
+
+@settings(max_examples=40)
+@given(
+    st.sampled_from(NORMS),
+    st.booleans(),
+    st.sampled_from(RANGES),
+    st.floats(0.01, 3.0),
+    st.integers(1, 12),
+    st.integers(0, 99),
+)
+def test_pgd_obeys_ball_and_range_and_is_never_worse_than_its_start(
+    name: NormName, scaled: bool, limits: InputRange, radius: float, steps: int, seed: int
+) -> None:
+    network, norm = smooth_student(SHAPE, 3, CPU), norm_for(name, SHAPE, scaled, CPU)
+    batch = make_batch(SHAPE, CPU, seed=seed, input_range=limits)
+    start = limits.clip(batch.inputs + norm.random(batch.inputs, radius, torch.Generator().manual_seed(seed)))
+    points = run_pgd(network, batch.inputs, batch.labels, norm, radius, start=start, steps=steps, limits=limits)
+    oracle = ReferenceNorm(norm, SHAPE)
+    assert all(oracle.size(row) <= radius * (1 + 1e-9) for row in reference.rows(points - batch.inputs))
+    assert torch.equal(limits.clip(points), points)
+    reached, began = (margins_of(network, z, batch.labels) for z in (points, start))
+    assert all(after <= before for after, before in zip(reached, began, strict=True))
+
+
+class Recorder(nn.Module):
+    """Remembers the batches that a network sees."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.seen = network, list[Tensor]()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.seen.append(inputs.detach().clone())
+        return self.network(inputs)
+
+
+def threshold() -> nn.Module:
+    """Class 0 left of zero, class 1 right of it."""
+    return affine(torch.tensor([[-1.0], [1.0]]))
+
+
+def test_pgd_stops_moving_examples_that_are_broken() -> None:
+    network = Recorder(threshold())
+    inputs, labels = torch.tensor([[0.1], [9.0]]), torch.tensor([1, 1])
+    points = run_pgd(network, inputs, labels, Norm.named("linf"), 1.0, steps=20)
+    sizes = [len(batch) for batch in network.seen]
+    assert sizes == [2] * 5 + [1] * 15 + [2]
+    assert points[0] < 0 and points[1] == 8
+
+
+def test_pgd_returns_the_worst_visited_point_not_the_last_one() -> None:
+    class Valley(nn.Module):
+        """Class 1 everywhere but in a gap near 0.5; the gradient overshoots it."""
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            value = (inputs[:, :1] - 0.5).abs() - 0.01
+            return torch.cat([torch.zeros_like(value), value], dim=1)
+
+    network = Recorder(Valley())
+    inputs = torch.tensor([[0.0]])
+    points = pgd(
+        network,
+        inputs,
+        torch.tensor([1]),
+        norm=Norm.named("linf"),
+        radius=1.0,
+        steps=3,
+        relative_step=0.5,
+        input_range=UNBOUNDED,
+        start=inputs,
+    )
+    assert [float(z) for z in network.seen] == [0.0, 0.5, 0.5, 0.5] or float(points) == 0.5
+    assert margins_of(Valley(), points, torch.tensor([1]))[0] == pytest.approx(-0.01)
+
+
+def test_pgd_takes_its_start_where_nothing_it_visits_is_worse() -> None:
+    flat = affine(torch.zeros(2, 6), torch.tensor([1.0, 0.0]))
+    inputs = make_batch(SHAPE, CPU).inputs.float()
+    labels = torch.zeros(len(inputs), dtype=torch.int64)
+    start = UNIT_RANGE.clip(inputs + 0.05)
+    assert torch.equal(run_pgd(flat, inputs, labels, Norm.named("l2"), 1.0, start=start, limits=UNIT_RANGE), start)
+
+
+@every_norm
+def test_pgd_comes_close_to_the_lowest_margin_of_a_dense_grid_on_a_curved_network(name: NormName) -> None:
+    network, norm, radius = smooth_student((2,), 3, CPU), Norm.named(name), 0.3
+    inputs = make_batch((2,), CPU, examples=10).inputs
+    labels = network(inputs).argmax(dim=1)
+    ticks = torch.linspace(-radius, radius, 61, dtype=torch.float64)
+    grid = torch.cartesian_prod(ticks, ticks)
+    ball = grid[[ReferenceNorm(norm, (2,)).size(row) <= radius for row in grid.numpy()]]
+    points = run_pgd(network, inputs, labels, norm, radius, steps=50)
+    for x, label, found in zip(inputs, labels, margins_of(network, points, labels), strict=True):
+        lowest = min(margins_of(network, x + ball, label.expand(len(ball))))
+        assert found <= max(lowest + 0.02, 0)
+
+
+def test_pgd_leaves_no_gradient_in_the_network() -> None:
+    network = smooth_student(SHAPE, 3, CPU)
+    batch = make_batch(SHAPE, CPU)
+    run_pgd(network, batch.inputs, batch.labels, Norm.named("linf"), 0.1)
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+# AutoAttack -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tier", "classes", "attacks", "suite"),
+    [
+        ("standard", 10, ["apgd-ce", "apgd-t", "fab-t", "square"], "standard"),
+        ("standard", 4, ["apgd-ce", "apgd-t", "fab-t", "square"], "standard"),
+        ("fast", 10, ["apgd-ce", "apgd-t", "square"], "fast"),
+        ("standard", 3, ["apgd-ce", "fab-t", "square"], "standard-few-classes"),
+        ("fast", 2, ["apgd-ce", "fab-t", "square"], "fast-few-classes"),
+    ],
+)
+def test_a_suite_is_named_after_the_attacks_it_runs(tier: str, classes: int, attacks: list[str], suite: str) -> None:
+    found = AutoAttack(tier, Norm.named("linf"), 0.1, 0)
+    assert found.attacks(classes) == attacks and found.suite(classes) == suite
+
+
+def propose(
+    suite: AutoAttack, attack: str, network: nn.Module, inputs: Tensor, labels: Tensor, limits: InputRange
+) -> Tensor:
+    """Points of one attack, forced into the ball and the range by the slow oracle."""
+    classes = network(inputs[:1]).shape[1]
+    points = suite.run(attack, network, inputs, labels, classes, limits)
+    assert points.shape == inputs.shape and points.dtype == inputs.dtype and not points.requires_grad
+    assert torch.equal(limits.clip(points), points)
+    oracle = ReferenceNorm(suite.norm, tuple(inputs.shape[1:]))
+    forced = [
+        x + oracle.project(z - x, suite.radius)
+        for x, z in zip(reference.rows(inputs), reference.rows(points), strict=True)
+    ]
+    inside = limits.clip(torch.tensor(np.stack(forced)).view_as(inputs).to(inputs))
+    # What is forced in was inside already, up to rounding: the attack knew the ball.
+    torch.testing.assert_close(inside, points, atol=1e-4 * suite.radius + 1e-6, rtol=0)
+    return inside
+
+
+class Target:
+    """An affine network with examples whose distances to the nearest boundary are known."""
+
+    def __init__(self, shape: Shape, classes: int, limits: InputRange, norm: Norm, examples: int = 12) -> None:
+        self.network = linear_student(shape, classes, CPU).float()
+        generator = torch.Generator().manual_seed(2)
+        self.inputs = 0.5 + 0.05 * torch.randn((examples, *shape), generator=generator)
+        if not limits.bounded:
+            self.inputs = 40 * self.inputs
+        self.labels = self.network(self.inputs).argmax(dim=1)
+        self.distances = distances(self.network, self.inputs, self.labels, norm)
+
+    def broken(self, suite: AutoAttack, attacks: Sequence[str], limits: InputRange) -> Array:
+        """Which examples one of the attacks breaks."""
+        broken = np.zeros(len(self.inputs), dtype=bool)
+        for attack in attacks:
+            points = propose(suite, attack, self.network, self.inputs, self.labels, limits)
+            broken |= np.array(margins_of(self.network, points, self.labels)) < 0
+        return broken
+
+
+@pytest.mark.parametrize("name", ["linf", "l2"])
+@pytest.mark.parametrize(
+    ("shape", "limits", "scaled"),
+    [((1, 3, 4), UNIT_RANGE, False), ((1, 3, 4), InputRange(-1.0, 1.0), False), ((12,), UNBOUNDED, True)],
+    ids=["unit", "minus one to one", "table with scale"],
+)
+@pytest.mark.parametrize(("classes", "attacks"), [(5, ["apgd-t"]), (3, ["fab-t"]), (2, ["apgd-ce", "fab-t"])])
+def test_autoattack_breaks_an_affine_network_exactly_beyond_its_distance(
+    name: NormName, shape: Shape, limits: InputRange, scaled: bool, classes: int, attacks: list[str]
+) -> None:
+    norm = norm_for(name, shape, scaled, CPU)
+    target = Target(shape, classes, limits, norm)
+    radius = float(np.median(target.distances))
+    broken = target.broken(AutoAttack("fast", norm, radius, 0), attacks, limits)
+    assert not broken[target.distances > radius].any()
+    assert broken[target.distances < 0.96 * radius].all()
+
+
+@every_norm
+@pytest.mark.parametrize("attack", ["apgd-ce", "apgd-t", "fab-t", "square"])
+@pytest.mark.parametrize("shape", [(9,), (1, 4, 4), (2, 3)], ids=str)
+def test_every_attack_takes_inputs_of_any_shape_and_obeys_ball_and_range(
+    name: NormName, attack: str, shape: Shape
+) -> None:
+    limits = UNBOUNDED if len(shape) == 1 else InputRange(-1.0, 2.0)
+    norm = norm_for(name, shape, len(shape) == 1, CPU)
+    target = Target(shape, 4, limits, norm, examples=4)
+    radius = 2 * float(target.distances.max())
+    assert target.broken(AutoAttack("fast", norm, radius, 0), [attack], limits).any()
+
+
+def test_the_targeted_attack_covers_ten_classes() -> None:
+    norm = Norm.named("linf")
+    target = Target((1, 6, 6), 10, UNIT_RANGE, norm)
+    radius = float(np.median(target.distances))
+    broken = target.broken(AutoAttack("standard", norm, radius, 0), ["apgd-t"], UNIT_RANGE)
+    clear = abs(target.distances / radius - 1) > 0.03
+    assert np.array_equal(broken[clear], (target.distances < radius)[clear])
+
+
+def test_square_finds_what_a_masked_gradient_hides() -> None:
+    class Masked(nn.Module):
+        """An affine network whose input is rounded to twentieths: no gradient at all."""
+
+        def __init__(self, network: nn.Module) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.network((20 * inputs).round() / 20)
+
+    norm = Norm.named("linf")
+    target = Target((1, 4, 4), 3, UNIT_RANGE, norm, examples=8)
+    target.network = Masked(target.network)
+    target.labels = target.network(target.inputs).argmax(dim=1)
+    suite = AutoAttack("fast", norm, 0.3, 0)
+    assert target.broken(suite, ["square"], UNIT_RANGE).mean() > 0.7
+
+
+@pytest.mark.parametrize("attack", ["apgd-ce", "apgd-t", "square"])
+def test_autoattack_depends_on_its_seed_alone_and_leaves_the_global_generators_alone(attack: str) -> None:
+    norm = Norm.named("linf")
+    network = smooth_student((1, 4, 4), 5, CPU).float()
+    inputs = torch.rand((6, 1, 4, 4), generator=torch.Generator().manual_seed(0))
+    labels = network(inputs).argmax(dim=1)
+
+    def points(seed: int) -> Tensor:
+        suite = AutoAttack("fast", norm, 0.02, seed)
+        return suite.run(attack, network, inputs, labels, 5, UNIT_RANGE)
+
+    state, drawn = torch.get_rng_state(), str(np.random.get_state())
+    first = points(0)
+    assert torch.equal(torch.get_rng_state(), state) and str(np.random.get_state()) == drawn
+    torch.manual_seed(77)
+    assert torch.equal(points(0), first)
+    assert attack != "square" or not torch.equal(points(1), first)
+
+
+def test_a_single_example_without_variation_can_be_attacked_without_a_range() -> None:
+    norm = Norm.named("linf", torch.tensor([2.0]))
+    suite = AutoAttack("fast", norm, 0.6, 0)
+    inputs, labels = torch.tensor([[1.0]]), torch.tensor([1])
+    points = propose(suite, "apgd-ce", threshold(), inputs, labels, UNBOUNDED)
+    assert float(points) == pytest.approx(-0.2, abs=1e-3) and not math.isnan(float(points))
