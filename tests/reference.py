@@ -451,7 +451,8 @@ def toy_data(
 
 def affine(weight: Tensor, bias: Tensor | None = None) -> nn.Module:
     """logits = W flatten(x) + b with the given numbers."""
-    layer = nn.Linear(weight.shape[1], weight.shape[0])
+    # skip_init leaves the global generator alone
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, *weight.shape[::-1])  # type: ignore[no-untyped-call]
     with torch.no_grad():
         layer.weight.copy_(weight)
         layer.bias.copy_(torch.zeros(weight.shape[0]) if bias is None else bias)

@@ -83,7 +83,7 @@ def test_pgd_finds_the_worst_point_of_the_ball_of_an_affine_network(
     points = run_pgd(network, inputs, labels, norm, radius, start=start, steps=200 if random_start else 20)
     clean = np.array(margins_of(network, inputs, labels))
     worst = clean * (1 - radius / far)
-    np.testing.assert_allclose(margins_of(network, points, labels), worst, rtol=0.02 if random_start else 1e-9)
+    np.testing.assert_allclose(margins_of(network, points, labels), worst, rtol=0.05 if random_start else 1e-9)
 
 
 @every_norm

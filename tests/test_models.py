@@ -72,10 +72,10 @@ def test_parameter_counts_are_those_of_the_hand_count(spec: str, shape: Shape, e
     assert count_parameters(build(spec, shape, 10)) == expected
 
 
-def test_frozen_parameters_do_not_count() -> None:
+def test_frozen_parameters_count_too() -> None:
     network = build("mlp:4", (6,), 3)
-    next(network.parameters()).requires_grad_(False)
-    assert count_parameters(network) == 4 + 5 * 3
+    network.requires_grad_(False)
+    assert count_parameters(network) == 7 * 4 + 5 * 3
 
 
 @pytest.mark.parametrize(

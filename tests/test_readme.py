@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import robust_student
+from robust_student import training
 from robust_student.cli import main
+from robust_student.data import Data
 from robust_student.models import build
 from robust_student.settings import DistillSettings, read_yaml
+from robust_student.training import Trained
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -86,10 +90,13 @@ def test_the_python_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pyte
     """With one epoch and few examples in place of the defaults."""
     (example,) = [block for block in blocks("python") if "import robust_student as rs" in block]
     monkeypatch.chdir(tmp_path)
-    short = {"epochs": 1}
-    monkeypatch.setattr(robust_student.training, "TEACHER_SETTINGS", robust_student.TrainingSettings(**short))
-    fields = DistillSettings.model_fields["training"]
-    monkeypatch.setattr(fields, "default", robust_student.TrainingSettings(**short))
+    short = robust_student.TrainingSettings(epochs=1)
+
+    def distill(teacher: nn.Module, student: str, data: Data, settings: DistillSettings) -> Trained:
+        return training.distill(teacher, student, data, settings.model_copy(update={"training": short}))
+
+    monkeypatch.setattr(robust_student, "train", lambda network, data: training.train(network, data, short))
+    monkeypatch.setattr(robust_student, "distill", distill)
     few = robust_student.EvaluationSettings(examples=20, attack_examples=5, pgd_steps=2)
     monkeypatch.setattr("robust_student.evaluation.EvaluationSettings", lambda: few)
     names: dict[str, object] = {"Path": Path}

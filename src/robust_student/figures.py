@@ -109,7 +109,7 @@ def noise_figure(records: Records, styles: Mapping[str, Style], name: str) -> st
         clean = settings[-1] + step
         for model, style in styles.items():
             _curve(axes, find(records, model, "accuracy", "gaussian_snr_db"), style)
-            _points(axes, [{**r, "setting": clean} for r in find(records, model, "accuracy")], style, style.marker, 5)
+            _points(axes, [{**r, "setting": clean} for r in find(records, model, "accuracy")], style, style.marker, 5.0)
         axes.invert_xaxis()
         shown = settings if len(settings) <= 8 else settings[:: math.ceil(len(settings) / 8)]
         axes.set_xticks([*shown, clean], [*(f"{snr_db:g}".replace("-", "\u2212") for snr_db in shown), "clean"])
@@ -123,7 +123,7 @@ def budget_figure(records: Records, styles: Mapping[str, Style], norm: str, limi
         for model, style in styles.items():
             curve = find(records, model, "accuracy", f"pgd_{norm}")
             _curve(axes, [record for record in curve if record["setting"] < limit], style)
-            _points(axes, find(records, model, "accuracy", f"autoattack_{norm}"), style, "*", 13)
+            _points(axes, find(records, model, "accuracy", f"autoattack_{norm}"), style, "*", 13.0)
         axes.set_xlim(left=0)
         return _percent_svg(figure, axes, name)
 
@@ -258,7 +258,7 @@ def _percent_svg(figure: Figure, axes: Axes, name: str) -> str:
 def _svg(figure: Figure, name: str) -> str:
     """The figure as an <svg> element: no metadata, style sheet or fixed size, and every id begins with `name`."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    figure.savefig(buffer, format="svg", transparent=True)
     text = buffer.getvalue()
     text = text[text.index("<svg") :].strip()
     text = re.sub(r"<(metadata|style)\b.*?</\1>", "", text, flags=re.DOTALL)

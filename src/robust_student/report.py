@@ -1,7 +1,7 @@
 """The report: one self-contained HTML page that shows an evaluation's saved files and computes no result itself."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
@@ -42,7 +42,6 @@ class _Record(TypedDict):
     split: str
     perturbation: str
     setting: Number
-    unit: str | None
     metric: str
     value: Number
     low: Number
@@ -183,11 +182,6 @@ class Evidence:
         """The model's masking verdict; None where it was not attacked."""
         return next((r["verdict"] for r in self.records if r["model"] == model and r["verdict"]), None)
 
-    def class_name(self, label: int) -> str:
-        """Name of a class, or its number where there is no name."""
-        classes = self.details["classes"]
-        return classes[label] if 0 <= label < len(classes) else str(label)
-
     def counts(self, place: Place) -> str:
         """The number of examples of a perturbation at a setting, or their range over the models."""
         measured = [self.get(name, "accuracy", *place) for name in self.styles]
@@ -211,7 +205,7 @@ class Evidence:
     def range_width(self) -> float:
         """Width of the inputs' range; infinite where there is no limit."""
         lower, upper = next(iter(self.details["models"].values()))["card"].get("input_range", (None, None))
-        return math.inf if lower is None or upper is None else upper - lower
+        return math.inf if lower is None or upper is None else float(upper - lower)
 
     def radius_svgs(self) -> list[tuple[str, str, str, dict[str, int]]]:
         """(decision or confidence, norm, distribution of the estimated radii, infinite ones by model)."""
@@ -224,22 +218,14 @@ class Evidence:
                 found.append((meaning, norm, svg, {name: sum(map(math.isinf, mine)) for name, mine in radii.items()}))
         return found
 
-    def training_svgs(self, model: str) -> list[tuple[str, str, dict[str, Style]]]:
-        """(terms or validation, their course over the epochs, key to the lines)."""
-        history, number = self.details["models"][model]["history"], list(self.styles).index(model)
-        found = []
-        for field, measured in (
-            ("terms", [epoch["terms"] for epoch in history]),
-            ("validation", [epoch["validation"] for epoch in history]),
-        ):
-            lines = {name: [values.get(name) for values in measured] for name in dict.fromkeys(chain(*measured))}
-            key = figures.term_styles(list(lines), self.styles[model])
-            epochs, accuracy = [epoch["epoch"] for epoch in history], field == "validation"
-            svg = figures.epoch_figure(
-                lines, key, epochs, self.marked_epoch(model), f"{field}-{number}", accuracy=accuracy
-            )
-            found.append((field, svg, key))
-        return found
+    def training_svg(self, model: str, field: Literal["terms", "validation"]) -> tuple[str, dict[str, Style]]:
+        """Loss terms or validation accuracies over the epochs, and the key to the lines."""
+        history, name = self.details["models"][model]["history"], f"{field}-{list(self.styles).index(model)}"
+        measured = [epoch[field] for epoch in history]
+        lines = {line: [values.get(line) for values in measured] for line in dict.fromkeys(chain(*measured))}
+        key, epochs = figures.term_styles(list(lines), self.styles[model]), [epoch["epoch"] for epoch in history]
+        marked, accuracy = self.marked_epoch(model), field == "validation"
+        return figures.epoch_figure(lines, key, epochs, marked, name, accuracy=accuracy), key
 
     def marked_epoch(self, model: str) -> int | None:
         """The epoch whose weights were kept, where recorded; else the last one with the highest selection score."""
@@ -271,7 +257,7 @@ def write_report(evaluation: Path, output: Path) -> None:
     """
     template = resources.files("robust_student").joinpath("report.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": number, "percent": percent, "points": points, "compact": compact}
+    environment.filters["number"] = number
     page = environment.from_string(template).render(e=read(evaluation), norms=NORMS)
     try:
         write_atomically(output, page.encode())
@@ -281,14 +267,23 @@ def write_report(evaluation: Path, output: Path) -> None:
 
 def read(evaluation: Path) -> Evidence:
     """The checked files of an evaluation's directory; UserError, one line, where one is missing or damaged."""
-    details = _checked(_Details, read_json(evaluation / EVALUATION), evaluation / EVALUATION)
-    records = _checked(list[_Record], read_json(evaluation / SUMMARY), evaluation / SUMMARY)
+    details = _checked(
+        TypeAdapter(_Details).validate_python, read_json(evaluation / EVALUATION), evaluation / EVALUATION
+    )
+    records = _checked(
+        TypeAdapter(list[_Record]).validate_python, read_json(evaluation / SUMMARY), evaluation / SUMMARY
+    )
     if not (evaluation / ROWS).is_file():
         raise UserError(f"file {evaluation / ROWS}: cannot read it (no such file)")
     rows = [row for row in read_jsonl(evaluation / ROWS) if row.get("perturbation") in RADII]
-    radii = group(_checked(list[Row], rows, evaluation / ROWS))
+    radii = group(_checked(TypeAdapter(list[Row]).validate_python, rows, evaluation / ROWS))
     path = evaluation / GALLERY
-    return Evidence(details, records, radii, _checked(list[_Example], read_json(path), path) if path.exists() else [])
+    return Evidence(
+        details,
+        records,
+        radii,
+        _checked(TypeAdapter(list[_Example]).validate_python, read_json(path), path) if path.exists() else [],
+    )
 
 
 def number(value: float, form: str = ".3g") -> str:
@@ -297,25 +292,9 @@ def number(value: float, form: str = ".3g") -> str:
     return text.lstrip("+-") if float(text) == 0 else text.replace("-", "\u2212")
 
 
-def percent(share: float) -> str:
-    """A share in [0, 1] in percent."""
-    return f"{number(100 * share, '.1f')}\u00a0%"
-
-
-def points(difference: float) -> str:
-    """A difference of two shares in percentage points, with its sign."""
-    return number(100 * difference, "+.1f")
-
-
-def compact(value: float) -> str:
-    """A count with thousands separators, from a million on with three digits and a unit."""
-    unit, factor = next(((u, f) for u, f in (("G", 1e9), ("M", 1e6)) if value >= f), ("", 1.0))
-    return f"{value / factor:.3g}\u00a0{unit}" if unit else f"{value:,.0f}"
-
-
-def _checked(form: type[T], value: Any, path: Path) -> T:
+def _checked(parse: Callable[[Any], T], value: Any, path: Path) -> T:
     try:
-        return TypeAdapter(form).validate_python(value)
+        return parse(value)
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(map(str, problem["loc"]))

@@ -60,7 +60,7 @@ class Trained:
 def train(
     network: str | nn.Module,
     data: Data,
-    settings: TrainingSettings = TEACHER_SETTINGS,
+    settings: TrainingSettings | None = None,
     *,
     output: Path | None = None,
 ) -> Trained:
@@ -69,11 +69,12 @@ def train(
     Args:
         network: a name for `models.build`, or a module that takes inputs in natural units.
         data: from `load_data`.
-        settings: optimisation.
+        settings: optimisation; default: TEACHER_SETTINGS.
         output: new run directory to write; None writes nothing.
 
     Raises UserError on bad input and where the loss diverges.
     """
+    settings = settings if settings is not None else TEACHER_SETTINGS
     with _seeded(settings):
         model = as_model(network, data)
 

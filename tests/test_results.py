@@ -1,0 +1,179 @@
+import json
+import math
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+
+from robust_student.intervals import median, paired_difference, wilson
+from robust_student.results import COST_UNITS, Key, Row, find, group, summarise
+
+KEYS = {
+    "schema",
+    "model",
+    "split",
+    "perturbation",
+    "setting",
+    "unit",
+    "metric",
+    "value",
+    "low",
+    "high",
+    "interval",
+    "n",
+    "seed",
+    "verdict",
+}
+Record = dict[str, Any]
+
+
+def rows(model: str, perturbation: str, setting: float | None, answers: list[bool | None], first: int = 0) -> list[Row]:
+    """One row per answer, for the examples from `first` on."""
+    return [
+        Row(model, perturbation, setting, first + i, 1, 1 if right else 0, right) for i, right in enumerate(answers)
+    ]
+
+
+def summary(
+    every: list[Row],
+    *,
+    baseline: str | None = None,
+    verdicts: dict[str, dict[str, Any]] | None = None,
+    costs: dict[str, dict[str, float]] | None = None,
+) -> list[Record]:
+    """Records of the rows; they must be strict JSON with the documented keys."""
+    records = summarise(group(every), verdicts=verdicts or {}, costs=costs or {}, baseline=baseline, seed=9)
+    assert json.loads(json.dumps(records, allow_nan=False)) == records
+    assert all(set(record) == KEYS and record["seed"] == 9 and record["split"] == "test" for record in records)
+    return records
+
+
+def only(records: list[Record], model: str, metric: str, perturbation: str = "none") -> Record:
+    (record,) = find(records, model, metric, perturbation)
+    return record
+
+
+def values(record: Record) -> tuple[Any, Any, Any]:
+    return record["value"], record["low"], record["high"]
+
+
+def test_accuracy_is_the_share_of_right_rows_with_its_wilson_interval() -> None:
+    record = only(summary(rows("m", "none", None, [True, True, False, True])), "m", "accuracy")
+    assert values(record) == pytest.approx(tuple(wilson(3, 4)))
+    assert (record["n"], record["interval"], record["unit"], record["setting"]) == (4, "wilson95", None, None)
+
+
+@pytest.mark.parametrize(
+    ("perturbation", "setting", "unit"),
+    [("gaussian_snr_db", -5.0, "dB"), ("pgd_linf", 0.1, "linf"), ("autoattack_l2", 1.5, "l2"), ("pgd_l1", 3.0, "l1")],
+)
+def test_a_setting_has_the_unit_of_its_perturbation(perturbation: str, setting: float, unit: str) -> None:
+    record = only(summary(rows("m", perturbation, setting, [True])), "m", "accuracy", perturbation)
+    assert (record["setting"], record["unit"]) == (setting, unit)
+
+
+def test_excluded_examples_count_for_nothing_and_are_reported() -> None:
+    records = summary(rows("m", "gaussian_snr_db", 0.0, [True, None, False, None, None]))
+    accuracy, excluded = (only(records, "m", name, "gaussian_snr_db") for name in ("accuracy", "excluded_examples"))
+    assert (accuracy["value"], accuracy["n"]) == (0.5, 2)
+    assert (*values(excluded), excluded["n"], excluded["interval"]) == (3, None, None, 5, None)
+
+
+def test_accuracy_without_any_example_is_null() -> None:
+    records = summary(rows("m", "gaussian_snr_db", 0.0, [None, None]), baseline="m")
+    assert values(only(records, "m", "accuracy", "gaussian_snr_db")) == (None, None, None)
+    assert values(only(records, "m", "mean_realised_snr_db", "gaussian_snr_db")) == (None, None, None)
+
+
+def test_the_realised_snr_is_averaged_over_the_examples_that_have_one() -> None:
+    noise = [Row("m", "gaussian_snr_db", 3.0, i, 0, 0, True, value) for i, value in enumerate([2.0, None, 5.0])]
+    record = only(summary(noise), "m", "mean_realised_snr_db", "gaussian_snr_db")
+    assert (record["value"], record["n"], record["interval"], record["unit"]) == (3.5, 2, None, "dB")
+
+
+def test_models_are_compared_on_the_examples_that_both_have() -> None:
+    mine = rows("new", "pgd_l2", 1.0, [True, True, None, True, False])
+    base = rows("kd", "pgd_l2", 1.0, [False, True, True, None], first=0) + rows("kd", "pgd_l2", 1.0, [True], first=9)
+    record = only(summary(mine + base, baseline="kd"), "new", "accuracy_minus_kd", "pgd_l2")
+    assert values(record) == pytest.approx(tuple(paired_difference([True, True], [False, True])))
+    assert (record["n"], record["interval"]) == (2, "paired_bootstrap95")
+
+
+def test_a_model_is_compared_at_the_same_perturbation_and_setting_only() -> None:
+    every = rows("new", "pgd_l2", 1.0, [True]) + rows("kd", "pgd_l2", 2.0, [False]) + rows("kd", "none", None, [True])
+    assert find(summary(every, baseline="kd"), "new", "accuracy_minus_kd", "pgd_l2") == []
+
+
+@pytest.mark.parametrize("baseline", [None, "kd", "absent"])
+def test_the_baseline_is_not_compared_with_itself(baseline: str | None) -> None:
+    records = summary(rows("kd", "none", None, [True]), baseline=baseline)
+    assert [record["metric"] for record in records] == ["accuracy"]
+
+
+def radius_rows(*radii: float) -> list[Row]:
+    return [
+        Row("m", "estimated_decision_radius_l2", None, i, 0, 0, r > 0, None if math.isinf(r) else r, detail)
+        for i, r in enumerate(radii)
+        for detail in ["infinite" if math.isinf(r) else None]
+    ]
+
+
+@pytest.mark.parametrize(
+    "radii", [(0.5, 0.0, 2.0), (0.1, math.inf, 0.3, math.inf), (math.inf, math.inf, 1.0), (1.0, 2.0, 3.0, math.inf)]
+)
+def test_estimated_radii_are_summed_up_by_their_median_infinite_ones_included(radii: tuple[float, ...]) -> None:
+    records = summary(radius_rows(*radii), baseline="m")
+    (record,) = records
+    expected = [None if math.isinf(number) else number for number in median(list(radii))]
+    assert list(values(record)) == expected and record["n"] == len(radii)
+    assert record["metric"] == "median_estimated_decision_radius_l2" and record["perturbation"] == "none"
+    assert (record["unit"], record["interval"]) == ("l2", "order_statistics95")
+
+
+@pytest.mark.parametrize(
+    ("perturbation", "judged"),
+    [("none", False), ("gaussian_snr_db", False), ("pgd_linf", True), ("autoattack_l2", True)],
+)
+def test_a_verdict_is_attached_to_adversarial_records_only(perturbation: str, judged: bool) -> None:
+    verdict = {"level": "WARN"}
+    setting = None if perturbation == "none" else 1.0
+    every = rows("m", perturbation, setting, [True]) + rows("kd", perturbation, setting, [False])
+    records = summary(every, baseline="kd", verdicts={"m": verdict})
+    expected = verdict if judged else None
+    assert only(records, "m", "accuracy", perturbation)["verdict"] == expected
+    assert only(records, "m", "accuracy_minus_kd", perturbation)["verdict"] == expected
+    assert only(records, "kd", "accuracy", perturbation)["verdict"] is None
+
+
+def test_costs_are_records_with_their_units() -> None:
+    costs = {"parameters": 12.0, "macs": 34.0, "file_size": 56.0, "latency": 0.5}
+    records = summary([], costs={"m": costs})
+    assert {(r["metric"], r["value"], r["unit"]) for r in records} == {
+        (name, value, COST_UNITS[name]) for name, value in costs.items()
+    }
+    assert all(r["n"] == 1 and r["interval"] is None and r["perturbation"] == "none" for r in records)
+
+
+def test_a_later_row_replaces_an_earlier_one_of_the_same_example() -> None:
+    every = rows("m", "none", None, [True, True]) + rows("m", "none", None, [False])
+    groups = group(every)
+    assert [row.correct for _, row in sorted(groups["m", "none", None].items())] == [False, True]
+    assert only(summary(every), "m", "accuracy")["value"] == 0.5
+
+
+def test_rows_are_grouped_by_model_perturbation_and_setting() -> None:
+    every = (
+        rows("a", "pgd_l2", 1.0, [True]) + rows("a", "pgd_l2", 2.0, [True]) + rows("b", "pgd_l2", 1.0, [True, False])
+    )
+    keys: list[Key] = [("a", "pgd_l2", 1.0), ("a", "pgd_l2", 2.0), ("b", "pgd_l2", 1.0)]
+    assert {key: len(found) for key, found in group(every).items()} == dict(zip(keys, (1, 1, 2), strict=True))
+
+
+def test_records_are_found_by_growing_setting() -> None:
+    every = [row for setting in (5.0, -3.0, 0.0) for row in rows("m", "gaussian_snr_db", setting, [True])]
+    assert [r["setting"] for r in find(summary(every), "m", "accuracy", "gaussian_snr_db")] == [-3, 0, 5]
+
+
+def test_a_row_survives_json() -> None:
+    row = Row("m", "autoattack_linf", 0.1, 3, 1, 2, False, None, "square")
+    assert Row(**json.loads(json.dumps(asdict(row), allow_nan=False))) == row

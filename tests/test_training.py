@@ -1,0 +1,447 @@
+import json
+import math
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from reference import (
+    affine,
+    assert_state,
+    plain_divergence,
+    prototype_classifier,
+    same_state,
+    state_of,
+    toy_data,
+)
+from torch import Tensor, nn
+from torch.nn import functional
+
+from robust_student.data import load_data, split
+from robust_student.runs import METRICS, Model, as_model, load
+from robust_student.settings import METHODS, DistillSettings, ObjectiveSettings, SelectionSettings, TrainingSettings
+from robust_student.tensors import UserError
+from robust_student.training import TEACHER_SETTINGS, Trained, distill, train
+from robust_student.validation import Validation, choose_epoch
+
+DATA = toy_data(train=60, noise=0.4)
+FAST = TrainingSettings(
+    epochs=2, batch_size=16, learning_rate=0.02, device="cpu", selection=SelectionSettings(steps=2, snr_db=(0.0,))
+)
+
+
+def teacher() -> Model:
+    return as_model(prototype_classifier(DATA), DATA)
+
+
+def student_of(
+    method: str = "kd", student: str | nn.Module = "mlp:4", output: Path | None = None, **training: Any
+) -> Trained:
+    """A student of the toy teacher."""
+    settings = DistillSettings(training=FAST.model_copy(update=training), objective=METHODS[method])
+    return distill(teacher(), student, DATA, settings, output=output)
+
+
+def outcome(trained: Trained) -> list[dict[str, Any]]:
+    """The history without what depends on the clock."""
+    clock = {"seconds", "examples_per_second"}
+    return [{name: value for name, value in record.items() if name not in clock} for record in trained.history]
+
+
+def message_of(action: Callable[[], object]) -> str:
+    """The one-line complaint of the action."""
+    with pytest.raises(UserError) as error:
+        action()
+    message = str(error.value)
+    assert len(message.splitlines()) == 1
+    return message
+
+
+# What is learnt -------------------------------------------------------------------------------------------------------
+
+
+def test_a_linear_network_learns_the_digits() -> None:
+    settings = TEACHER_SETTINGS.model_copy(update={"epochs": 4, "learning_rate": 0.02, "device": "cpu"})
+    data = load_data("digits")
+    trained = train("linear", data, settings)
+    assert trained.validation["clean"] > 0.9
+    right = trained.model.logits(data.test.floats()).argmax(dim=1) == data.test.labels
+    assert right.float().mean() > 0.9 and not trained.model.training
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method_trains_and_records_its_terms(method: str) -> None:
+    trained = student_of(method)
+    terms = set(trained.history[0]["terms"])
+    objective = METHODS[method]
+    wanted = {name for name in ("score", "gradient", "secant") if getattr(objective, name).weight > 0}
+    assert terms == {"distillation", *wanted}
+    assert all(math.isfinite(value) for record in trained.history for value in record["terms"].values())
+
+
+@pytest.mark.parametrize("schedule", ["one_cycle", "cosine"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_distillation_without_gradient_terms_is_a_plain_loop(schedule: str, optimizer: str) -> None:
+    trained = student_of(schedule=schedule, optimizer=optimizer, weight_decay=0.01, gradient_clip=0.5, seed=3)
+    torch.manual_seed(3)
+    student, guide = as_model("mlp:4", DATA), prototype_classifier(DATA)
+    training, _ = split(DATA.train, 0.1, 3)
+    steps = 2 * (54 // 16)
+    if optimizer == "adamw":
+        stepper: torch.optim.Optimizer = torch.optim.AdamW(student.parameters(), lr=0.02, weight_decay=0.01)
+    else:
+        stepper = torch.optim.SGD(student.parameters(), lr=0.02, weight_decay=0.01, momentum=0.9, nesterov=True)
+    if schedule == "one_cycle":
+        rates: Any = torch.optim.lr_scheduler.OneCycleLR(stepper, 0.02, total_steps=steps + 1)
+    else:
+        rates = torch.optim.lr_scheduler.CosineAnnealingLR(stepper, steps)
+    order = torch.Generator().manual_seed(3)
+    epochs, losses = [], list[float]()
+    for _ in range(2):
+        positions = torch.randperm(54, generator=order)
+        for batch in positions[:48].view(3, 16):
+            logits, wanted = student(training.inputs[batch]), guide(training.inputs[batch]).detach()
+            hard = functional.cross_entropy(logits, training.labels[batch], reduction="none")
+            loss = (0.1 * hard + 0.9 * plain_divergence(logits, wanted, 4.0)).mean()
+            stepper.zero_grad()
+            torch.autograd.backward(loss)
+            nn.utils.clip_grad_norm_(student.parameters(), 0.5)
+            stepper.step()
+            rates.step()
+            losses.append(float(loss.detach()))
+        epochs.append(state_of(student))
+    expected = epochs[trained.best_epoch - 1]
+    for name, value in state_of(trained.model).items():
+        torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=1e-5)
+    recorded = [record["terms"]["distillation"] for record in trained.history]
+    assert recorded == pytest.approx([sum(losses[:3]) / 3, sum(losses[3:]) / 3], rel=1e-4)
+
+
+def test_a_batch_larger_than_the_training_set_is_the_training_set() -> None:
+    network = Recorder(affine(torch.zeros(3, 16)))
+    train(network, DATA, FAST.model_copy(update={"batch_size": 1000}))
+    assert [len(batch) for batch in network.trained_on] == [54, 54]
+
+
+# Which examples -------------------------------------------------------------------------------------------------------
+
+
+class Recorder(nn.Module):
+    """Remembers the batches that it is trained on."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.trained_on = network, list[Tensor]()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.training:
+            self.trained_on.append(inputs.detach().clone())
+        return self.network(inputs)
+
+
+def rows(inputs: Tensor) -> list[tuple[float, ...]]:
+    return sorted(map(tuple, inputs.flatten(1).tolist()))
+
+
+def test_each_epoch_visits_each_training_example_at_most_once_and_never_a_validation_example() -> None:
+    network = Recorder(affine(torch.zeros(3, 16)))
+    train(network, DATA, FAST)
+    training, held_out = split(DATA.train, FAST.validation_fraction, FAST.seed)
+    assert [len(batch) for batch in network.trained_on] == [16] * 6
+    epochs = [rows(torch.cat(network.trained_on[k : k + 3])) for k in (0, 3)]
+    for epoch in epochs:
+        assert len(set(epoch)) == 48 and set(epoch) <= set(rows(training.inputs))
+        assert not set(epoch) & set(rows(held_out.inputs))
+    assert network.trained_on[0].ne(network.trained_on[3]).any()
+
+
+def test_validation_is_measured_on_the_held_out_examples_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    original = Validation.measure
+
+    def spy(self: Validation, model: Model) -> dict[str, float]:
+        seen.append(rows(self.examples.floats()))
+        return original(self, model)
+
+    monkeypatch.setattr(Validation, "measure", spy)
+    student_of()
+    assert seen == [rows(split(DATA.train, 0.1, 0)[1].inputs)] * 2
+
+
+def test_the_test_examples_have_no_influence() -> None:
+    poisoned = replace(DATA, test=toy_data(seed=9).test)
+    first, second = (train("mlp:4", data, FAST) for data in (DATA, poisoned))
+    assert same_state(first.model, state_of(second.model)) and outcome(first) == outcome(second)
+
+
+# The teacher ----------------------------------------------------------------------------------------------------------
+
+
+class Guide(nn.Module):
+    """A teacher with BatchNorm and dropout that counts what it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = list[Tensor]()
+        self.modes = set[bool]()
+        self.layers = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16), nn.Dropout(0.5), nn.Linear(16, 3))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.asked.append(inputs.detach().clone())
+        self.modes.add(self.training)
+        return self.layers(inputs)
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["module", "model"])
+def test_the_teacher_is_asked_once_per_training_example_in_evaluation_mode_and_left_as_it_was(wrapped: bool) -> None:
+    guide = Guide()
+    asked_with: Model | Guide = as_model(guide, DATA) if wrapped else guide
+    guide.asked.clear()
+    before = state_of(asked_with)
+    distill(asked_with, "mlp:4", DATA, DistillSettings(training=FAST, objective=METHODS["secant"]))
+    asked = torch.cat([batch for batch in guide.asked if batch.any()])  # zeros: the check of the shapes
+    assert rows(asked) == rows(split(DATA.train, 0.1, 0)[0].inputs)
+    assert guide.modes == {False}
+    assert_state(asked_with, before)
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in guide.parameters())
+
+
+def test_a_plain_module_can_be_teacher_and_student() -> None:
+    settings = DistillSettings(training=FAST, objective=METHODS["secant"])
+    module = affine(torch.zeros(3, 16))
+    trained = distill(prototype_classifier(DATA), module, DATA, settings)
+    assert trained.model.network is module and trained.model.card.network is None
+    assert trained.model.mean.eq(0).all() and trained.model.std.eq(1).all()
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (toy_data(shape=(1, 4, 5)), "teacher: takes inputs of shape (1, 4, 5)"),
+        (toy_data(classes=4), "teacher: has 4 classes"),
+        (replace(DATA, classes=("class 0", "class 2", "class 1")), "teacher: class 1 is 'class 2'"),
+    ],
+    ids=["shape", "count", "order"],
+)
+def test_a_teacher_of_other_data_is_refused(other: Any, words: str) -> None:
+    guide = as_model("linear", other)
+    assert words in message_of(lambda: distill(guide, "mlp:4", DATA, DistillSettings(training=FAST)))
+
+
+@pytest.mark.parametrize("network", [affine(torch.zeros(4, 16)), affine(torch.zeros(3, 17))], ids=["classes", "shape"])
+def test_a_module_that_does_not_fit_is_refused_as_teacher_and_as_student(network: nn.Module) -> None:
+    settings = DistillSettings(training=FAST)
+    message_of(lambda: distill(network, "mlp:4", DATA, settings))
+    message_of(lambda: distill(teacher(), network, DATA, settings))
+    message_of(lambda: train(network, DATA, FAST))
+
+
+def test_a_teacher_without_finite_scores_is_refused() -> None:
+    class Undefined(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return inputs.flatten(1)[:, :3].log() if inputs.any() else inputs.flatten(1)[:, :3]
+
+    settings = DistillSettings(training=FAST)
+    assert "teacher: its scores" in message_of(lambda: distill(Undefined(), "mlp:4", toy_data(noise=2.0), settings))
+
+
+def test_a_student_without_trainable_parameters_is_refused() -> None:
+    frozen = affine(torch.zeros(3, 16)).requires_grad_(False)
+    assert "no trainable parameters" in message_of(lambda: train(frozen, DATA, FAST))
+
+
+# Divergence -----------------------------------------------------------------------------------------------------------
+
+
+class Bomb(nn.Module):
+    """Gives NaN, or a finite value with a NaN gradient, from some training pass on."""
+
+    def __init__(self, pass_: int, gradient_only: bool) -> None:
+        super().__init__()
+        self.left, self.gradient_only, self.inner = pass_, gradient_only, affine(torch.zeros(3, 16))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits = self.inner(inputs)
+        self.left -= self.training
+        if self.left > 0 or not self.training:
+            return logits
+        return logits + (0 * logits).abs().sqrt() if self.gradient_only else logits * math.nan
+
+
+@pytest.mark.parametrize(
+    ("pass_", "place"), [(1, "step 1 of epoch 1"), (3, "step 3 of epoch 1"), (5, "step 2 of epoch 2")]
+)
+def test_divergence_names_the_term_the_step_and_the_epoch(pass_: int, place: str) -> None:
+    message = message_of(lambda: student_of("kd", Bomb(pass_, gradient_only=False)))
+    assert "term 'distillation' is NaN or infinite" in message and place in message
+
+
+def test_divergence_of_the_gradient_alone_is_noticed() -> None:
+    message = message_of(lambda: train(Bomb(2, gradient_only=True), DATA, FAST))
+    assert "the gradient is NaN or infinite at step 2 of epoch 1" in message
+
+
+def test_divergence_by_a_huge_learning_rate_is_noticed_and_leaves_no_model(tmp_path: Path) -> None:
+    wild = FAST.model_copy(update={"learning_rate": 1e30, "optimizer": "sgd", "gradient_clip": None})
+    message = message_of(lambda: train("mlp:4", DATA, wild, output=tmp_path / "run"))
+    assert "term 'cross_entropy'" in message and "lower the learning rate" in message
+    assert not (tmp_path / "run" / "model.json").exists()
+
+
+# The kept epoch -------------------------------------------------------------------------------------------------------
+
+PLANS = [
+    [(0.5, 0.5), (0.6, 0.6), (0.7, 0.7)],
+    [(0.9, 0.9), (0.8, 0.8), (0.7, 0.7)],
+    [(0.9, 0.5), (0.9, 0.7), (0.9, 0.6)],
+    [(0.9, 0.5), (0.9, 0.5), (0.9, 0.5)],
+    [(0.4, 0.99), (0.9, 0.3), (0.95, 0.2)],
+    [(1.0, 0.3), (0.5, 0.9), (1.0, 0.2)],
+    [(0.8, 0.6), (0.9, 0.6), (0.85, 0.65), (0.95, 0.3), (0.9, 0.62)],
+]
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_the_kept_weights_are_those_of_the_chosen_epoch_at_every_moment(
+    plan: list[tuple[float, float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = [{"clean": clean, "selection": selection} for clean, selection in plan]
+    output, states = tmp_path / "run", list[dict[str, Tensor]]()
+
+    def check_saved() -> None:
+        if states:
+            assert_state(load(output), states[choose_epoch(planned[: len(states)], 6)])
+            assert len(load(output).history) == len(states)
+
+    def measure(self: Validation, model: Model) -> dict[str, float]:
+        check_saved()
+        states.append(state_of(model))
+        return planned[len(states) - 1]
+
+    monkeypatch.setattr(Validation, "measure", measure)
+    trained = student_of(epochs=len(plan), output=output)
+    check_saved()
+    assert trained.best_epoch == choose_epoch(planned, 6) + 1 and trained.validation == planned[trained.best_epoch - 1]
+    assert_state(trained.model, states[trained.best_epoch - 1])
+
+
+def test_keeping_an_earlier_epoch_does_not_change_how_training_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    states: list[list[dict[str, Tensor]]] = [[], []]
+    for k, best in enumerate((0, 3)):
+
+        def measure(self: Validation, model: Model, k: int = k, best: int = best) -> dict[str, float]:
+            states[k].append(state_of(model))
+            return {"clean": 0.5, "selection": float(len(states[k]) - 1 == best)}
+
+        monkeypatch.setattr(Validation, "measure", measure)
+        student_of(epochs=4)
+    assert all(torch.equal(first[name], second[name]) for first, second in zip(*states, strict=True) for name in first)
+
+
+# The record -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_run_directory_holds_one_record_per_epoch_and_where_the_model_comes_from(tmp_path: Path) -> None:
+    trained = student_of("secant", output=tmp_path / "run")
+    lines = (tmp_path / "run" / METRICS).read_text().splitlines()
+    assert [json.loads(line) for line in lines] == trained.history == trained.model.history
+    assert [record["epoch"] for record in trained.history] == [1, 2]
+    source = load(tmp_path / "run").card.provenance
+    expected = DistillSettings(training=FAST, objective=METHODS["secant"])
+    assert DistillSettings.parse(source["settings"]) == expected and (source["data"], source["seed"]) == ("toy", 0)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {METRICS, "model.json", "model.safetensors"}
+
+
+def test_without_an_output_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    student_of()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_exists_is_refused_and_left_alone(tmp_path: Path) -> None:
+    student_of(output=tmp_path / "run", epochs=1)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    assert "exists already" in message_of(lambda: student_of(output=tmp_path / "run", seed=5))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+def test_training_again_gives_identical_weights_and_leaves_the_global_generator_alone() -> None:
+    torch.manual_seed(1)
+    student = affine_with_dropout()
+    before = torch.get_rng_state()
+    first = student_of("secant", student)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    second = student_of("secant", affine_with_dropout())
+    assert same_state(first.model, state_of(second.model)) and outcome(first) == outcome(second)
+
+
+def affine_with_dropout() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), affine(torch.zeros(3, 16)))
+
+
+# Every option matters -------------------------------------------------------------------------------------------------
+
+OTHERS: dict[str, Any] = {
+    "epochs": 3,
+    "batch_size": 17,
+    "optimizer": "sgd",
+    "learning_rate": 0.01,
+    "weight_decay": 0.5,
+    "schedule": "cosine",
+    "gradient_clip": 0.01,
+    "validation_fraction": 0.3,
+    "seed": 1,
+}
+OTHER_SELECTIONS: dict[str, Any] = {
+    "metric": "accuracy",
+    "snr_db": (0.0, 10.0),
+    "norm": "l2",
+    "radius": 0.02,
+    "steps": 1,
+    "examples": 3,
+}
+
+
+def test_the_lists_of_options_are_complete() -> None:
+    assert set(OTHERS) == set(TrainingSettings.model_fields) - {"device", "selection"}
+    assert set(OTHER_SELECTIONS) == set(SelectionSettings.model_fields)
+
+
+@pytest.mark.parametrize("option", sorted(OTHERS))
+def test_every_training_option_changes_the_training(option: str) -> None:
+    settings = FAST.model_copy(update={option: OTHERS[option]})
+    usual, changed = (train("mlp:4", DATA, s) for s in (FAST, settings))
+    final = [[record["terms"], record["learning_rate"]] for record in usual.history]
+    assert final != [[record["terms"], record["learning_rate"]] for record in changed.history]
+
+
+@pytest.mark.parametrize("option", sorted(OTHER_SELECTIONS))
+def test_every_selection_option_changes_the_validation_and_nothing_else(option: str) -> None:
+    data = toy_data(train=400, noise=0.4)
+    good = train("mlp:8", data, FAST.model_copy(update={"epochs": 5})).model
+    settings = FAST.model_copy(
+        update={"learning_rate": 1e-3, "validation_fraction": 0.5, "selection": SelectionSettings(radius=0.2, steps=9)}
+    )
+    selection = settings.selection.model_copy(update={option: OTHER_SELECTIONS[option]})
+    usual, changed = (
+        train(deepcopy(good), data, s) for s in (settings, settings.model_copy(update={"selection": selection}))
+    )
+    assert [record["terms"] for record in usual.history] == [record["terms"] for record in changed.history]
+    assert [record["validation"] for record in usual.history] != [record["validation"] for record in changed.history]
+
+
+def test_no_limit_on_the_gradient_is_the_same_as_a_huge_one() -> None:
+    free, huge = (student_of(gradient_clip=limit) for limit in (None, 1e9))
+    assert same_state(free.model, state_of(huge.model))
+
+
+def test_the_objective_is_the_one_that_was_asked_for() -> None:
+    settings = DistillSettings(training=FAST, objective=ObjectiveSettings(norm="l2"))
+    plain = distill(teacher(), "mlp:4", DATA, settings)
+    assert set(plain.history[0]["terms"]) == {"distillation"}
+    default = distill(teacher(), "mlp:4", DATA, DistillSettings(training=FAST))
+    assert not same_state(plain.model, state_of(default.model))

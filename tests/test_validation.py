@@ -1,0 +1,174 @@
+import math
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from reference import ReferenceNorm, affine, assert_state, prototype_classifier, rivals, state_of, toy_data
+from torch import Tensor, nn
+
+from robust_student.data import Data
+from robust_student.norms import Norm, NormName
+from robust_student.runs import Model, as_model
+from robust_student.settings import SelectionSettings
+from robust_student.tensors import UNBOUNDED
+from robust_student.validation import Validation, choose_epoch
+
+Measured = list[dict[str, float]]
+
+
+def measured(*pairs: tuple[float, float]) -> Measured:
+    """Entries of (clean, selection)."""
+    return [{"clean": clean, "selection": selection} for clean, selection in pairs]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "kept"),
+    [
+        ([(0.5, 0.5)], 0),
+        ([(0.90, 0.60), (0.90, 0.70), (0.90, 0.65)], 1),  # equally clean: the best selection
+        ([(0.86, 0.99), (0.90, 0.50)], 1),  # 0.86 is below 0.90 - 0.03: half-trained
+        ([(0.88, 0.99), (0.90, 0.50)], 0),  # 0.88 is within one standard error
+        ([(0.90, 0.70), (0.90, 0.70), (0.89, 0.10)], 1),  # a tie goes to the later epoch
+        ([(0.0, 0.3), (0.0, 0.2)], 0),
+        ([(1.0, 0.3), (0.999, 0.9)], 0),  # no spread at all when everything is right
+    ],
+)
+def test_the_most_robust_epoch_within_one_standard_error_is_kept(pairs: list[tuple[float, float]], kept: int) -> None:
+    assert choose_epoch(measured(*pairs), 100) == kept
+
+
+@pytest.mark.parametrize(("examples", "kept"), [(100, 0), (10_000, 1)])
+def test_more_validation_examples_make_the_rule_stricter(examples: int, kept: int) -> None:
+    assert choose_epoch(measured((0.88, 0.9), (0.9, 0.5)), examples) == kept
+
+
+GRID = st.integers(0, 20).map(lambda k: k / 20)
+
+
+@given(st.lists(st.tuples(GRID, GRID), min_size=1, max_size=8), st.integers(1, 500))
+def test_the_kept_epoch_is_eligible_and_no_eligible_one_beats_it(pairs: list[tuple[float, float]], n: int) -> None:
+    kept = choose_epoch(measured(*pairs), n)
+    p = max(clean for clean, _ in pairs)
+    floor = p - math.sqrt(p * (1 - p) / n)
+    assert pairs[kept][0] >= floor
+    for k, (clean, selection) in enumerate(pairs):
+        if clean >= floor and k != kept:
+            assert (selection, k) < (pairs[kept][1], kept)
+
+
+# Measurement ----------------------------------------------------------------------------------------------------------
+
+DATA = toy_data(train=90, noise=0.3)
+
+
+def model_for(data: Data) -> Model:
+    return as_model(prototype_classifier(data), data)
+
+
+def measure(data: Data, model: Model | None = None, **selection: object) -> dict[str, float]:
+    settings = SelectionSettings.model_validate({"examples": 30, "steps": 5} | selection)
+    return Validation(data.train, settings, scale=data.scale, seed=0).measure(model or model_for(data))
+
+
+def test_clean_accuracy_uses_every_validation_example() -> None:
+    model = model_for(DATA)
+    right = [int(row.argmax()) == y for row, y in zip(model(DATA.train.floats()), DATA.train.labels, strict=True)]
+    assert 0.5 < sum(right) / 90 < 1
+    assert measure(DATA, model)["clean"] == pytest.approx(sum(right) / 90)
+
+
+def test_the_selection_is_the_mean_of_all_accuracies() -> None:
+    found = measure(DATA, snr_db=(3.0, 0.0, -2.5))
+    assert list(found) == ["clean", "snr_3", "snr_0", "snr_-2.5", "pgd", "selection"]
+    *accuracies, selection = found.values()
+    assert selection == pytest.approx(sum(accuracies) / 5) and all(0 <= value <= 1 for value in accuracies)
+
+
+def test_more_noise_and_larger_budgets_leave_less_accuracy() -> None:
+    found = measure(DATA, snr_db=(30.0, -10.0), examples=90)
+    assert found["snr_30"] > found["snr_-10"]
+    assert measure(DATA, radius=0.001)["pgd"] > measure(DATA, radius=0.5)["pgd"] == 0
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_pgd_accuracy_of_an_affine_model_is_the_share_beyond_the_closed_form_distance(norm: NormName) -> None:
+    data = toy_data(classes=2, shape=(6,), input_range=UNBOUNDED, noise=0.5)
+    model = model_for(data)
+    weight = next(model.parameters())
+    oracle = ReferenceNorm(Norm.named(norm), (6,))
+    slope = oracle.dual_size((weight[0] - weight[1]).detach().double().numpy())
+    rows = model(data.train.floats()).tolist()
+    distances = [
+        (row[y] - row[rivals(row, y)[0]]) / slope for row, y in zip(rows, data.train.labels.tolist(), strict=True)
+    ]
+    radius = sorted(distances)[20] + 1e-3
+    share = sum(distance > radius for distance in distances) / 60
+    assert 0 < share < 1
+    found = measure(data, model, norm=norm, radius=radius, examples=60, steps=60)
+    assert found["pgd"] == pytest.approx(share, abs=1.01 / 60)
+
+
+def test_the_norm_is_measured_in_units_of_the_datas_scale() -> None:
+    table = toy_data(shape=(6,), input_range=UNBOUNDED, noise=0.3)
+    coarse = toy_data(shape=(6,), input_range=UNBOUNDED, noise=0.3, scale=torch.full((6,), 10.0))
+    model = model_for(table)
+    assert measure(coarse, model, radius=0.03, norm="l2")["pgd"] == measure(table, model, radius=0.3, norm="l2")["pgd"]
+    assert measure(table, model, radius=0.03, norm="l2")["pgd"] > measure(table, model, radius=0.3, norm="l2")["pgd"]
+
+
+def test_the_accuracy_metric_skips_noise_and_attack() -> None:
+    found = measure(DATA, metric="accuracy")
+    assert list(found) == ["clean", "selection"] and found["clean"] == found["selection"]
+
+
+def test_measuring_again_gives_the_same_and_leaves_the_global_generator_alone() -> None:
+    model = model_for(DATA)
+    before = torch.get_rng_state()
+    first = measure(DATA, model)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(5)
+    assert measure(DATA, model) == first
+
+
+def test_the_attacked_sample_is_stratified() -> None:
+    validation = Validation(DATA.train, SelectionSettings(examples=30), scale=None, seed=0)
+    assert Counter(validation.sample.labels.tolist()) == {0: 10, 1: 10, 2: 10}
+
+
+def test_fewer_examples_than_asked_for_are_all_used() -> None:
+    validation = Validation(DATA.train, SelectionSettings(examples=5000), scale=None, seed=0)
+    assert len(validation.sample) == 90
+
+
+class Fragile(nn.Module):
+    """Fails after some passes."""
+
+    def __init__(self, passes: int) -> None:
+        super().__init__()
+        self.passes, self.inner = passes, affine(torch.ones(3, 16))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.passes -= 1
+        if self.passes < 0:
+            raise RuntimeError("worn out")
+        return self.inner(inputs)
+
+
+def test_the_mode_of_every_module_is_restored_even_when_measuring_fails() -> None:
+    model = as_model(Fragile(3), DATA).train()
+    with pytest.raises(RuntimeError, match="worn out"):
+        measure(DATA, model)
+    assert all(module.training for module in model.modules())
+
+
+def test_measuring_uses_evaluation_mode_and_restores_modes_and_buffers() -> None:
+    model = as_model("resnet8:2", DATA).train()
+    norm = next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
+    norm.eval()
+    modes, before = [module.training for module in model.modules()], state_of(model)
+    found = measure(DATA, model)
+    assert [module.training for module in model.modules()] == modes
+    assert_state(model, before)
+    assert measure(DATA, model.eval()) == found
