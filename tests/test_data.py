@@ -473,6 +473,18 @@ def test_a_stratified_sample_has_the_right_count_without_repeats_and_shares_with
     assert all(abs(found[k] - n * count / len(labels)) < 1 + 1e-9 for k, n in Counter(labels).items())
 
 
+@pytest.mark.parametrize(
+    ("sizes", "count", "seats"),
+    [((60, 29, 11), 10, (6, 3, 1)), ((5, 5), 4, (2, 2)), ((47, 16, 37), 10, (5, 1, 4)), ((97, 1, 2), 10, (10, 0, 0))],
+)
+def test_the_seats_that_are_left_go_to_the_largest_remainders(
+    sizes: tuple[int, ...], count: int, seats: tuple[int, ...]
+) -> None:
+    labels = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    found = Counter(labels[stratified_sample(labels, count, 0)].tolist())
+    assert tuple(found[k] for k in range(len(sizes))) == seats
+
+
 @given(LABELS, st.integers(0, 2**32))
 def test_a_stratified_sample_depends_on_its_seed_alone(labels: list[int], seed: int) -> None:
     count = (len(labels) + 1) // 2

@@ -293,7 +293,10 @@ def test_divergence_by_a_huge_learning_rate_is_noticed_and_leaves_no_model(tmp_p
 
 # The kept epoch -------------------------------------------------------------------------------------------------------
 
+# The third epoch is so clean that the first, kept until then, is ruled out: the second is the best of the rest.
+GOING_BACK = [(0.75, 0.9), (0.87, 0.8), (0.95, 0.1), (0.95, 0.05)]
 PLANS = [
+    GOING_BACK,
     [(0.5, 0.5), (0.6, 0.6), (0.7, 0.7)],
     [(0.9, 0.9), (0.8, 0.8), (0.7, 0.7)],
     [(0.9, 0.5), (0.9, 0.7), (0.9, 0.6)],
@@ -328,17 +331,21 @@ def test_the_kept_weights_are_those_of_the_chosen_epoch_at_every_moment(
     assert_state(trained.model, states[trained.best_epoch - 1])
 
 
-def test_keeping_an_earlier_epoch_does_not_change_how_training_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_going_back_to_an_earlier_epoch_does_not_change_how_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     states: list[list[dict[str, Tensor]]] = [[], []]
-    for k, best in enumerate((0, 3)):
+    for mine, output in zip(states, (None, tmp_path / "run"), strict=True):
 
-        def measure(self: Validation, model: Model, k: int = k, best: int = best) -> dict[str, float]:
-            states[k].append(state_of(model))
-            return {"clean": 0.5, "selection": float(len(states[k]) - 1 == best)}
+        def measure(self: Validation, model: Model, mine: list[dict[str, Tensor]] = mine) -> dict[str, float]:
+            clean, selection = GOING_BACK[len(mine)]
+            mine.append(state_of(model))
+            return {"clean": clean, "selection": selection}
 
         monkeypatch.setattr(Validation, "measure", measure)
-        student_of(epochs=4)
-    assert all(torch.equal(first[name], second[name]) for first, second in zip(*states, strict=True) for name in first)
+        assert student_of(epochs=4, output=output).best_epoch == 2
+    for without, with_ in zip(*states, strict=True):
+        assert all(torch.equal(without[name], with_[name]) for name in without)
 
 
 # The record -----------------------------------------------------------------------------------------------------------

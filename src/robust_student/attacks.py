@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from robust_student.ascent import ascend
 from robust_student.margins import margin
 from robust_student.norms import Norm
 from robust_student.tensors import InputRange, Inputs, Labels, Logits, PerExample
 
+_SQUARE_SIDE = 5
 _SEGMENT = 5  # PGD steps between two looks at which examples are broken already
 
 
@@ -130,12 +132,17 @@ class AutoAttack:
 class _UnitBox(nn.Module):
     """A network as AutoAttack wants it: four-dimensional inputs in [0, 1], the norm without a per-feature scale.
 
-    Inputs without a range are put into a box so wide that no point of the ball around any of them leaves it.
+    Inputs without a range are put into a box so wide that no point of the ball around any of them leaves it. Square
+    divides by a fifth of the image's height in l1 and l2: inputs that are not images, or smaller than five pixels, are
+    laid out as a square that is filled up with pixels the network does not see.
     """
 
     def __init__(self, network: nn.Module, inputs: Inputs, norm: Norm, radius: float, input_range: InputRange) -> None:
         super().__init__()
         self.network, self.input_range, self.shape = network, input_range, inputs.shape[1:]
+        self.size = math.prod(self.shape)
+        image = len(self.shape) == 3 and min(self.shape[1:]) >= _SQUARE_SIDE
+        self.side = None if image else max(_SQUARE_SIDE, math.ceil(math.sqrt(self.size)))
         self.unit: Tensor | float = 1.0 if norm.scale is None else norm.scale.to(inputs)
         self.lower: Tensor | float
         if input_range.bounded:
@@ -148,11 +155,15 @@ class _UnitBox(nn.Module):
     def encode(self, inputs: Tensor) -> Tensor:
         """Natural units to the unit box, `(batch, channels, height, width)`."""
         unit = (inputs - self.lower) / (self.unit * self.length)
-        return unit if unit.dim() == 4 else unit.reshape(len(unit), 1, 1, -1)
+        if self.side is None:
+            return unit
+        filled = functional.pad(unit.flatten(1), (0, self.side**2 - self.size), value=0.5)
+        return filled.view(-1, 1, self.side, self.side)
 
     def decode(self, points: Tensor) -> Tensor:
         """Back to natural units, shape and range."""
-        return self.input_range.clip(points.reshape(-1, *self.shape) * (self.unit * self.length) + self.lower)
+        seen = points.flatten(1)[:, : self.size].reshape(len(points), *self.shape)
+        return self.input_range.clip(seen * (self.unit * self.length) + self.lower)
 
     def forward(self, points: Tensor) -> Tensor:
         """Logits of points in the unit box."""

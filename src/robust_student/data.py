@@ -176,12 +176,14 @@ def _read_npz(path: Path) -> Data:
     """Arrays: images as uint8 (n,h,w), (n,h,w,c) or (n,c,h,w), or float inputs of any shape."""
     source = f"data 'npz:{path}'"
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        with path.open("rb") as stream:  # opened here because numpy leaves damaged files open
+            file = np.load(stream, allow_pickle=False)
+            if isinstance(file, np.ndarray):
+                raise UserError(f"{source}: holds a single array, not an .npz file")
+            with file:
+                arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise UserError(f"{source}: cannot read it ({error})") from None
-    except AttributeError:
-        raise UserError(f"{source}: not an .npz file") from None
     for name in ("x_train", "y_train"):
         if name not in arrays:
             raise UserError(f"{source}: no array '{name}' in it (found {', '.join(sorted(arrays)) or 'nothing'})")
@@ -194,7 +196,7 @@ def _read_npz(path: Path) -> Data:
     }
     if "test" in parts and parts["test"].inputs.shape[1:] != parts["train"].inputs.shape[1:]:
         raise UserError(f"{source}: x_train and x_test differ in shape")
-    names = [str(name) for name in arrays["classes"]] if "classes" in arrays else None
+    names = [str(name) for name in np.atleast_1d(arrays["classes"])] if "classes" in arrays else None
     count = len(names) if names is not None else int(parts["train"].labels.max()) + 1
     for part, examples in parts.items():
         worst = int(examples.labels.max())
@@ -203,19 +205,20 @@ def _read_npz(path: Path) -> Data:
             raise UserError(f"{source}: label {wrong} in y_{part} is out of range for {count} classes")
     train, test = (parts["train"], parts["test"]) if "test" in parts else split(parts["train"], TEST_FRACTION, seed=0)
     classes = tuple(names if names is not None else [str(k) for k in range(count)])
-    values = train.floats()
-    if float(values.min()) >= 0 and float(values.max()) <= 1:
+    if all(float(part.floats().min()) >= 0 and float(part.floats().max()) <= 1 for part in (train, test)):
         return Data(path.stem, train, test, classes, UNIT_RANGE)
-    std = values.double().std(dim=0, correction=0)
+    std = train.floats().double().std(dim=0, correction=0)
     return Data(path.stem, train, test, classes, UNBOUNDED, torch.where(std > 1e-6, std, 1.0).float())
 
 
 def _array_examples(source: str, part: str, inputs: Any, labels: Any) -> Examples:
-    if len(inputs) == 0 or len(inputs) != len(labels):
-        raise UserError(f"{source}: x_{part} has {len(inputs)} rows, y_{part} {len(labels)}: they must agree")
+    if inputs.size == 0 or inputs.ndim < 2:
+        raise UserError(f"{source}: x_{part} must hold one row per example, not {inputs.dtype} {inputs.shape}")
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise UserError(f"{source}: y_{part} must be one whole number per example, not {labels.dtype} {labels.shape}")
-    if inputs.ndim < 2 or not (np.issubdtype(inputs.dtype, np.floating) or inputs.dtype == np.uint8):
+    if len(inputs) != len(labels):
+        raise UserError(f"{source}: x_{part} has {len(inputs)} rows, y_{part} {len(labels)}: they must agree")
+    if not (np.issubdtype(inputs.dtype, np.floating) or inputs.dtype == np.uint8):
         raise UserError(f"{source}: x_{part} must be uint8 or float, one row per example, not {inputs.dtype}")
     tensor = torch.from_numpy(inputs if inputs.dtype == np.uint8 else inputs.astype(np.float32))
     if not bool(torch.isfinite(tensor.float()).all()):

@@ -1,7 +1,10 @@
 """Honest evidence: several models on the same test examples under noise and attack, kept example by example."""
 
 import base64
+import hashlib
 import io
+import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -36,6 +39,7 @@ from robust_student.runs import (
     require_fit,
     require_writable,
     resolve_device,
+    write_atomically,
     write_json,
 )
 from robust_student.settings import EvaluationSettings
@@ -241,11 +245,13 @@ def _noise(data: Data, settings: EvaluationSettings, snr_db: float) -> Callable[
         noisy, realised = gaussian_at_snr(batch.inputs, snr_db, data.input_range, noise)
         predictions = model.logits(noisy).argmax(dim=1).tolist()
         rows = _rows(batch, "gaussian_snr_db", snr_db, predictions)
-        excluded = realised.isnan().tolist()
-        return [
-            Row(**asdict(row) | ({"correct": None} if none else {"value": round(value, 4)}))
-            for row, value, none in zip(rows, realised.tolist(), excluded, strict=True)
-        ]
+
+        def measured(snr: float) -> dict[str, Any]:
+            if math.isnan(snr):
+                return {"correct": None}
+            return {"value": round(snr, 4)} if math.isfinite(snr) else {"detail": "infinite"}
+
+        return [Row(**asdict(row) | measured(snr)) for row, snr in zip(rows, realised.tolist(), strict=True)]
 
     return run
 
@@ -365,11 +371,10 @@ def _costs(model: Model) -> dict[str, float | int]:
             started = time.perf_counter()
             model(example).argmax().item()
             times.append(1000 * (time.perf_counter() - started))
-    weights = {name: tensor.cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     return {
         "parameters": count_parameters(model),
         "macs": count_macs(model, model.card.input_shape),
-        "file_size": len(safetensors.torch.save(weights)),
+        "file_size": len(_serialised(model.state_dict())),
         "latency": statistics.median(times),
     }
 
@@ -417,18 +422,20 @@ def _describe(model: Model) -> dict[str, Any]:
 
 def _fingerprint(models: Mapping[str, Model], data: Data, settings: EvaluationSettings) -> dict[str, Any]:
     """What must be the same for an interrupted evaluation to be continued."""
-    checks = {name: _checksum(model) for name, model in models.items()}
     return {
-        "models": checks,
+        "models": {name: f"{model.card.network}:{_digest(model.state_dict())}" for name, model in models.items()},
         "data": data.name,
-        "test_labels": int((data.test.labels * torch.arange(1, len(data.test) + 1)).sum()),
+        "test": _digest({"inputs": data.test.inputs, "labels": data.test.labels}),
         "settings": settings.model_dump(mode="json"),
     }
 
 
-def _checksum(model: Model) -> str:
-    total = sum(float(tensor.double().abs().sum()) for tensor in model.state_dict().values())
-    return f"{model.card.network}:{total:.10e}"
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    return hashlib.sha256(_serialised(tensors)).hexdigest()
+
+
+def _serialised(tensors: Mapping[str, Tensor]) -> bytes:
+    return safetensors.torch.save({name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()})
 
 
 def _open(output: Path, fingerprint: dict[str, Any]) -> None:
@@ -437,9 +444,8 @@ def _open(output: Path, fingerprint: dict[str, Any]) -> None:
     if path.exists() and not (output / SUMMARY).exists():
         if read_json(path).get("fingerprint") == fingerprint:
             if (output / ROWS).exists():
-                rows = read_jsonl(output / ROWS)
-                (output / ROWS).unlink()
-                append_jsonl(output / ROWS, rows)
+                rows = read_jsonl(output / ROWS)  # without a last line that was cut
+                write_atomically(output / ROWS, "".join(json.dumps(row) + "\n" for row in rows).encode())
             return
         raise UserError(f"output {output}: holds an unfinished evaluation with other models, data or settings")
     require_writable(output)

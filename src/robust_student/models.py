@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from robust_student.settings import nearest
-from robust_student.tensors import UserError
+from robust_student.tensors import UserError, device_of, evaluating
 
 Shape = tuple[int, ...]
 
@@ -115,16 +115,12 @@ def build(spec: str, shape: Sequence[int], classes: int) -> nn.Module:
 
 def check_network(network: nn.Module, spec: str, shape: Sequence[int], classes: int) -> None:
     """Raise UserError where a network does not map `(2, *shape)` to finite logits `(2, classes)`."""
-    was_training = network.training
-    network.eval()
     try:
-        with torch.no_grad():
-            output = network(torch.zeros(2, *shape))
+        with torch.no_grad(), evaluating(network):
+            output = network(torch.zeros(2, *shape, device=device_of(network)))
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"model '{spec}': fails on inputs of shape {tuple(shape)} ({reason})") from None
-    finally:
-        network.train(was_training)
     if not isinstance(output, Tensor) or output.shape != (2, classes):
         found = f"shape {tuple(output.shape[1:])}" if isinstance(output, Tensor) else type(output).__name__
         raise UserError(f"model '{spec}': expected {classes} logits per example, got {found}")
@@ -139,10 +135,13 @@ def count_parameters(network: nn.Module) -> int:
 
 def count_macs(network: nn.Module, shape: Sequence[int]) -> int:
     """Multiply-accumulate operations of one forward pass on one input (convolutions and matrix products)."""
-    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.zeros(1, *shape, device=device))
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), evaluating(network):
+        network(torch.zeros(1, *shape, device=device_of(network)))
     return counter.get_total_flops() // 2
+
+
+def _in_a_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _conv_block(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
@@ -175,14 +174,19 @@ def _call_factory(spec: str, module_name: str, factory_name: str, shape: Shape, 
         raise UserError(f"model '{spec}': cannot import module '{module_name}' ({error}){hint}") from None
     except AttributeError:
         raise UserError(f"model '{spec}': module '{module_name}' has no '{factory_name}'") from None
+    except Exception as error:
+        raise UserError(f"model '{spec}': cannot import module '{module_name}' ({_in_a_line(error)})") from None
     finally:
         sys.path.pop(0)
     offered = {"input_shape": shape, "num_classes": classes}
     try:
         accepted = inspect.signature(factory).parameters
-        network = factory(**{name: value for name, value in offered.items() if name in accepted})
-    except (TypeError, ValueError) as error:
-        raise UserError(f"model '{spec}': the factory failed ({error})") from None
+        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
+        network = factory(**{name: value for name, value in offered.items() if takes_any or name in accepted})
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"model '{spec}': the factory failed ({_in_a_line(error)})") from None
     if not isinstance(network, nn.Module):
         raise UserError(f"model '{spec}': the factory returned {type(network).__name__}, not a torch.nn.Module")
     return network

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import platform
 import shutil
@@ -12,18 +13,18 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import safetensors
 import safetensors.torch
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from robust_student.data import Data
 from robust_student.models import build, check_network
 from robust_student.settings import Settings
-from robust_student.tensors import InputRange, UserError, device_of
+from robust_student.tensors import InputRange, UserError, device_of, evaluating
 
 MODEL_SCHEMA = 1
 """Version of the format of model.json."""
@@ -38,7 +39,7 @@ class ModelCard(Settings):
     """Version of this format."""
     network: str | None
     """Name by which `models.build` makes the network; None where only Python code can."""
-    input_shape: tuple[int, ...] = Field(min_length=1)
+    input_shape: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
     """Shape of one input."""
     classes: tuple[str, ...] = Field(min_length=2)
     """Class names in the order of the logits."""
@@ -48,6 +49,12 @@ class ModelCard(Settings):
     """Checksum of model.safetensors."""
     provenance: dict[str, Any] = {}
     """Version, git commit, seed, settings, hardware, data, time."""
+
+    @model_validator(mode="after")
+    def _range_has_room(self) -> "ModelCard":
+        if not self.range.lower < self.range.upper:
+            raise ValueError(f"input_range must grow from low to high (got {list(self.input_range)})")
+        return self
 
     @property
     def range(self) -> InputRange:
@@ -82,13 +89,8 @@ class Model(nn.Module):
     @torch.no_grad()
     def logits(self, inputs: Tensor, batch: int = 1024) -> Tensor:
         """Logits in evaluation mode and bounded memory, on the CPU; the mode is restored."""
-        modes = [(module, module.training) for module in self.modules()]
-        self.eval()
-        try:
+        with evaluating(self):
             return torch.cat([self(part.to(self.mean.device)).cpu() for part in torch.split(inputs, batch)])
-        finally:
-            for module, training in modes:
-                module.training = training
 
 
 def as_model(network: str | nn.Module, data: Data) -> Model:
@@ -101,7 +103,7 @@ def as_model(network: str | nn.Module, data: Data) -> Model:
         require_fit(network, data)
         return network
     lower, upper = data.input_range
-    limits = (lower, upper) if data.input_range.bounded else (None, None)
+    limits = (lower if math.isfinite(lower) else None, upper if math.isfinite(upper) else None)
     name = network if isinstance(network, str) else None
     card = ModelCard(network=name, input_shape=data.shape, classes=data.classes, input_range=limits)
     if isinstance(network, str):
@@ -169,6 +171,13 @@ def load(run: str | Path, *, network: nn.Module | None = None, device: str | tor
             raise UserError(f"model {weights_path}: weight '{name}' holds NaN or infinite values")
     if "mean" not in tensors or "std" not in tensors:
         raise UserError(f"model {weights_path}: no normalisation (mean, std) in it")
+    for name in ("mean", "std"):
+        try:
+            tensors[name].expand(card.input_shape)
+        except RuntimeError:
+            raise UserError(f"model {weights_path}: its '{name}' does not fit inputs {card.input_shape}") from None
+    if not bool((tensors["std"] > 0).all()):
+        raise UserError(f"model {weights_path}: every 'std' must be positive")
     if network is None:
         if card.network is None:
             raise UserError(f"model {folder}: made from a module of your own; load it in Python with network=...")
@@ -281,7 +290,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"file {path}: cannot read it ({error.strerror})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"file {path}: not valid JSON ({error})") from None
 
 
@@ -294,7 +303,7 @@ def append_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Rows of a JSON-lines file; a last line cut short by a crash is dropped, any other bad line is a UserError."""
     rows = []
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     for number, line in enumerate(lines, start=1):
         if not line:
             continue

@@ -9,7 +9,7 @@ from torch import nn
 
 from robust_student.data import Data
 from robust_student.norms import Norm
-from robust_student.runs import SEARCH, Model, read_json, require_new, write_json
+from robust_student.runs import SEARCH, Model, read_json, replacing, require_new, write_json
 from robust_student.settings import DistillSettings, ObjectiveSettings
 from robust_student.tensors import UserError
 from robust_student.training import Trained, distill
@@ -40,6 +40,8 @@ def search(
     """
     if max_accuracy_drop < 0:
         raise UserError(f"search: max_accuracy_drop must not be negative (got {max_accuracy_drop})")
+    if tries < 1:
+        raise UserError(f"search: tries must be at least 1 (got {tries})")
     base = settings.objective
     if base.secant.weight == 0 and base.gradient.weight == 0:
         raise UserError("search: the method has no gradient objective to search over; use secant or exact")
@@ -92,7 +94,9 @@ def search(
     write_json(path, record)
     best = record["tries"][record["chosen"]]
     final = settings.model_copy(update={"objective": _scaled(base, best["radius"], best["factor"])})
-    trained = distill(teacher, student, data, final, output=output)
+    with replacing(output) as draft:  # an interruption leaves the record alone, so that the search can go on
+        write_json(draft / SEARCH, record)
+        trained = distill(teacher, student, data, final, output=draft)
     trained.model.search = record
     return trained
 

@@ -1,6 +1,8 @@
 """The words every room shares: tensor shapes, the range of valid inputs, and the error for bad input."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import NamedTuple, TypeAlias
 
@@ -52,6 +54,18 @@ UNBOUNDED = InputRange(-math.inf, math.inf)
 def column(values: PerExample, like: Tensor) -> Tensor:
     """Reshape `(batch,)` values to `(batch, 1, 1, ...)` so that they broadcast against `like`."""
     return values.view(-1, *[1] * (like.dim() - 1))
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode for the length of a block; every module's own mode is restored."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def device_of(network: nn.Module) -> torch.device:

@@ -13,7 +13,7 @@ from robust_student.norms import Norm
 from robust_student.perturbations import gaussian_at_snr
 from robust_student.runs import Model
 from robust_student.settings import SelectionSettings
-from robust_student.tensors import device_of
+from robust_student.tensors import device_of, evaluating
 
 
 def choose_epoch(measured: Sequence[dict[str, float]], examples: int) -> int:
@@ -44,15 +44,10 @@ class Validation:
 
         `clean`; with the robust metric also `snr_<dB>` and `pgd`, and `selection` is the mean of them all.
         """
-        modes = [(module, module.training) for module in model.modules()]
-        model.eval()
-        try:
+        with evaluating(model):
             accuracies = {"clean": self._clean(model)}
             if self.settings.metric == "robust":
                 accuracies |= self._perturbed(model)
-        finally:
-            for module, training in modes:
-                module.training = training
         return accuracies | {"selection": sum(accuracies.values()) / len(accuracies)}
 
     def _clean(self, model: Model) -> float:
