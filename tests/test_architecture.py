@@ -9,7 +9,8 @@ import robust_student
 
 ROOMS = [
     *("tensors", "norms", "margins", "settings", "bounds", "ascent", "slopes", "objective", "perturbations", "attacks"),
-    *("models", "data", "runs", "validation", "training", "search", "intervals", "results", "masking", "evaluation"),
+    *("models", "data", "runs", "validation", "training", "search", "intervals", "results", "masking"),
+    *("measurements", "costs", "gallery", "evaluation"),
     *("figures", "report", "demo", "cli", "__main__"),
 ]
 ONLY = {"report": {"figures", "intervals", "results", "runs", "tensors"}, "figures": {"results", "tensors"}}

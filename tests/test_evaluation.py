@@ -15,7 +15,7 @@ from PIL import Image
 from reference import affine, assert_state, prototype_classifier, state_of, toy_data
 from torch import Tensor, nn
 
-from robust_student import evaluation
+from robust_student import evaluation, measurements
 from robust_student.bounds import estimated_confidence_radius, estimated_decision_radius
 from robust_student.data import Data, Examples, load_data
 from robust_student.evaluation import evaluate, headline
@@ -196,7 +196,7 @@ def test_attacks_never_grade_themselves(tmp_path: Path, monkeypatch: pytest.Monk
         with torch.no_grad():
             return cheat(*arguments, **options)
 
-    monkeypatch.setattr(evaluation, "pgd", tiny)
+    monkeypatch.setattr(measurements, "pgd", tiny)
     settings = FAST.model_copy(update={"pgd_linf": (1e-6,), "pgd_l2": (1e-6,)})
     run(tmp_path / "out", settings, subjects={"m": prototype_classifier(DATA)})
     clean = {row["index"]: row["correct"] for row in rows_of(tmp_path / "out", perturbation="none")}

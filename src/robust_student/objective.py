@@ -1,6 +1,7 @@
 """The robust student objective: L = L_KD + C1 L_score + C2 L_gradient (Guo et al. 2018), as a module to train with."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,7 @@ from robust_student.margins import Form, is_rival, margin, margins, scores, true
 from robust_student.norms import Norm
 from robust_student.settings import METHODS, DistillationSettings, ObjectiveSettings, ScoreSettings
 from robust_student.slopes import exact_slope, projected_jacobian, radius_hinge, require_twice_differentiable
-from robust_student.tensors import UNIT_RANGE, InputRange, Inputs, Labels, Logits, PerExample, UserError
+from robust_student.tensors import UNIT_RANGE, InputRange, Inputs, Labels, Logits, PerExample, UserError, evaluating
 
 
 @dataclass(frozen=True)
@@ -263,15 +264,8 @@ class RobustStudentObjective(nn.Module):
         buffers = {name: buffer.clone() for name, buffer in student.named_buffers()}
 
         def run(points: Tensor) -> Tensor:
-            if not eval_mode:
+            with evaluating(student) if eval_mode else nullcontext():
                 return functional_call(student, buffers, (points,))
-            modes = [(module, module.training) for module in student.modules()]
-            student.eval()
-            try:
-                return functional_call(student, buffers, (points,))
-            finally:
-                for module, training in modes:
-                    module.training = training
 
         return run
 

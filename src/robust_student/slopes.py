@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 from robust_student.bounds import estimated_decision_radius
 from robust_student.margins import Form, Score, confidence, input_gradient, margin, scores
 from robust_student.norms import Norm
-from robust_student.tensors import Inputs, Labels, Logits, PerExample, UserError
+from robust_student.tensors import Inputs, Labels, Logits, PerExample, UserError, evaluating
 
 
 def exact_slope(logits: Logits, points: Inputs, labels: Labels, norm: Norm, *, form: Form, score: Score) -> PerExample:
@@ -82,13 +82,13 @@ def require_twice_differentiable(student: nn.Module, points: Inputs) -> None:
 
     leaves = [(name, module) for name, module in student.named_modules() if not list(module.children())]
     handles = [module.register_forward_pre_hook(remember(name), with_kwargs=True) for name, module in leaves]
-    modes = [(module, module.training) for module in student.modules()]
-    try:
-        student.eval()
-        with torch.no_grad():
-            student(points[:2].detach())
-        for handle in handles:
-            handle.remove()
+    with evaluating(student):
+        try:
+            with torch.no_grad():
+                student(points[:2].detach())
+        finally:
+            for handle in handles:
+                handle.remove()
         for name, module, arguments, keywords in [*seen, ("", student, (points[:2].detach(),), {})]:
             problem = _double_backward_problem(module, arguments, keywords)
             if problem:
@@ -98,11 +98,6 @@ def require_twice_differentiable(student: nn.Module, points: Inputs) -> None:
                     f"gradient objective: {place} is not twice differentiable ({problem}); "
                     "use the secant objective instead (secant.weight > 0, gradient.weight = 0)"
                 )
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, training in modes:
-            module.training = training
 
 
 def _map(values: Any, change: Callable[[Tensor], Tensor]) -> Any:

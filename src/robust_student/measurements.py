@@ -1,0 +1,205 @@
+"""What an evaluation measures: one cell per perturbation and setting, graded by one function."""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robust_student.attacks import AutoAttack, pgd
+from robust_student.bounds import estimated_confidence_radius, estimated_decision_radius
+from robust_student.data import Data
+from robust_student.norms import Norm, NormName
+from robust_student.perturbations import gaussian_at_snr, normal_per_example
+from robust_student.results import Row
+from robust_student.runs import Model
+from robust_student.settings import EvaluationSettings
+
+RELATIVE_BUDGETS = (0.25, 0.5, 1.0, 1.5, 2.0)
+"""PGD budgets in units of the norm's default radius, where the user gives none."""
+UNBOUNDED_EXAMPLES = 200
+"""Examples of the unlimited-budget check of the masking verdict."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One cell of the plan: a perturbation at a setting, on the first `count` examples of the sample."""
+
+    perturbation: str
+    setting: float | None
+    count: int
+    run: Callable[[Model, "Batch"], list[Row]]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """A part of the sample on the device, with what a measurement needs to know about it."""
+
+    model: str
+    indices: list[int]
+    inputs: Tensor
+    labels: Tensor
+    teacher_logits: Tensor | None
+
+
+def plan(data: Data, settings: EvaluationSettings, total: int, attacked: int, teacher: bool) -> list[Measurement]:
+    """Every measurement to make on every model, cheapest first."""
+    limits = data.input_range
+    cells = [Measurement("none", None, total, _clean)]
+    cells += [
+        Measurement("gaussian_snr_db", snr_db, total, _noise(data, settings, snr_db)) for snr_db in settings.snr_db
+    ]
+    budgets: dict[NormName, tuple[float, ...]] = {
+        "linf": _budgets(settings.pgd_linf, "linf", data),
+        "l2": _budgets(settings.pgd_l2, "l2", data),
+    }
+    for name in budgets:
+        norm = Norm.named(name, data.scale)
+        radius_a = _radius_rows(f"estimated_decision_radius_{name}", norm, confidence=False)
+        cells.append(Measurement(f"estimated_decision_radius_{name}", None, attacked, radius_a))
+        if teacher:
+            radius_b = _radius_rows(f"estimated_confidence_radius_{name}", norm, confidence=True)
+            cells.append(Measurement(f"estimated_confidence_radius_{name}", None, attacked, radius_b))
+    for name, radii in budgets.items():
+        norm = Norm.named(name, data.scale)
+        cells += [Measurement(f"pgd_{name}", r, attacked, _pgd(data, settings, norm, r)) for r in radii]
+    if limits.bounded:
+        norm, width = Norm.named("linf"), limits.width
+        if width not in budgets["linf"]:
+            count = min(attacked, UNBOUNDED_EXAMPLES)
+            cells.append(Measurement("pgd_linf", width, count, _pgd(data, settings, norm, width)))
+    if settings.autoattack != "none":
+        suite = autoattack_suite(data, settings)
+        cells.append(Measurement(f"autoattack_{suite.norm.name}", suite.radius, attacked, _autoattack(data, suite)))
+    return cells
+
+
+def _budgets(given: tuple[float, ...] | None, name: NormName, data: Data) -> tuple[float, ...]:
+    if given is not None:
+        return tuple(dict.fromkeys(given))
+    radius = Norm.named(name, data.scale).default_radius(data.input_range, data.shape)
+    return tuple(float(f"{factor * radius:.4g}") for factor in RELATIVE_BUDGETS)
+
+
+def autoattack_suite(data: Data, settings: EvaluationSettings) -> AutoAttack:
+    """AutoAttack as the settings ask for it, with the norm's default radius where they name none."""
+    norm = Norm.named(settings.autoattack_norm, data.scale)
+    radius = settings.autoattack_radius or float(f"{norm.default_radius(data.input_range, data.shape):.4g}")
+    return AutoAttack(settings.autoattack, norm, radius, settings.seed)
+
+
+def _clean(model: Model, batch: Batch) -> list[Row]:
+    predictions = model.logits(batch.inputs).argmax(dim=1).tolist()
+    return _rows(batch, "none", None, predictions)
+
+
+def _noise(data: Data, settings: EvaluationSettings, snr_db: float) -> Callable[[Model, Batch], list[Row]]:
+    def run(model: Model, batch: Batch) -> list[Row]:
+        noise = normal_per_example(data.shape, example_seeds(settings.seed, batch.indices)).to(batch.inputs)
+        noisy, realised = gaussian_at_snr(batch.inputs, snr_db, data.input_range, noise)
+        predictions = model.logits(noisy).argmax(dim=1).tolist()
+        rows = _rows(batch, "gaussian_snr_db", snr_db, predictions)
+
+        def measured(snr: float) -> dict[str, Any]:
+            if math.isnan(snr):
+                return {"correct": None}
+            return {"value": round(snr, 4)} if math.isfinite(snr) else {"detail": "infinite"}
+
+        return [Row(**asdict(row) | measured(snr)) for row, snr in zip(rows, realised.tolist(), strict=True)]
+
+    return run
+
+
+def _pgd(data: Data, settings: EvaluationSettings, norm: Norm, radius: float) -> Callable[[Model, Batch], list[Row]]:
+    def run(model: Model, batch: Batch) -> list[Row]:
+        draws = [
+            norm.random(x[None].cpu(), radius, torch.Generator().manual_seed(seed))
+            for x, seed in zip(batch.inputs, example_seeds(settings.seed, batch.indices), strict=True)
+        ]
+        start = data.input_range.clip(batch.inputs + torch.cat(draws).to(batch.inputs))
+        points = pgd(
+            model,
+            batch.inputs,
+            batch.labels,
+            norm=norm,
+            radius=radius,
+            steps=settings.pgd_steps,
+            input_range=data.input_range,
+            start=start,
+        )
+        predictions = _grade(model, batch, points, norm, radius, data)
+        return _rows(batch, f"pgd_{norm.name}", radius, predictions.tolist())
+
+    return run
+
+
+def _autoattack(data: Data, suite: AutoAttack) -> Callable[[Model, Batch], list[Row]]:
+    classes = len(data.classes)
+
+    def run(model: Model, batch: Batch) -> list[Row]:
+        predictions = model.logits(batch.inputs).argmax(dim=1).to(batch.labels.device)
+        standing = predictions == batch.labels
+        broken_by = ["none" if alive else "clean" for alive in standing.tolist()]
+        for attack in suite.attacks(classes):
+            left = standing.nonzero()[:, 0]
+            if len(left) == 0:
+                break
+            part = Batch(
+                batch.model, [batch.indices[i] for i in left.tolist()], batch.inputs[left], batch.labels[left], None
+            )
+            points = suite.run(attack, model, part.inputs, part.labels, classes, data.input_range)
+            found = _grade(model, part, points, suite.norm, suite.radius, data).to(batch.labels.device)
+            fooled = left[found != part.labels]
+            predictions[fooled] = found[found != part.labels]
+            standing[fooled] = False
+            for position in fooled.tolist():
+                broken_by[position] = attack
+        rows = _rows(batch, f"autoattack_{suite.norm.name}", suite.radius, predictions.tolist())
+        return [Row(**asdict(row) | {"detail": name}) for row, name in zip(rows, broken_by, strict=True)]
+
+    return run
+
+
+def _radius_rows(measure: str, norm: Norm, *, confidence: bool) -> Callable[[Model, Batch], list[Row]]:
+    def run(model: Model, batch: Batch) -> list[Row]:
+        inputs = batch.inputs.clone().requires_grad_()
+        logits = model(inputs)
+        if confidence:
+            assert batch.teacher_logits is not None
+            radii = estimated_confidence_radius(logits, inputs, batch.labels, batch.teacher_logits, norm)
+        else:
+            radii = estimated_decision_radius(logits, inputs, batch.labels, norm)
+        rows = _rows(batch, measure, None, logits.argmax(dim=1).tolist())
+        return [
+            Row(**asdict(row) | ({"value": radius} if np.isfinite(radius) else {"detail": "infinite"}))
+            for row, radius in zip(rows, radii.tolist(), strict=True)
+        ]
+
+    return run
+
+
+def _grade(model: Model, batch: Batch, points: Tensor, norm: Norm, radius: float, data: Data) -> Tensor:
+    """Predictions at the proposed points after forcing them into the ball and the range; wrong stays wrong.
+
+    Attacks never grade themselves. An example that is wrong without any perturbation counts as broken: its clean
+    prediction is returned.
+    """
+    inside = data.input_range.clip(batch.inputs + norm.project(points - batch.inputs, radius))
+    clean = model.logits(batch.inputs).argmax(dim=1)
+    found = model.logits(inside).argmax(dim=1)
+    return torch.where(clean == batch.labels.cpu(), found, clean)
+
+
+def _rows(batch: Batch, perturbation: str, setting: float | None, predictions: list[int]) -> list[Row]:
+    return [
+        Row(batch.model, perturbation, setting, index, label, prediction, prediction == label)
+        for index, label, prediction in zip(batch.indices, batch.labels.tolist(), predictions, strict=True)
+    ]
+
+
+def example_seeds(seed: int, indices: list[int]) -> list[int]:
+    """One seed per example, independent of batching and of the model."""
+    return [(seed * 1_000_003 + index) % 2**63 for index in indices]
