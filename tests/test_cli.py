@@ -206,7 +206,7 @@ def test_bad_settings_are_refused_with_one_line(
         (["evaluate", str(teacher), "--data", "digits", *out, "--baseline", "kd"], "baseline 'kd'"),
         (["report", str(tmp_path / "none")], "none"),
         (["predict", "--model", str(teacher), str(tmp_path / "none.png")], "no such file"),
-        (["predict", "--model", str(tmp_path), str(tmp_path / "none.png")], "model.safetensors"),
+        (["predict", "--model", str(tmp_path), str(tmp_path / "none.png")], "model.json"),
         (["distil"], "distill"),
     ]
     for words, reason in cases:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from pydantic import Field
+from pydantic import Field, ValidationError
 from rich.console import Console
 from rich.table import Table
 
@@ -231,8 +231,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         command = _parse(words)
         command.run()  # type: ignore[attr-defined]
-    except UserError as error:
-        print(f"robust-student: error: {error}", file=sys.stderr)
+    except (UserError, ValidationError) as error:
+        message = str(error) if isinstance(error, UserError) else error.errors()[0]["msg"].removeprefix("Value error, ")
+        print(f"robust-student: error: {message}", file=sys.stderr)
         raise SystemExit(2) from None
     except BrokenPipeError:  # the reader of our output has gone: nothing left to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
