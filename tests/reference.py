@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 import torch
 from hypothesis import strategies as st
 from scipy import optimize
@@ -20,7 +21,7 @@ from robust_student.data import Data, Examples
 from robust_student.margins import Form, Score
 from robust_student.norms import Norm, NormName
 from robust_student.settings import DistillationSettings, ObjectiveSettings, ScoreSettings
-from robust_student.tensors import UNIT_RANGE, InputRange
+from robust_student.tensors import UNIT_RANGE, InputRange, UserError
 
 Array = npt.NDArray[np.float64]
 Shape = tuple[int, ...]
@@ -485,3 +486,12 @@ def same_state(network: nn.Module, expected: Mapping[str, Tensor]) -> bool:
 def assert_state(network: nn.Module, expected: Mapping[str, Tensor]) -> None:
     """Check that all parameters and buffers are those, to the bit."""
     assert same_state(network, expected)
+
+
+def message_of(action: Callable[[], object]) -> str:
+    """The one-line complaint of the action."""
+    with pytest.raises(UserError) as error:
+        action()
+    message = str(error.value)
+    assert len(message.splitlines()) == 1
+    return message

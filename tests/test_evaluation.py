@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from reference import affine, assert_state, prototype_classifier, state_of, toy_data
+from reference import affine, assert_state, message_of, prototype_classifier, state_of, toy_data
 from torch import Tensor, nn
 
 from robust_student import evaluation, measurements
@@ -24,7 +24,7 @@ from robust_student.norms import Norm
 from robust_student.results import EVALUATION, GALLERY, ROWS, SUMMARY
 from robust_student.runs import Model, append_jsonl, as_model, read_json, read_jsonl, save
 from robust_student.settings import EvaluationSettings
-from robust_student.tensors import UNBOUNDED, UserError
+from robust_student.tensors import UNBOUNDED
 
 Records = list[dict[str, Any]]
 Models = Mapping[str, Model | nn.Module]
@@ -66,15 +66,6 @@ def run(
     output: Path, settings: EvaluationSettings = FAST, data: Data = DATA, subjects: Models | None = None
 ) -> Records:
     return evaluate(models() if subjects is None else subjects, data, settings, output=output)
-
-
-def message_of(action: Callable[[], object]) -> str:
-    """The one-line complaint of the action."""
-    with pytest.raises(UserError) as error:
-        action()
-    message = str(error.value)
-    assert len(message.splitlines()) == 1
-    return message
 
 
 def rows_of(output: Path, **wanted: Any) -> list[dict[str, Any]]:

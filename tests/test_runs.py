@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from reference import affine, assert_state, state_of, toy_data
+from reference import affine, assert_state, message_of, state_of, toy_data
 from torch import Tensor, nn
 
 from robust_student.data import Data
@@ -34,19 +34,10 @@ from robust_student.runs import (
     write_atomically,
     write_json,
 )
-from robust_student.tensors import UNBOUNDED, InputRange, UserError
+from robust_student.tensors import UNBOUNDED, InputRange
 
 DATA = toy_data()
 TABLE = toy_data(shape=(5,), input_range=UNBOUNDED)
-
-
-def message_of(action: Callable[[], object]) -> str:
-    """The one-line complaint of the action."""
-    with pytest.raises(UserError) as error:
-        action()
-    message = str(error.value)
-    assert len(message.splitlines()) == 1
-    return message
 
 
 @pytest.fixture

@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from reference import prototype_classifier, toy_data
+from reference import message_of, prototype_classifier, toy_data
 
 from robust_student import search as searching
 from robust_student.runs import METRICS, SEARCH, Model, append_jsonl, as_model, load, read_json, save
 from robust_student.search import search
 from robust_student.settings import METHODS, DistillSettings, ObjectiveSettings, SelectionSettings, TrainingSettings
-from robust_student.tensors import UserError
 from robust_student.training import Trained
 
 DATA = toy_data(noise=0.4)
@@ -75,15 +74,6 @@ def run(
 ) -> Trained:
     teacher = as_model(prototype_classifier(DATA), DATA)
     return search(teacher, student, DATA, settings, max_accuracy_drop=drop, tries=tries, output=output)
-
-
-def message_of(action: Callable[[], object]) -> str:
-    """The one-line complaint of the action."""
-    with pytest.raises(UserError) as error:
-        action()
-    message = str(error.value)
-    assert len(message.splitlines()) == 1
-    return message
 
 
 Plan = Callable[..., Planned]

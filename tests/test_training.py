@@ -1,6 +1,5 @@
 import json
 import math
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from reference import (
     affine,
     assert_state,
+    message_of,
     plain_divergence,
     prototype_classifier,
     same_state,
@@ -23,7 +23,6 @@ from torch.nn import functional
 from robust_student.data import load_data, split
 from robust_student.runs import METRICS, Model, as_model, load
 from robust_student.settings import METHODS, DistillSettings, ObjectiveSettings, SelectionSettings, TrainingSettings
-from robust_student.tensors import UserError
 from robust_student.training import TEACHER_SETTINGS, Trained, distill, train
 from robust_student.validation import Validation, choose_epoch
 
@@ -49,15 +48,6 @@ def outcome(trained: Trained) -> list[dict[str, Any]]:
     """The history without what depends on the clock."""
     clock = {"seconds", "examples_per_second"}
     return [{name: value for name, value in record.items() if name not in clock} for record in trained.history]
-
-
-def message_of(action: Callable[[], object]) -> str:
-    """The one-line complaint of the action."""
-    with pytest.raises(UserError) as error:
-        action()
-    message = str(error.value)
-    assert len(message.splitlines()) == 1
-    return message
 
 
 # What is learnt -------------------------------------------------------------------------------------------------------
