@@ -99,7 +99,7 @@ def test_the_python_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(robust_student, "distill", distill)
     few = robust_student.EvaluationSettings(examples=20, attack_examples=5, pgd_steps=2)
     monkeypatch.setattr("robust_student.evaluation.EvaluationSettings", lambda: few)
-    names: dict[str, object] = {"Path": Path}
+    names: dict[str, object] = {}
     exec(example, names)
     assert isinstance(names["records"], list)
     assert (tmp_path / "runs" / "mine" / "summary.json").exists()
