@@ -29,6 +29,7 @@ def cell(summaries: list[list[dict[str, Any]]], model: str, column: Column) -> s
         return "-"
     single = Estimate(found[0]["value"], found[0]["low"], found[0]["high"])
     value, low, high = single if len(found) == 1 else mean_of_runs([r["value"] for r in found])
+    low, high = max(low, 0.0), min(high, 1.0)
     verdicts = {r["verdict"]["level"] for r in found if r["verdict"]} - {"PASS"}
     mark = f" {'/'.join(sorted(verdicts))}" if verdicts and perturbation.startswith("autoattack") else ""
     return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]{mark}"

@@ -159,6 +159,8 @@ class Evaluate(Settings):
         models = {}
         for text in self.models:
             name, _, folder = text.rpartition("=")
+            if not folder:
+                raise UserError(f"evaluate: '{text}' names no directory; write NAME=DIR")
             name = name or Path(folder).resolve().name
             if name in models:
                 raise UserError(f"evaluate: two models are called '{name}'; name them as NAME=DIR")
@@ -267,7 +269,7 @@ def _defaults(kind: type[Settings], words: list[str]) -> Settings:
     source = f"config {path}"
     if kind is Distill:
         method = _value(words, "--method") or given.get("method", "secant")
-        if method not in METHODS:
+        if not isinstance(method, str) or method not in METHODS:
             raise UserError(f"distill: unknown method '{method}'" + nearest(str(method), list(METHODS)))
         objective = given.get("objective") or {}
         if isinstance(objective, dict):

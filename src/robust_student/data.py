@@ -220,7 +220,8 @@ def _array_examples(source: str, part: str, inputs: Any, labels: Any) -> Example
         raise UserError(f"{source}: x_{part} has {len(inputs)} rows, y_{part} {len(labels)}: they must agree")
     if not (np.issubdtype(inputs.dtype, np.floating) or inputs.dtype == np.uint8):
         raise UserError(f"{source}: x_{part} must be uint8 or float, one row per example, not {inputs.dtype}")
-    tensor = torch.from_numpy(inputs if inputs.dtype == np.uint8 else inputs.astype(np.float32))
+    with np.errstate(over="ignore"):  # too large for float32: found just below
+        tensor = torch.from_numpy(inputs if inputs.dtype == np.uint8 else inputs.astype(np.float32))
     if not bool(torch.isfinite(tensor.float()).all()):
         raise UserError(f"{source}: x_{part} holds NaN or infinite values")
     if tensor.dtype == torch.uint8 and tensor.dim() == 3:
@@ -309,7 +310,7 @@ def read_image(path: Path, shape: Sequence[int]) -> Tensor:
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise UserError(f"image {path}: the model expects inputs of shape {tuple(shape)}, not images")
     if not path.is_file():
-        raise UserError(f"image {path}: no such file")
+        raise UserError(f"image {path}: {'is not a file' if path.exists() else 'no such file'}")
     return _decode({"": [path]}, [""], shape[0], tuple(shape[1:])).floats()[0]
 
 
@@ -327,6 +328,9 @@ def _check(data: Data, spec: str) -> None:
         raise UserError(f"data '{spec}': only {present} class in the training examples, need at least two")
     if len(data.test) == 0:
         raise UserError(f"data '{spec}': the test set is empty")
+    twice = [name for name, times in Counter(data.classes).items() if times > 1]
+    if twice:
+        raise UserError(f"data '{spec}': two classes are called '{twice[0]}'")
     for part, examples in (("training", data.train), ("test", data.test)):
         worst = int(examples.labels.max())
         if worst >= len(data.classes):

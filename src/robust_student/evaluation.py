@@ -67,7 +67,7 @@ def evaluate(
     _open(output, _fingerprint(ready, data, settings))
     examples = data.test.subset(sample)
     inputs, labels = examples.floats().to(device), examples.labels.to(device)
-    groups = group(Row(**row) for row in (read_jsonl(output / ROWS) if (output / ROWS).exists() else []))
+    groups = group(_saved_rows(output / ROWS))
     teacher = ready[settings.teacher].logits(inputs).to(device) if settings.teacher in ready else None
     cells = plan(data, settings, len(sample), attacked, teacher is not None)
     console = Console(stderr=True)
@@ -142,6 +142,13 @@ def _prepare(name: str, model: Model | nn.Module, data: Data, device: torch.devi
     if isinstance(model, Model):
         require_fit(model, data, f"model '{name}'")
     return as_model(model, data).to(device).eval()
+
+
+def _saved_rows(path: Path) -> list[Row]:
+    try:
+        return [Row(**row) for row in read_jsonl(path)] if path.exists() else []
+    except TypeError:
+        raise UserError(f"file {path}: damaged (a line is not a row); remove {path.parent} and start again") from None
 
 
 def _samples(data: Data, settings: EvaluationSettings) -> tuple[Tensor, int]:

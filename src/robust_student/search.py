@@ -33,8 +33,8 @@ def search(
     Every try, and a plain distillation to compare with, is trained for half the epochs. A try is accepted when its
     clean validation accuracy is at most `max_accuracy_drop` points (hundredths) below the plain student's; the
     accepted one of highest selection metric is trained in full. The test set is never looked at. Tries are recorded
-    in `output/search.json` one by one: run again with the same arguments after an interruption, or with more tries,
-    and only what is missing is trained.
+    in `output/search.json` one by one: run again with the same arguments after an interruption, or with more tries
+    after a search that found nothing, and only what is missing is trained.
 
     Raises UserError where no try is accepted, and on bad input.
     """
@@ -95,8 +95,11 @@ def search(
     best = record["tries"][record["chosen"]]
     final = settings.model_copy(update={"objective": _scaled(base, best["radius"], best["factor"])})
     with replacing(output) as draft:  # an interruption leaves the record alone, so that the search can go on
+        trained = distill(teacher, student, data, final, output=draft / "run")
+        for file in (draft / "run").iterdir():
+            file.rename(draft / file.name)
+        (draft / "run").rmdir()
         write_json(draft / SEARCH, record)
-        trained = distill(teacher, student, data, final, output=draft)
     trained.model.search = record
     return trained
 

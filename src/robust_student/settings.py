@@ -175,7 +175,8 @@ class TrainingSettings(Settings):
     epochs: int = Field(10, ge=1)
     """Passes over the training examples."""
     batch_size: int = Field(128, ge=1)
-    """Examples per step."""
+    """Examples per step; at most a sixteenth of the training set (but 8 are always allowed), so that small sets get
+    enough steps. A last, smaller batch is left for the next epoch's shuffle."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """adamw, or sgd with Nesterov momentum 0.9."""
     learning_rate: float = Field(4e-3, gt=0)

@@ -24,6 +24,7 @@ from robust_student.runs import (
     append_jsonl,
     as_model,
     provenance,
+    replacing,
     require_fit,
     require_new,
     resolve_device,
@@ -133,17 +134,31 @@ def _fit(
     output: Path | None,
     recorded: Settings,
 ) -> Trained:
+    """Train in a draft directory that becomes `output` only when it is complete: no half-trained run looks like one."""
+    if output is None:
+        return _loop(model, data, settings, prepare, None, recorded)
+    require_new(output)
+    with replacing(output) as draft:
+        return _loop(model, data, settings, prepare, draft, recorded)
+
+
+def _loop(
+    model: Model,
+    data: Data,
+    settings: TrainingSettings,
+    prepare: Callable[[Examples, torch.device], Step],
+    output: Path | None,
+    recorded: Settings,
+) -> Trained:
     """The loop shared by `train` and `distill`: steps, validation after each epoch, the best weights kept."""
-    if output is not None:
-        require_new(output)
-        output.mkdir(exist_ok=True)
     device = resolve_device(settings.device)
     training, held_out = split(data.train, settings.validation_fraction, settings.seed)
     validation = Validation(held_out, settings.selection, scale=data.scale, seed=settings.seed)
     model.to(device).train()
     step = prepare(training, device)
     resident = training.to(device)
-    batches = max(1, len(training) // settings.batch_size)
+    batch_size = min(settings.batch_size, max(8, len(training) // 16))
+    batches = max(1, len(training) // batch_size)
     optimizer, schedule = _optimizer(model, settings, batches * settings.epochs)
     order = torch.Generator().manual_seed(settings.seed)
     _note(model, **provenance(recorded.model_dump(mode="json"), data.name, settings.seed))
@@ -156,7 +171,7 @@ def _fit(
             sums: dict[str, Tensor] = {}
             model.train()
             permutation = torch.randperm(len(training), generator=order).to(device)
-            for number, positions in enumerate(torch.split(permutation, settings.batch_size)[:batches], start=1):
+            for number, positions in enumerate(torch.split(permutation, batch_size)[:batches], start=1):
                 terms = step(resident.floats(positions), resident.labels[positions], positions)
                 optimizer.zero_grad(set_to_none=True)
                 torch.autograd.backward(terms.loss)
@@ -167,7 +182,7 @@ def _fit(
                     sums[name] = sums.get(name, torch.zeros(())).to(value) + value.detach().mean()
                 if number % 10 == 0 or number == batches:
                     status = ", ".join(f"{name} {float(total) / number:.3f}" for name, total in sums.items())
-                    rate = number * settings.batch_size / (time.perf_counter() - started)
+                    rate = number * batch_size / (time.perf_counter() - started)
                     progress.update(task, completed=(epoch - 1) * batches + number)
                     progress.update(task, status=f"epoch {epoch}/{settings.epochs}: {status} | {rate:,.0f} examples/s")
             seconds = time.perf_counter() - started
@@ -177,7 +192,7 @@ def _fit(
                 "validation": validation.measure(model),
                 "learning_rate": schedule.get_last_lr()[0],
                 "seconds": round(seconds, 3),
-                "examples_per_second": round(batches * settings.batch_size / seconds, 1),
+                "examples_per_second": round(batches * batch_size / seconds, 1),
             }
             history.append(record)
             weights[epoch] = deepcopy(model.state_dict())
