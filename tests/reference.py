@@ -215,9 +215,10 @@ class ReferenceNorm:
         else:
             budget, room = {}, np.minimum(room, size * both)
         bounds = [(0.0, None if math.isinf(r) else r) for r in room]
-        result = optimize.linprog(np.concatenate([-gradient, gradient]), bounds=bounds, **budget)
+        unit = float(np.abs(gradient).max()) or 1.0  # the solver takes slopes below 1e-7 for zero
+        result = optimize.linprog(np.concatenate([-gradient, gradient]) / unit, bounds=bounds, **budget)
         assert result.success and len(result.x) == 2 * count
-        return -result.fun
+        return -result.fun * unit
 
     @staticmethod
     def _order(p: float, magnitudes: Sequence[float]) -> float:
