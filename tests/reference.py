@@ -215,8 +215,10 @@ class ReferenceNorm:
         else:
             budget, room = {}, np.minimum(room, size * both)
         bounds = [(0.0, None if math.isinf(r) else r) for r in room]
-        unit = float(np.abs(gradient).max()) or 1.0  # the solver takes slopes below 1e-7 for zero
-        result = optimize.linprog(np.concatenate([-gradient, gradient]) / unit, bounds=bounds, **budget)
+        unit = float(np.abs(gradient).max()) or 1.0
+        exact = {"dual_feasibility_tolerance": 1e-10, "primal_feasibility_tolerance": 1e-10}  # else slopes < 1e-7 are 0
+        costs = np.concatenate([-gradient, gradient]) / unit
+        result = optimize.linprog(costs, bounds=bounds, options=exact, **budget)
         assert result.success and len(result.x) == 2 * count
         return -result.fun * unit
 

@@ -249,6 +249,7 @@ def test_step_obeys_the_range_and_its_size(
 @example("l1", False, [0.5, 0.5, 0.0, 1.0], [-3.0, 2.0, 0.0, 0.0], 1.0, UNIT_RANGE)
 @example("l1", False, [0.5, 0.5, 0.0, 1.0], [-3.0, 2.0, 0.0, 0.0], 1.0, InputRange(0.0, math.inf))
 @example("l1", False, [0.0, 0.0, 0.0, 0.0], [0.0, 0.0, -5.96e-8, 0.0], 2.0, InputRange(-math.inf, 1.0))
+@example("linf", False, [0.0, 0.0, 0.0, 0.0], [1.0, 0.0, 1.1920928955078125e-07, 0.0], 1.0, UNIT_RANGE)
 def test_step_gains_as_much_as_the_linear_programme(
     name: NormName, scaled: bool, point: list[float], gradient: list[float], size: float, limits: InputRange
 ) -> None:
