@@ -76,7 +76,7 @@ def train(
     Raises UserError on bad input and where the loss diverges.
     """
     settings = settings if settings is not None else TEACHER_SETTINGS
-    with _seeded(settings):
+    with _seeded(settings), _draft(output) as draft:
         model = as_model(network, data)
 
         def step(inputs: Tensor, labels: Tensor, positions: Tensor) -> Terms:
@@ -85,7 +85,7 @@ def train(
                 {"cross_entropy": 1.0},
             )
 
-        return _fit(model, data, settings, lambda examples, device: step, output, settings)
+        return _fit(model, data, settings, lambda examples, device: step, draft, settings)
 
 
 def distill(
@@ -110,7 +110,7 @@ def distill(
     Raises UserError where teacher, student and data do not belong together, and where the loss diverges.
     """
     settings = settings if settings is not None else DistillSettings()
-    with _seeded(settings.training):
+    with _seeded(settings.training), _draft(output) as draft:
         if isinstance(teacher, Model):
             require_fit(teacher, data, "teacher")
         guide = as_model(teacher, data)
@@ -123,26 +123,21 @@ def distill(
             generator = torch.Generator(device).manual_seed(settings.training.seed)
             return lambda inputs, labels, positions: objective(inputs, labels, scores[positions], generator)
 
-        return _fit(model, data, settings.training, prepare, output, settings)
+        return _fit(model, data, settings.training, prepare, draft, settings)
+
+
+@contextmanager
+def _draft(output: Path | None) -> Iterator[Path | None]:
+    """A draft directory that becomes `output` only when it is complete: no half-trained run looks like one."""
+    if output is None:
+        yield None
+        return
+    require_new(output)
+    with replacing(output) as draft:
+        yield draft
 
 
 def _fit(
-    model: Model,
-    data: Data,
-    settings: TrainingSettings,
-    prepare: Callable[[Examples, torch.device], Step],
-    output: Path | None,
-    recorded: Settings,
-) -> Trained:
-    """Train in a draft directory that becomes `output` only when it is complete: no half-trained run looks like one."""
-    if output is None:
-        return _loop(model, data, settings, prepare, None, recorded)
-    require_new(output)
-    with replacing(output) as draft:
-        return _loop(model, data, settings, prepare, draft, recorded)
-
-
-def _loop(
     model: Model,
     data: Data,
     settings: TrainingSettings,
