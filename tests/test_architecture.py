@@ -8,9 +8,11 @@ import pytest
 import robust_student
 
 ROOMS = [
-    *("tensors", "norms", "margins", "settings", "bounds", "ascent", "slopes", "objective", "perturbations", "attacks"),
+    *("tensors", "norms", "margins", "settings", "bounds", "smoothing"),
+    *("activations", "operations", "graph", "regions", "propagation", "certificates"),
+    *("ascent", "slopes", "objective", "perturbations", "attacks"),
     *("models", "data", "runs", "validation", "training", "search", "intervals", "results", "masking"),
-    *("measurements", "costs", "gallery", "evaluation"),
+    *("measurements", "costs", "ledger", "gallery", "evaluation"),
     *("figures", "report", "demo", "cli", "__main__"),
 ]
 ONLY = {"report": {"figures", "intervals", "results", "runs", "tensors"}, "figures": {"results", "tensors"}}

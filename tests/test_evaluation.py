@@ -15,7 +15,7 @@ from PIL import Image
 from reference import affine, assert_state, message_of, prototype_classifier, state_of, toy_data
 from torch import Tensor, nn
 
-from robust_student import evaluation, measurements
+from robust_student import ledger, measurements
 from robust_student.bounds import estimated_confidence_radius, estimated_decision_radius
 from robust_student.data import Data, Examples, load_data
 from robust_student.evaluation import evaluate, headline
@@ -209,7 +209,8 @@ def test_estimated_radii_are_those_of_the_bounds(finished: Path) -> None:
                 else:
                     guide = everyone["teacher"](examples.floats())
                     radii = estimated_confidence_radius(logits, points, examples.labels, guide, norm)
-                assert [row["value"] for row in found] == pytest.approx(radii.tolist(), rel=1e-4)
+                # The teacher against itself is 0 up to the rounding of logits in batches of another size.
+                assert [row["value"] for row in found] == pytest.approx(radii.tolist(), rel=1e-4, abs=1e-6)
                 assert [row["correct"] for row in found] == logits.argmax(dim=1).eq(examples.labels).tolist()
 
 
@@ -477,7 +478,7 @@ def interrupt(output: Path, after: int, monkeypatch: pytest.MonkeyPatch, setting
         written[0] += 1
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation, "append_jsonl", append)
+        patch.setattr(ledger, "append_jsonl", append)
         with pytest.raises(Interrupted):
             run(output, settings)
 
@@ -552,7 +553,7 @@ def test_the_beginning_of_another_evaluation_is_refused_and_left_alone(
 
 def test_a_finished_evaluation_is_refused_and_left_alone(finished: Path) -> None:
     before = snapshot(finished)
-    assert "holds an evaluation already" in message_of(lambda: run(finished))
+    assert "holds a finished run" in message_of(lambda: run(finished))
     assert snapshot(finished) == before
 
 

@@ -160,7 +160,7 @@ def test_loss_is_the_weighted_sum_of_the_terms_means(method: str, conv: nn.Modul
     terms = RobustStudentObjective(conv, settings)(*batch, generator_for(batch))
     weights = {"distillation": 1.0} | {
         name: getattr(settings, name).weight
-        for name in ("score", "gradient", "secant")
+        for name in ("score", "gradient", "secant", "certified")
         if getattr(settings, name).weight > 0
     }
     assert terms.weights == weights and terms.values.keys() == weights.keys()

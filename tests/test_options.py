@@ -38,6 +38,10 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "secant.step": ({"secant": {"weight": 1.0}}, 0.3),
     "secant.random_start": ({"secant": {"weight": 1.0, "shared": False}}, False),
     "secant.shared": ({"secant": {"weight": 1.0}}, False),
+    "certified.weight": ({}, 1.0),
+    "certified.form": ({"certified": {"weight": 1.0}}, "slope"),
+    "certified.warmup": ({"certified": {"weight": 1.0}}, 1.0),
+    "certified.ramp": ({"certified": {"weight": 1.0}}, 1.0),
 }
 """Option -> (settings in which it matters, a value other than the default)."""
 
@@ -61,7 +65,7 @@ def gradients(settings: dict[str, Any]) -> list[Tensor]:
     """Parameter gradients of one step on a fixed batch with fixed random draws."""
     torch.manual_seed(0)
     student = nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Softplus(), nn.Flatten(), nn.Linear(4 * 4 * 4, 5)
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.SiLU(), nn.Flatten(), nn.Linear(4 * 4 * 4, 5)
     ).train()
     inputs, labels, teacher = torch.rand(12, 1, 6, 6), torch.arange(12) % 5, 2 * torch.randn(12, 5)
     objective = RobustStudentObjective(student, ObjectiveSettings.parse(settings))

@@ -26,7 +26,7 @@ def message_of(values: object) -> str:
 
 
 def test_the_methods_are_the_documented_ones() -> None:
-    assert set(METHODS) == {"kd", "score", "exact", "direct", "projection", "secant", "secant-exact"}
+    assert set(METHODS) == {"kd", "score", "exact", "direct", "projection", "secant", "secant-exact", "certified"}
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_every_method_trains_and_records_its_terms(method: str) -> None:
     trained = student_of(method)
     terms = set(trained.history[0]["terms"])
     objective = METHODS[method]
-    wanted = {name for name in ("score", "gradient", "secant") if getattr(objective, name).weight > 0}
+    wanted = {name for name in ("score", "gradient", "secant", "certified") if getattr(objective, name).weight > 0}
     assert terms == {"distillation", *wanted}
     assert all(math.isfinite(value) for record in trained.history for value in record["terms"].values())
 

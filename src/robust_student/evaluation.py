@@ -1,37 +1,21 @@
 """Honest evidence: several models on the same test examples under noise and attack, kept example by example."""
 
-import hashlib
-import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor, nn
 
-from robust_student.costs import costs, serialised
+from robust_student.costs import costs
 from robust_student.data import Data, stratified_sample
 from robust_student.gallery import gallery
+from robust_student.ledger import Ledger, Sample, describe, fingerprint, parts, prepare
 from robust_student.margins import input_gradient, margin
 from robust_student.masking import judge
-from robust_student.measurements import Batch, autoattack_suite, plan
-from robust_student.results import EVALUATION, GALLERY, ROWS, SUMMARY, Key, Row, find, group, summarise
-from robust_student.runs import (
-    Model,
-    append_jsonl,
-    as_model,
-    provenance,
-    read_json,
-    read_jsonl,
-    require_fit,
-    require_writable,
-    resolve_device,
-    write_atomically,
-    write_json,
-)
+from robust_student.measurements import autoattack_suite, plan
+from robust_student.results import EVALUATION, GALLERY, SUMMARY, Key, Row, find, summarise
+from robust_student.runs import Model, read_json, resolve_device, write_json
 from robust_student.settings import EvaluationSettings
 from robust_student.tensors import UserError
 
@@ -57,40 +41,19 @@ def evaluate(
     """
     settings = settings if settings is not None else EvaluationSettings()
     device = resolve_device(settings.device)
-    ready = {name: _prepare(name, model, data, device) for name, model in models.items()}
+    ready = {name: prepare(name, model, data, device) for name, model in models.items()}
     if not ready:
         raise UserError("evaluate: no models given")
     baseline = settings.baseline if settings.baseline is not None else ("kd" if "kd" in ready else None)
     if baseline is not None and baseline not in ready:
         raise UserError(f"evaluate: baseline '{baseline}' is not among the models ({', '.join(ready)})")
     sample, attacked = _samples(data, settings)
-    _open(output, _fingerprint(ready, data, settings))
+    ledger = Ledger.open(output, EVALUATION, fingerprint(ready, data, settings))
     examples = data.test.subset(sample)
     inputs, labels = examples.floats().to(device), examples.labels.to(device)
-    groups = group(_saved_rows(output / ROWS))
     teacher = ready[settings.teacher].logits(inputs).to(device) if settings.teacher in ready else None
     cells = plan(data, settings, len(sample), attacked, teacher is not None)
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("evaluating", total=len(ready) * sum(m.count for m in cells))
-        for name, model in ready.items():
-            for cell in cells:
-                label = f"{name}: {cell.perturbation} {'' if cell.setting is None else f'{cell.setting:g}'}"
-                progress.update(task, description=label)
-                done = groups[(name, cell.perturbation, cell.setting)]
-                for part in _parts(cell.count, settings.batch_size):
-                    indices = sample[part].tolist()
-                    if not all(index in done for index in indices):
-                        logits = None if teacher is None else teacher[part]
-                        rows = cell.run(model, Batch(name, indices, inputs[part], labels[part], logits))
-                        append_jsonl(output / ROWS, [asdict(row) for row in rows])
-                        done.update({row.index: row for row in rows})
-                    progress.advance(task, len(indices))
-    used = {
-        (name, cell.perturbation, cell.setting): groups[(name, cell.perturbation, cell.setting)]
-        for name in ready
-        for cell in cells
-    }
+    used = ledger.fill(ready, cells, Sample(sample, inputs, labels, teacher), settings.batch_size)
     verdicts = {
         name: _verdict(model, used, name, inputs[:attacked], labels[:attacked], data) for name, model in ready.items()
     }
@@ -110,7 +73,7 @@ def evaluate(
         else None,
         "sample": {"test": len(data.test), "examples": len(sample), "attacked": attacked},
         "classes": list(data.classes),
-        "models": {name: _describe(model) for name, model in ready.items()},
+        "models": {name: describe(model) for name, model in ready.items()},
     }
     write_json(output / EVALUATION, details)
     write_json(output / SUMMARY, records)
@@ -138,19 +101,6 @@ def headline(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return lines
 
 
-def _prepare(name: str, model: Model | nn.Module, data: Data, device: torch.device) -> Model:
-    if isinstance(model, Model):
-        require_fit(model, data, f"model '{name}'")
-    return as_model(model, data).to(device).eval()
-
-
-def _saved_rows(path: Path) -> list[Row]:
-    try:
-        return [Row(**row) for row in read_jsonl(path)] if path.exists() else []
-    except TypeError:
-        raise UserError(f"file {path}: damaged (a line is not a row); remove {path.parent} and start again") from None
-
-
 def _samples(data: Data, settings: EvaluationSettings) -> tuple[Tensor, int]:
     """Test positions in the order measured, and how many of them, counted from the front, are attacked.
 
@@ -170,7 +120,7 @@ def _verdict(
     model: Model, groups: Mapping[Key, Mapping[int, Row]], name: str, inputs: Tensor, labels: Tensor, data: Data
 ) -> dict[str, Any]:
     gradients = []
-    for part in _parts(len(labels), 250):
+    for part in parts(len(labels), 250):
         points = inputs[part].clone().requires_grad_()
         gradients.append(input_gradient(margin(model(points), labels[part]), points).flatten(1))
     sizes = torch.cat([gradient.abs().sum(dim=1) for gradient in gradients])
@@ -183,48 +133,3 @@ def _verdict(
         square_only=None if attacked is None else sum(row.detail == "square" for row in attacked) / len(attacked),
         unbounded_accuracy=None if unlimited is None else sum(bool(row.correct) for row in unlimited) / len(unlimited),
     ).as_dict()
-
-
-def _describe(model: Model) -> dict[str, Any]:
-    described: dict[str, Any] = {"card": model.card.model_dump(mode="json")}
-    described |= {"history": model.history, "search": model.search}
-    epoch = model.card.provenance.get("epoch")
-    return described | ({} if epoch is None else {"best_epoch": epoch})
-
-
-def _fingerprint(models: Mapping[str, Model], data: Data, settings: EvaluationSettings) -> dict[str, Any]:
-    """What must be the same for an interrupted evaluation to be continued."""
-    return {
-        "models": {name: f"{model.card.network}:{_digest(model.state_dict())}" for name, model in models.items()},
-        "data": data.name,
-        "test": _digest({"inputs": data.test.inputs, "labels": data.test.labels}),
-        "settings": settings.model_dump(mode="json"),
-    }
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    return hashlib.sha256(serialised(tensors)).hexdigest()
-
-
-def _open(output: Path, fingerprint: dict[str, Any]) -> None:
-    """Make the output directory, or accept one that holds the unfinished beginning of the same evaluation."""
-    path = output / EVALUATION
-    if path.exists() and not (output / SUMMARY).exists():
-        if read_json(path).get("fingerprint") == fingerprint:
-            if (output / ROWS).exists():
-                rows = read_jsonl(output / ROWS)  # without a last line that was cut
-                write_atomically(output / ROWS, "".join(json.dumps(row) + "\n" for row in rows).encode())
-            return
-        raise UserError(f"output {output}: holds an unfinished evaluation with other models, data or settings")
-    require_writable(output)
-    for name in (ROWS, SUMMARY, EVALUATION, GALLERY):
-        if (output / name).exists():
-            raise UserError(f"output {output}: holds an evaluation already ({name}); choose another name or remove it")
-    output.mkdir(exist_ok=True)
-    settings = fingerprint["settings"]
-    source = provenance(settings, fingerprint["data"], settings["seed"])
-    write_json(path, {"fingerprint": fingerprint, "provenance": source})
-
-
-def _parts(count: int, size: int) -> Iterator[slice]:
-    return (slice(start, min(start + size, count)) for start in range(0, count, size))

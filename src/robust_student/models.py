@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import parametrizations
 from torch.utils.flop_counter import FlopCounterMode
 
 from robust_student.settings import nearest
@@ -83,12 +84,49 @@ def resnet20(shape: Shape, classes: int, width: int = 16) -> nn.Module:
     return _resnet(shape, classes, 3, width)
 
 
+class Absolute(nn.Module):
+    """|x|: an activation of slope 1 or -1 everywhere."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """|x|, element by element."""
+        return inputs.abs()
+
+
+class Scaled(nn.Module):
+    """Multiplication by a constant."""
+
+    def __init__(self, factor: float) -> None:
+        """Keep the factor."""
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """factor x."""
+        return self.factor * inputs
+
+
+def lipschitz(shape: Shape, classes: int, *widths: int) -> nn.Module:
+    """A multilayer perceptron whose logits, divided by 8, are 1-Lipschitz in L2; widths as for mlp (default 64,64).
+
+    Orthogonal weights (torch's own parametrisation) and absolute values (Anil, Lucas & Grosse 2019): S_y - S_j has a
+    slope of at most 8 sqrt(2), so that certified Lipschitz radii are m / (8 sqrt(2)). The factor 8 lets cross-entropy
+    see differences.
+    """
+    sizes = [math.prod(shape), *(widths or (64, 64)), classes]
+    layers: list[nn.Module] = [nn.Flatten()]
+    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+        linear_map = parametrizations.orthogonal(nn.Linear(inputs, outputs), use_trivialization=False)
+        layers += [linear_map, Absolute()]
+    return nn.Sequential(*layers[:-1], Scaled(8.0))
+
+
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "linear": linear,
     "mlp": mlp,
     "cnn": cnn,
     "resnet8": resnet8,
     "resnet20": resnet20,
+    "lipschitz": lipschitz,
 }
 """The built-in networks: `name` or `name:WIDTH[,WIDTH...]`."""
 

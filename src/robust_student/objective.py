@@ -10,8 +10,11 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from robust_student.ascent import Uphill, ascend, default_step, random_start
+from robust_student.graph import Graph, trace
 from robust_student.margins import Form, is_rival, margin, margins, scores, true_score
 from robust_student.norms import Norm
+from robust_student.propagation import margin_bounds
+from robust_student.regions import Ball
 from robust_student.settings import METHODS, DistillationSettings, ObjectiveSettings, ScoreSettings
 from robust_student.slopes import exact_slope, projected_jacobian, radius_hinge, require_twice_differentiable
 from robust_student.tensors import UNIT_RANGE, InputRange, Inputs, Labels, Logits, PerExample, UserError, evaluating
@@ -116,6 +119,9 @@ class RobustStudentObjective(nn.Module):
         slope_norm = self.settings.gradient.norm
         self.gradient_norm = self.norm if slope_norm is None else Norm.named(slope_norm, self.norm.scale)
         self.input_range = input_range
+        self.progress = 1.0
+        """Share of the training done, 0 to 1, on which the radius of the certified term depends; set it each step."""
+        self._graph: Graph | None = None
         self._twice_differentiable = self.settings.gradient.weight == 0
 
     def radius(self, shape: torch.Size | tuple[int, ...]) -> float:
@@ -134,9 +140,12 @@ class RobustStudentObjective(nn.Module):
         if not self._twice_differentiable:
             require_twice_differentiable(self.student, inputs)
             self._twice_differentiable = True
-        if self.settings.shared_pass:
-            return self._shared_step(inputs, labels, teacher_logits, generator)
-        return self._step(inputs, labels, teacher_logits, generator)
+        step = self._shared_step if self.settings.shared_pass else self._step
+        terms = step(inputs, labels, teacher_logits, generator)
+        if self.settings.certified.weight == 0:
+            return terms
+        values = terms.values | {"certified": self._certified(inputs, labels, teacher_logits)}
+        return Terms(values, self._weights(values), terms.carried)
 
     def _step(self, inputs: Tensor, labels: Tensor, teacher_logits: Tensor, generator: torch.Generator | None) -> Terms:
         settings = self.settings
@@ -252,6 +261,24 @@ class RobustStudentObjective(nn.Module):
             self.norm.size(reached - start.detach()),
         )
 
+    def _certified(self, inputs: Tensor, labels: Tensor, teacher_logits: Tensor) -> Tensor:
+        """The certified term; intervals carry the gradient to the student's parameters."""
+        settings = self.settings.certified
+        if self._graph is None:
+            self._graph = trace(self.student, inputs.shape[1:])
+        since = self.progress - settings.warmup
+        grown = min(1.0, max(0.0, since / settings.ramp)) if settings.ramp > 0 else float(since >= 0)
+        radius = grown * self.radius(inputs.shape[1:])
+        ball = Ball(inputs, inputs.new_full((len(inputs),), radius), self.norm, self.input_range)
+        layers = self._graph.layers()
+        bounds = margin_bounds(layers, ball, labels, "interval")
+        if settings.form == "divergence":
+            return distillation_term(-bounds, teacher_logits, labels, self.settings.distillation)
+        if settings.form == "score":
+            return score_term(-bounds, teacher_logits, labels, self.settings.score)
+        drop = (margins(layers(inputs), labels) - bounds).amax(dim=1).clamp_min(0.0)
+        return (drop / radius).square() if radius > 0 else torch.zeros_like(drop)
+
     def _uphill(self, labels: Tensor, teacher_logits: Tensor) -> Uphill:
         settings = self.settings.secant
         if settings.ascent == "drop":
@@ -276,6 +303,7 @@ class RobustStudentObjective(nn.Module):
             "score": settings.score.weight,
             "gradient": settings.gradient.weight,
             "secant": settings.secant.weight,
+            "certified": settings.certified.weight,
         }
         return {name: weights[name] for name in values}
 

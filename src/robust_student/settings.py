@@ -123,8 +123,26 @@ class SecantSettings(Settings):
     """Shared pass: train at the random start instead of at x; the same pass gives the first ascent direction."""
 
 
+class CertifiedSettings(Settings):
+    """The same two objectives on certified margins: lower bounds lb_j of m_j(z) over the ball, by intervals.
+
+    The bounds are those of the network in evaluation mode. R grows linearly from 0 after a warm-up (Gowal et al. 2018,
+    section 4): a network that has learnt nothing yet answers large intervals by becoming constant.
+    """
+
+    weight: float = Field(0.0, ge=0)
+    """C2; 0 leaves the term out."""
+    form: Literal["divergence", "score", "slope"] = "divergence"
+    """divergence: L_KD with the certified margins in place of the student's; score: L_score with them;
+    slope: max_j [m_j(x) - lb_j]_+^2 / R^2, the squared certified slope."""
+    warmup: float = Field(0.2, ge=0, le=1)
+    """Share of the training steps after which R begins to grow."""
+    ramp: float = Field(0.5, ge=0, le=1)
+    """Share of the training steps during which R grows to its full size."""
+
+
 class ObjectiveSettings(Settings):
-    """L = L_KD + C1 L_score + C2 L_gradient, the last at a point (gradient), over the ball (secant), or both."""
+    """L = L_KD + C1 L_score + C2 L_gradient, the last at a point (gradient) or over the ball (secant, certified)."""
 
     norm: NormName = "linf"
     """Norm of the perturbations to resist."""
@@ -134,6 +152,7 @@ class ObjectiveSettings(Settings):
     score: ScoreSettings = ScoreSettings()
     gradient: GradientSettings = GradientSettings()
     secant: SecantSettings = SecantSettings()
+    certified: CertifiedSettings = CertifiedSettings()
     gradient_mode: Literal["train", "eval"] = "train"
     """Mode of the student (BatchNorm, dropout) during gradient terms and ascent (docs/objectives.md)."""
 
@@ -155,18 +174,19 @@ class ObjectiveSettings(Settings):
 class SelectionSettings(Settings):
     """How the best epoch is chosen, on validation examples only."""
 
-    metric: Literal["robust", "accuracy"] = "robust"
-    """robust: mean accuracy over clean inputs, each noise level and PGD; accuracy: clean inputs alone."""
+    metric: Literal["robust", "accuracy", "certified"] = "robust"
+    """robust: mean accuracy over clean inputs, each noise level and PGD; accuracy: clean inputs alone; certified:
+    certified accuracy by interval propagation at the radius."""
     snr_db: tuple[float, ...] = (0.0, -5.0)
     """Gaussian noise levels, signal-to-noise ratio in dB."""
     norm: NormName = "linf"
-    """Norm of the PGD attack."""
+    """Norm of the PGD attack or the certificate."""
     radius: float | None = Field(None, gt=0)
-    """Budget of the PGD attack, in input units of the norm; None: default per norm and input range."""
+    """Budget of PGD or the certificate, in input units of the norm; None: default per norm and input range."""
     steps: int = Field(20, ge=1)
     """PGD steps."""
     examples: int = Field(1000, ge=1)
-    """Validation examples (stratified sample) under noise and PGD; clean accuracy uses all."""
+    """Validation examples (stratified sample) under noise and PGD or certified; clean accuracy uses all."""
 
 
 class TrainingSettings(Settings):
@@ -264,6 +284,7 @@ METHODS: dict[str, ObjectiveSettings] = {
     "secant-exact": ObjectiveSettings(
         secant=SecantSettings(weight=5.0), gradient=GradientSettings(weight=10.0, norm="l2", at="ball")
     ),
+    "certified": ObjectiveSettings(certified=CertifiedSettings(weight=2.0)),
 }
 """Named starting points; every dial of the chosen one can still be changed."""
 

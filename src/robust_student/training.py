@@ -34,8 +34,8 @@ from robust_student.settings import DistillSettings, SelectionSettings, Settings
 from robust_student.tensors import UserError
 from robust_student.validation import Validation, choose_epoch
 
-Step = Callable[[Tensor, Tensor, Tensor], Terms]
-"""Maps inputs, labels and the examples' positions in the training set to the terms of one step."""
+Step = Callable[[Tensor, Tensor, Tensor, float], Terms]
+"""Maps inputs, labels, the examples' positions in the training set and the share of the training done to terms."""
 
 TEACHER_SETTINGS = TrainingSettings(selection=SelectionSettings(metric="accuracy"))
 """Defaults of `train`: the best epoch is the one of highest clean validation accuracy."""
@@ -79,7 +79,7 @@ def train(
     with _seeded(settings), _draft(output) as draft:
         model = as_model(network, data)
 
-        def step(inputs: Tensor, labels: Tensor, positions: Tensor) -> Terms:
+        def step(inputs: Tensor, labels: Tensor, positions: Tensor, progress: float) -> Terms:
             return Terms(
                 {"cross_entropy": functional.cross_entropy(model(inputs), labels, reduction="none")},
                 {"cross_entropy": 1.0},
@@ -121,7 +121,12 @@ def distill(
         def prepare(examples: Examples, device: torch.device) -> Step:
             scores = _teacher_scores(guide.to(device), examples).to(device)
             generator = torch.Generator(device).manual_seed(settings.training.seed)
-            return lambda inputs, labels, positions: objective(inputs, labels, scores[positions], generator)
+
+            def step(inputs: Tensor, labels: Tensor, positions: Tensor, progress: float) -> Terms:
+                objective.progress = progress
+                return objective(inputs, labels, scores[positions], generator)
+
+            return step
 
         return _fit(model, data, settings.training, prepare, draft, settings)
 
@@ -167,7 +172,8 @@ def _fit(
             model.train()
             permutation = torch.randperm(len(training), generator=order).to(device)
             for number, positions in enumerate(torch.split(permutation, batch_size)[:batches], start=1):
-                terms = step(resident.floats(positions), resident.labels[positions], positions)
+                done = ((epoch - 1) * batches + number) / (batches * settings.epochs)
+                terms = step(resident.floats(positions), resident.labels[positions], positions, done)
                 optimizer.zero_grad(set_to_none=True)
                 torch.autograd.backward(terms.loss)
                 _guard(model, terms, settings.gradient_clip, f"step {number} of epoch {epoch}")

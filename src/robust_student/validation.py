@@ -9,11 +9,16 @@ from torch import Tensor
 from robust_student.ascent import random_start
 from robust_student.attacks import pgd
 from robust_student.data import Examples, stratified_sample
+from robust_student.graph import trace
 from robust_student.norms import Norm
 from robust_student.perturbations import gaussian_at_snr
+from robust_student.propagation import margin_bounds
+from robust_student.regions import Ball
 from robust_student.runs import Model
 from robust_student.settings import SelectionSettings
 from robust_student.tensors import device_of, evaluating
+
+_BATCH = 250  # examples certified together
 
 
 def choose_epoch(measured: Sequence[dict[str, float]], examples: int) -> int:
@@ -21,8 +26,11 @@ def choose_epoch(measured: Sequence[dict[str, float]], examples: int) -> int:
 
     "As good" is the one-standard-error rule (Breiman et al. 1984, section 3.4.3): within `sqrt(p (1 - p) / n)` of the
     highest clean accuracy p, n being the number of validation `examples`. Without it a half-trained network could win:
-    it is less accurate, but often smoother. Ties go to the later epoch.
+    it is less accurate, but often smoother. Ties go to the later epoch. Where `certified` was measured, the highest
+    `selection` wins alone: a certified example is a correct one.
     """
+    if "certified" in measured[0]:
+        return max(range(len(measured)), key=lambda k: (measured[k]["selection"], k))
     best = max(entry["clean"] for entry in measured)
     floor = best - math.sqrt(best * (1 - best) / examples)
     eligible = [k for k, entry in enumerate(measured) if entry["clean"] >= floor]
@@ -42,16 +50,37 @@ class Validation:
     def measure(self, model: Model) -> dict[str, float]:
         """Accuracies in [0, 1] by name, and `selection`, the one to choose by. The model's mode is restored.
 
-        `clean`; with the robust metric also `snr_<dB>` and `pgd`, and `selection` is the mean of them all.
+        `clean`; with the robust metric also `snr_<dB>` and `pgd`, and `selection` is the mean of them all; with the
+        certified metric also `certified`, and `selection` is that.
         """
         with evaluating(model):
             accuracies = {"clean": self._clean(model)}
             if self.settings.metric == "robust":
                 accuracies |= self._perturbed(model)
+            if self.settings.metric == "certified":
+                certified = self._certified(model)
+                return accuracies | {"certified": certified, "selection": certified}
         return accuracies | {"selection": sum(accuracies.values()) / len(accuracies)}
 
     def _clean(self, model: Model) -> float:
         return _accuracy(model.logits(self.examples.floats()), self.examples.labels)
+
+    def _certified(self, model: Model) -> float:
+        """Share of the sample whose every margin is positive over the ball, by interval propagation."""
+        device = device_of(model)
+        layers = trace(model, model.card.input_shape).layers()
+        inputs, labels = self.sample.floats().to(device), self.sample.labels.to(device)
+        standing = []
+        with torch.no_grad():
+            for points, truth in zip(torch.split(inputs, _BATCH), torch.split(labels, _BATCH), strict=True):
+                radius = points.new_full((len(points),), self._radius(model))
+                ball = Ball(points, radius, self.norm, model.card.range)
+                bounds = margin_bounds(layers, ball, truth, "interval")
+                standing.append((bounds > 0).sum(dim=1) == bounds.shape[1] - 1)
+        return float(torch.cat(standing).double().mean())
+
+    def _radius(self, model: Model) -> float:
+        return self.settings.radius or self.norm.default_radius(model.card.range, model.card.input_shape)
 
     def _perturbed(self, model: Model) -> dict[str, float]:
         device = device_of(model)
@@ -63,7 +92,7 @@ class Validation:
             noise = torch.randn(inputs.shape, generator=generator).to(device)
             noisy, _ = gaussian_at_snr(inputs, snr_db, card.range, noise)
             accuracies[f"snr_{snr_db:g}"] = _accuracy(model.logits(noisy), self.sample.labels)
-        radius = settings.radius or self.norm.default_radius(card.range, card.input_shape)
+        radius = self._radius(model)
         start = random_start(inputs.cpu(), self.norm, radius, card.range, generator).to(device)
         attacked = pgd(
             model,

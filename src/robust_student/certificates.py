@@ -1,0 +1,152 @@
+"""Certified radii: the largest ball over which a sound bound still holds, for the decision and for the confidence.
+
+Theorems: docs/theory.md. What is certified is the network in exact arithmetic; `SLACK` covers its own rounding.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from robust_student.graph import Graph, dtype_of, trace
+from robust_student.margins import is_rival, log_odds, margin
+from robust_student.norms import Norm
+from robust_student.propagation import Method, margin_bounds
+from robust_student.regions import Ball
+from robust_student.tensors import InputRange, Inputs, Labels, Logits, PerExample, evaluating
+
+SLACK = 64.0
+"""A margin must exceed this many machine epsilons of the network's dtype, times its largest |logit| at x."""
+_START = 1 / 64  # first radius tried, in units of the norm's default radius
+_DOUBLINGS = 40
+
+Stands: TypeAlias = Callable[[Logits, Tensor], Bool[Tensor, " batch"]]
+"""From lower bounds of the margins and the positions of their examples: does the property hold over the ball?"""
+
+
+@dataclass(frozen=True, eq=False)
+class Certifier:
+    """A traced network with its norm and input range: everything a certificate needs but the examples."""
+
+    graph: Graph
+    norm: Norm
+    input_range: InputRange
+    method: Method
+    tolerance: float = 0.05
+    """A radius is found to within this share of itself, from below."""
+
+    @classmethod
+    def of(
+        cls,
+        network: nn.Module,
+        shape: Sequence[int],
+        *,
+        norm: Norm,
+        input_range: InputRange,
+        method: Method,
+        tolerance: float = 0.05,
+    ) -> "Certifier":
+        """Trace `network` for inputs of `shape`; UserError names the operation that cannot be bounded."""
+        return cls(trace(network, shape), norm, input_range, method, tolerance)
+
+    def decision_radius(
+        self,
+        inputs: Inputs,
+        labels: Labels,
+        *,
+        budgets: Sequence[float] = (),
+        ceiling: PerExample | None = None,
+    ) -> PerExample:
+        """A lower bound of r_A: no perturbation of at most this size changes the decision (theorems A and C).
+
+        The largest tried R over which `min_j lb_j > slack`. 0 where the decision is wrong already. `budgets` are tried
+        themselves, so that `radius >= budget` says whether the example is certified at it. `ceiling`: radii known to
+        be out of reach, say an attack's; saves time. Units: those of the norm.
+        """
+        slack = self._slack(inputs)
+
+        def stands(bounds: Tensor, positions: Tensor) -> Tensor:
+            least = bounds.masked_fill(~is_rival(bounds, labels[positions]), torch.inf).amin(dim=1)
+            return least > slack[positions]
+
+        clean = margin(self._logits(inputs), labels) > slack
+        return self._search(inputs, labels, clean, stands, budgets, ceiling)
+
+    def confidence_radius(
+        self,
+        inputs: Inputs,
+        labels: Labels,
+        teacher_logits: Logits,
+        *,
+        budgets: Sequence[float] = (),
+        ceiling: PerExample | None = None,
+    ) -> PerExample:
+        """A lower bound of r_B: no perturbation of at most this size takes S_y below T_y(x) (theorems B and C).
+
+        From margins, `S_y(z) >= 1 / (1 + sum_j exp(-lb_j))`; both sides are compared as log-odds, so that nothing
+        saturates. 0 where S_y(x) < T_y(x). Arguments as for `decision_radius`.
+        """
+        slack, wanted = self._slack(inputs), log_odds(teacher_logits.to(torch.float64), labels)
+
+        def stands(bounds: Tensor, positions: Tensor) -> Tensor:
+            rivals = (-bounds).masked_fill(~is_rival(bounds, labels[positions]), -torch.inf)
+            return -rivals.logsumexp(dim=1) > wanted[positions] + slack[positions]
+
+        clean = log_odds(self._logits(inputs), labels) > wanted + slack
+        return self._search(inputs, labels, clean, stands, budgets, ceiling)
+
+    def _logits(self, inputs: Tensor) -> Tensor:
+        with torch.no_grad(), evaluating(self.graph.network):
+            return self.graph.layers(torch.float64)(inputs.to(torch.float64))
+
+    def _slack(self, inputs: Tensor) -> Tensor:
+        return SLACK * torch.finfo(dtype_of(self.graph.network)).eps * self._logits(inputs).abs().amax(dim=1)
+
+    @torch.no_grad()
+    def _search(
+        self,
+        inputs: Tensor,
+        labels: Tensor,
+        clean: Tensor,
+        stands: Stands,
+        budgets: Sequence[float],
+        ceiling: Tensor | None,
+    ) -> Tensor:
+        """Try the budgets, then double the radius until the property falls, then bisect."""
+        layers, points = self.graph.layers(torch.float64), inputs.to(torch.float64)
+        default = self.norm.default_radius(self.input_range, tuple(inputs.shape[1:]))
+        limit = self._limit(points, default)
+        limit = limit if ceiling is None else torch.minimum(limit, ceiling.to(limit))
+        low, high = torch.zeros_like(limit), limit.clone()
+
+        def attempt(wanted: Tensor, radii: Tensor) -> None:
+            active = wanted.nonzero()[:, 0]
+            if len(active) == 0:
+                return
+            tried = radii[active]
+            ball = Ball(points[active], tried, self.norm, self.input_range)
+            holds = stands(margin_bounds(layers, ball, labels[active], self.method), active)
+            low[active[holds]] = tried[holds]
+            high[active[~holds]] = tried[~holds]
+
+        for budget in sorted(budgets):
+            attempt(clean & (budget < high), torch.full_like(high, budget))
+        smallest = _START * default
+        for _ in range(_DOUBLINGS):
+            growing = clean & (high == limit) & (low < high)
+            attempt(growing, torch.minimum(torch.where(low > 0, 2 * low, smallest), high))
+        while True:
+            apart = clean & (high - low > self.tolerance * high) & (high > self.tolerance * smallest)
+            if not bool(apart.any()):
+                return low
+            attempt(apart, (low + high) / 2)
+
+    def _limit(self, points: Tensor, default: float) -> Tensor:
+        """The size of the largest possible perturbation; far beyond the default radius where there is no range."""
+        if not self.input_range.bounded:
+            return points.new_full((len(points),), 2.0**20 * default)
+        farthest = torch.maximum(points - self.input_range.lower, self.input_range.upper - points)
+        return self.norm.size(farthest)

@@ -1,0 +1,151 @@
+"""The rows of a run of measurements: filled batch by batch, so that an interrupted run continues where it stopped."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from robust_student.costs import serialised
+from robust_student.data import Data
+from robust_student.measurements import Batch, Measurement
+from robust_student.results import GALLERY, ROWS, SUMMARY, Key, Row, group
+from robust_student.runs import (
+    Model,
+    append_jsonl,
+    as_model,
+    provenance,
+    read_json,
+    read_jsonl,
+    require_fit,
+    require_writable,
+    write_atomically,
+    write_json,
+)
+from robust_student.settings import Settings
+from robust_student.tensors import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """The test examples to measure, on the device, in the order measured."""
+
+    positions: Tensor
+    """In the test set."""
+    inputs: Tensor
+    labels: Tensor
+    teacher_logits: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Ledger:
+    """A directory that holds the rows measured so far."""
+
+    output: Path
+
+    @classmethod
+    def open(cls, output: Path, details: str, marks: dict[str, Any]) -> "Ledger":
+        """Make the directory, or accept one that holds the unfinished beginning of the same run.
+
+        Args:
+            output: the directory.
+            details: name of the JSON file in it that tells what the run is.
+            marks: its fingerprint: what must be the same for an interrupted run to be continued.
+        """
+        path, rows = output / details, output / ROWS
+        if path.exists() and not (output / SUMMARY).exists():
+            if read_json(path).get("fingerprint") == marks:
+                if rows.exists():
+                    whole = read_jsonl(rows)  # without a last line that was cut
+                    write_atomically(rows, "".join(json.dumps(row) + "\n" for row in whole).encode())
+                return cls(output)
+            raise UserError(f"output {output}: holds an unfinished run with other models, data or settings")
+        require_writable(output)
+        for name in (ROWS, SUMMARY, details, GALLERY):
+            if (output / name).exists():
+                raise UserError(f"output {output}: holds a finished run ({name}); choose another name or remove it")
+        output.mkdir(exist_ok=True)
+        settings = marks["settings"]
+        write_json(path, {"fingerprint": marks, "provenance": provenance(settings, marks["data"], settings["seed"])})
+        return cls(output)
+
+    def fill(
+        self, models: Mapping[str, Model], cells: Sequence[Measurement], sample: Sample, batch_size: int
+    ) -> dict[Key, dict[int, Row]]:
+        """Measure every cell of every model that has no row yet; return the rows of the run."""
+        groups = group(self._saved())
+        with _progress() as progress:
+            task = progress.add_task("", total=len(models) * sum(cell.count for cell in cells))
+            for name, model in models.items():
+                for cell in cells:
+                    setting = "" if cell.setting is None else f"{cell.setting:g}"
+                    progress.update(task, description=f"{name}: {cell.perturbation} {setting}")
+                    done = groups[(name, cell.perturbation, cell.setting)]
+                    for part in parts(cell.count, batch_size):
+                        indices = sample.positions[part].tolist()
+                        if not all(index in done for index in indices):
+                            logits = None if sample.teacher_logits is None else sample.teacher_logits[part]
+                            rows = cell.run(
+                                model, Batch(name, indices, sample.inputs[part], sample.labels[part], logits)
+                            )
+                            append_jsonl(self.output / ROWS, [asdict(row) for row in rows])
+                            done.update({row.index: row for row in rows})
+                        progress.advance(task, len(indices))
+        wanted = [(name, cell.perturbation, cell.setting) for name in models for cell in cells]
+        return {key: groups[key] for key in wanted}
+
+    def _saved(self) -> list[Row]:
+        path = self.output / ROWS
+        try:
+            return [Row(**row) for row in read_jsonl(path)] if path.exists() else []
+        except TypeError:
+            raise UserError(
+                f"file {path}: damaged (a line is not a row); remove {self.output} and start again"
+            ) from None
+
+
+def prepare(name: str, model: Model | nn.Module, data: Data, device: torch.device) -> Model:
+    """A model ready to be measured on `data`; UserError where they do not belong together."""
+    if isinstance(model, Model):
+        require_fit(model, data, f"model '{name}'")
+    return as_model(model, data).to(device).eval()
+
+
+def describe(model: Model) -> dict[str, Any]:
+    """What a model's run recorded about it."""
+    described: dict[str, Any] = {"card": model.card.model_dump(mode="json")}
+    described |= {"history": model.history, "search": model.search}
+    epoch = model.card.provenance.get("epoch")
+    return described | ({} if epoch is None else {"best_epoch": epoch})
+
+
+def fingerprint(models: Mapping[str, Model], data: Data, settings: Settings) -> dict[str, Any]:
+    """What must be the same for an interrupted run of measurements to be continued."""
+    return {
+        "models": {name: f"{model.card.network}:{_digest(model.state_dict())}" for name, model in models.items()},
+        "data": data.name,
+        "test": _digest({"inputs": data.test.inputs, "labels": data.test.labels}),
+        "settings": settings.model_dump(mode="json"),
+    }
+
+
+def parts(count: int, size: int) -> Iterator[slice]:
+    """Slices of at most `size` that cover `range(count)`."""
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    return hashlib.sha256(serialised(tensors)).hexdigest()
+
+
+def _progress() -> Progress:
+    """Progress with the remaining time on standard error; silent where that is not a terminal."""
+    console = Console(stderr=True)
+    columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(TextColumn("{task.description}"), *columns, console=console, disable=not console.is_terminal)
