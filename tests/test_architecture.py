@@ -10,9 +10,9 @@ import robust_student
 ROOMS = [
     *("tensors", "norms", "margins", "settings", "bounds", "smoothing"),
     *("activations", "operations", "graph", "regions", "propagation", "certificates"),
-    *("ascent", "slopes", "objective", "perturbations", "attacks"),
-    *("models", "data", "runs", "validation", "training", "search", "intervals", "results", "masking"),
-    *("measurements", "costs", "ledger", "gallery", "evaluation"),
+    *("ascent", "slopes", "objective", "perturbations", "attacks", "smallest"),
+    *("models", "data", "runs", "validation", "training", "search", "intervals", "results", "masking", "sandwich"),
+    *("measurements", "costs", "ledger", "gallery", "evaluation", "certification"),
     *("figures", "report", "demo", "cli", "__main__"),
 ]
 ONLY = {"report": {"figures", "intervals", "results", "runs", "tensors"}, "figures": {"results", "tensors"}}

@@ -76,7 +76,7 @@ def test_settings_cannot_be_changed_behind_the_objectives_back() -> None:
         ({"nrom": "l2"}, "unknown setting 'nrom'; did you mean 'norm'?"),
         ({"secant": {"wieght": 1}}, "unknown setting 'secant.wieght'; did you mean 'weight'?"),
         ({"distillation": {"temprature": 1}}, "'distillation.temprature'; did you mean 'temperature'?"),
-        ({"qqq": 1}, "unknown setting 'qqq'; choose from distillation, gradient, gradient_mode"),
+        ({"qqq": 1}, "unknown setting 'qqq'; choose from certified, distillation, gradient"),
         ({"score": {"qqq": 1}}, "unknown setting 'score.qqq'; choose from form, reduce, score, slack, weight"),
     ],
 )

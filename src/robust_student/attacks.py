@@ -105,7 +105,7 @@ class AutoAttack:
         """Points proposed by one of the attacks, in the units of the inputs. The caller clips, checks and counts."""
         from pyautoattack import AutoAttack as Engine
 
-        box = _UnitBox(network, inputs, self.norm, self.radius, input_range)
+        box = UnitBox(network, inputs, self.norm, self.radius, input_range)
         engine = Engine(
             box,
             norm={math.inf: "Linf", 2.0: "L2", 1.0: "L1"}[self.norm.p],
@@ -129,7 +129,7 @@ class AutoAttack:
             return box.decode(runner.perturb(box.encode(inputs), labels)).detach()
 
 
-class _UnitBox(nn.Module):
+class UnitBox(nn.Module):
     """A network as AutoAttack wants it: four-dimensional inputs in [0, 1], the norm without a per-feature scale.
 
     Inputs without a range are put into a box so wide that no point of the ball around any of them leaves it. Square

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from robust_student.settings import (
     METHODS,
+    CertificationSettings,
     DistillSettings,
     EvaluationSettings,
     ObjectiveSettings,
@@ -152,22 +153,35 @@ class Evaluate(Settings):
         """Do it."""
         from robust_student.data import load_data
         from robust_student.evaluation import evaluate
-        from robust_student.runs import load
 
-        if not self.models:
-            raise UserError("evaluate: name at least one run directory")
-        models = {}
-        for text in self.models:
-            name, _, folder = text.rpartition("=")
-            if not folder:
-                raise UserError(f"evaluate: '{text}' names no directory; write NAME=DIR")
-            name = name or Path(folder).resolve().name
-            if name in models:
-                raise UserError(f"evaluate: two models are called '{name}'; name them as NAME=DIR")
-            models[name] = load(folder)
+        models = _models(self.models, "evaluate")
         data = load_data(self.data, shape=next(iter(models.values())).card.input_shape)
         records = evaluate(models, data, self.evaluation, output=self.output)
         _show(records, self.output / "summary.json")
+
+
+class Certify(Settings):
+    """Bound the perturbation that each example survives, from below (certified) and from above (attacks)."""
+
+    models: tyro.conf.Positional[tuple[str, ...]]
+    """Run directories, each as NAME=DIR or DIR; bound B and agreement refer to the one named teacher."""
+    data: str
+    """digits, mnist:DIR, folder:DIR or npz:FILE; only the test split is used."""
+    output: Path
+    """Directory for rows.jsonl, summary.json and the rest; the same command continues an interrupted run."""
+    certification: Annotated[CertificationSettings, Flat] = CertificationSettings()
+    config: Config = None
+    """YAML file with any of these settings; flags win over it."""
+
+    def run(self) -> None:
+        """Do it."""
+        from robust_student.certification import certify
+        from robust_student.data import load_data
+
+        models = _models(self.models, "certify")
+        data = load_data(self.data, shape=next(iter(models.values())).card.input_shape)
+        records = certify(models, data, self.certification, output=self.output)
+        _show_radii(records, self.output / "summary.json")
 
 
 class Report(Settings):
@@ -222,6 +236,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "train": Train,
     "distill": Distill,
     "evaluate": Evaluate,
+    "certify": Certify,
     "report": Report,
     "predict": Predict,
 }
@@ -311,6 +326,24 @@ def _one_line(complaint: str, words: list[str]) -> str:
     return f"{text.strip().rstrip('.')} (see robust-student{command} --help)"
 
 
+def _models(texts: Sequence[str], command: str) -> dict[str, Any]:
+    """Loads the models named as NAME=DIR or DIR."""
+    from robust_student.runs import load
+
+    if not texts:
+        raise UserError(f"{command}: name at least one run directory")
+    models = {}
+    for text in texts:
+        name, _, folder = text.rpartition("=")
+        if not folder:
+            raise UserError(f"{command}: '{text}' names no directory; write NAME=DIR")
+        name = name or Path(folder).resolve().name
+        if name in models:
+            raise UserError(f"{command}: two models are called '{name}'; name them as NAME=DIR")
+        models[name] = load(folder)
+    return models
+
+
 def _finished(trained: Any, output: Path) -> None:
     figures = ", ".join(f"{name} {100 * value:.1f} %" for name, value in trained.validation.items())
     print(f"epoch {trained.best_epoch} of {len(trained.history)} kept; validation: {figures}")
@@ -353,6 +386,37 @@ def _show(records: list[dict[str, Any]], path: Path) -> None:
     console = Console()
     console.print(table)
     print(f"{'report' if path.suffix == '.html' else 'summary'}: {path}")
+
+
+def _show_radii(records: list[dict[str, Any]], path: Path) -> None:
+    """Certified and attacked accuracy by budget and median radii, from the best deterministic certificate."""
+    from robust_student.results import find
+
+    names = list(dict.fromkeys(record["model"] for record in records))
+    kind, unit = "certified_decision_radius", records[0]["unit"]
+    table = Table(
+        title=f"decision under {unit} perturbations: % with 95 % intervals; radii: medians", title_justify="left"
+    )
+    held = {name: find(records, name, "certified_accuracy", kind) for name in names}
+    attacked = {name: find(records, name, "attack_accuracy", "attack_decision_radius") for name in names}
+    budgets = [record["setting"] for record in next(iter(attacked.values()))]
+    table.add_column("model")
+    for budget in budgets:
+        table.add_column(f"certified {budget:g}", justify="right")
+    for title in (f"attacked {budgets[-1]:g}", "certified radius", "attack radius", "violations"):
+        table.add_column(title, justify="right")
+    for name in names:
+        radii = [find(records, name, f"median_{side}_decision_radius") for side in ("certified", "attack")]
+        cells = [_percent(record) for record in held[name]] or ["-"] * len(budgets)
+        medians = ["-" if not found or found[0]["value"] is None else f"{found[0]['value']:.4g}" for found in radii]
+        broken = find(records, name, "sandwich_violations", kind)
+        count = f"{broken[0]['value']:.0f} of {broken[0]['n']}" if broken else "-"
+        table.add_row(name, *cells, _percent(attacked[name][-1]), *medians, count)
+    Console().print(table)
+    for name in names:
+        for record in find(records, name, "certified_accuracy", "certified_smoothed_radius"):
+            print(f"{name}, smoothed: {_percent(record)} certified at {unit} {record['setting']:g}, n = {record['n']}")
+    print(f"summary: {path}")
 
 
 def _percent(record: dict[str, Any] | None) -> str:

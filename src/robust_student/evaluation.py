@@ -53,7 +53,7 @@ def evaluate(
     inputs, labels = examples.floats().to(device), examples.labels.to(device)
     teacher = ready[settings.teacher].logits(inputs).to(device) if settings.teacher in ready else None
     cells = plan(data, settings, len(sample), attacked, teacher is not None)
-    used = ledger.fill(ready, cells, Sample(sample, inputs, labels, teacher), settings.batch_size)
+    used = ledger.fill(ready, dict.fromkeys(ready, cells), Sample(sample, inputs, labels, teacher), settings.batch_size)
     verdicts = {
         name: _verdict(model, used, name, inputs[:attacked], labels[:attacked], data) for name, model in ready.items()
     }

@@ -57,6 +57,25 @@ def paired_difference(
     return Estimate((gained - lost) / n, float(low), float(high))
 
 
+def ratio_of_medians(
+    first: Sequence[float], second: Sequence[float], seed: int = 0, resamples: int = 5_000
+) -> Estimate:
+    """median(first) / median(second) on the same examples, with the percentile bootstrap interval over examples.
+
+    NaN where the second median is 0 and, in an end of the interval, infinite where a resample's is.
+    """
+    a, b = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    if a.shape != b.shape:
+        raise ValueError("paired comparison needs the same examples in both")
+    if len(a) == 0 or np.median(b) == 0:
+        return Estimate(math.nan, math.nan, math.nan)
+    drawn = np.random.default_rng(seed).integers(0, len(a), size=(resamples, len(a)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = np.nan_to_num(np.median(a[drawn], axis=1) / np.median(b[drawn], axis=1), nan=1.0, posinf=math.inf)
+    low, high = np.quantile(ratios, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="inverted_cdf")
+    return Estimate(float(np.median(a) / np.median(b)), float(low), float(high))
+
+
 def mean_of_runs(values: Sequence[float]) -> Estimate:
     """Mean over seeds with Student's t interval; a single run has no interval."""
     n = len(values)

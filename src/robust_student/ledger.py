@@ -76,14 +76,14 @@ class Ledger:
         return cls(output)
 
     def fill(
-        self, models: Mapping[str, Model], cells: Sequence[Measurement], sample: Sample, batch_size: int
+        self, models: Mapping[str, Model], plans: Mapping[str, Sequence[Measurement]], sample: Sample, batch_size: int
     ) -> dict[Key, dict[int, Row]]:
-        """Measure every cell of every model that has no row yet; return the rows of the run."""
+        """Measure every cell of every model's plan that has no rows yet; return the rows of the run."""
         groups = group(self._saved())
         with _progress() as progress:
-            task = progress.add_task("", total=len(models) * sum(cell.count for cell in cells))
+            task = progress.add_task("", total=sum(cell.count for cells in plans.values() for cell in cells))
             for name, model in models.items():
-                for cell in cells:
+                for cell in plans[name]:
                     setting = "" if cell.setting is None else f"{cell.setting:g}"
                     progress.update(task, description=f"{name}: {cell.perturbation} {setting}")
                     done = groups[(name, cell.perturbation, cell.setting)]
@@ -97,7 +97,7 @@ class Ledger:
                             append_jsonl(self.output / ROWS, [asdict(row) for row in rows])
                             done.update({row.index: row for row in rows})
                         progress.advance(task, len(indices))
-        wanted = [(name, cell.perturbation, cell.setting) for name in models for cell in cells]
+        wanted = [(name, cell.perturbation, cell.setting) for name in models for cell in plans[name]]
         return {key: groups[key] for key in wanted}
 
     def _saved(self) -> list[Row]:

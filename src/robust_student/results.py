@@ -11,6 +11,8 @@ from robust_student.intervals import Estimate, median, paired_difference, wilson
 SUMMARY_SCHEMA = 1
 ROWS, SUMMARY, EVALUATION, GALLERY = "rows.jsonl", "summary.json", "evaluation.json", "gallery.json"
 """File names in an evaluation's directory."""
+CERTIFICATION = "certification.json"
+"""What tells a directory of certificates from one of an evaluation."""
 
 Key = tuple[str, str, float | None]
 """(model, perturbation, setting)."""
@@ -83,31 +85,31 @@ def summarise(
             radii = [math.inf if row.detail == "infinite" else float(row.value or 0.0) for row in rows.values()]
             norm = perturbation.rsplit("_", 1)[1]
             common |= {"perturbation": "none", "unit": norm, "metric": f"median_{perturbation}"}
-            records.append(_record(common, median(radii), "order_statistics95", len(radii)))
+            records.append(record(common, median(radii), "order_statistics95", len(radii)))
             continue
         common["unit"] = _unit(perturbation)
         verdict = verdicts.get(model) if perturbation.startswith(("pgd_", "autoattack_")) else None
         counted = {index: bool(row.correct) for index, row in rows.items() if row.correct is not None}
         estimate = wilson(sum(counted.values()), len(counted))
-        records.append(_record({**common, "metric": "accuracy"}, estimate, "wilson95", len(counted), verdict))
+        records.append(record({**common, "metric": "accuracy"}, estimate, "wilson95", len(counted), verdict))
         if perturbation == "gaussian_snr_db":
             realised = [row.value for row in rows.values() if row.value is not None]
             mean = sum(realised) / len(realised) if realised else math.nan
             alone = Estimate(mean, math.nan, math.nan)
-            records.append(_record({**common, "metric": "mean_realised_snr_db"}, alone, None, len(realised)))
+            records.append(record({**common, "metric": "mean_realised_snr_db"}, alone, None, len(realised)))
             excluded = Estimate(len(rows) - len(counted), math.nan, math.nan)
-            records.append(_record({**common, "metric": "excluded_examples"}, excluded, None, len(rows)))
+            records.append(record({**common, "metric": "excluded_examples"}, excluded, None, len(rows)))
         rival = groups.get((baseline, perturbation, setting)) if baseline and model != baseline else None
         if rival is not None:
             shared = [i for i in counted if i in rival and rival[i].correct is not None]
             pair = paired_difference([counted[i] for i in shared], [bool(rival[i].correct) for i in shared])
             common["metric"] = f"accuracy_minus_{baseline}"
-            records.append(_record(common, pair, "paired_bootstrap95", len(shared), verdict))
+            records.append(record(common, pair, "paired_bootstrap95", len(shared), verdict))
     for model, cost in costs.items():
         for metric, value in cost.items():
             common = {"model": model, "split": split, "perturbation": "none", "setting": None, "seed": seed}
             common |= {"unit": COST_UNITS[metric], "metric": metric}
-            records.append(_record(common, Estimate(value, math.nan, math.nan), None, 1))
+            records.append(record(common, Estimate(value, math.nan, math.nan), None, 1))
     return records
 
 
@@ -121,9 +123,10 @@ def find(records: Iterable[Mapping[str, Any]], model: str, metric: str, perturba
     return sorted(found, key=lambda r: -math.inf if r["setting"] is None else r["setting"])
 
 
-def _record(
+def record(
     common: Mapping[str, Any], estimate: Estimate, interval: str | None, n: int, verdict: Any = None
 ) -> dict[str, Any]:
+    """One summary record in the order of docs/results-format.md; numbers that are not finite become null."""
     value, low, high = (number if math.isfinite(number) else None for number in estimate)
     return {
         "schema": SUMMARY_SCHEMA,

@@ -256,6 +256,62 @@ class EvaluationSettings(Settings):
     """auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps."""
 
 
+class SmoothingSettings(Settings):
+    """Randomized smoothing (Cohen et al. 2019): certifies the classifier that votes under Gaussian noise, l2 only."""
+
+    sigma: float | None = Field(None, gt=0)
+    """Standard deviation of the noise in input units; None: no smoothing."""
+    samples: int = Field(10_000, ge=1)
+    """Noisy copies per example that the confidence bound is computed from."""
+    selection_samples: int = Field(100, ge=1)
+    """Further copies that choose the class."""
+    alpha: float = Field(0.001, gt=0, lt=1)
+    """Probability, per example, that its certificate is wrong."""
+    examples: int = Field(200, ge=1)
+    """Examples of the sample to smooth."""
+
+
+class CertificationSettings(Settings):
+    """What `certify` measures, on test examples: bounds from below and from above on the radii r_A and r_B."""
+
+    norm: NormName = "linf"
+    """Norm of the perturbation."""
+    budgets: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    """Radii at which certified accuracy is reported, in input units; None: 1/5, 1/2 and 1 times the default radius."""
+    methods: tuple[Literal["interval", "gradient", "lipschitz", "linear"], ...] = (
+        "interval",
+        "gradient",
+        "lipschitz",
+        "linear",
+    )
+    """How margins are bounded from below: intervals, bounds of the gradient, a Lipschitz product, linear bounds (CROWN:
+    tightest and slowest)."""
+    examples: int | None = Field(1000, ge=1)
+    """Test examples, a stratified random sample, for every method but linear; None: all."""
+    linear_examples: int | None = Field(200, ge=1)
+    """Examples of that sample, stratified again, for linear bounds, sampled radii and attacks; None: all of it."""
+    linear_models: tuple[str, ...] | None = None
+    """Models that get linear bounds; None: all but the teacher, whose size makes them slow."""
+    tolerance: float = Field(0.05, gt=0, lt=1)
+    """A certified radius is the largest one found to hold, to within this share of itself."""
+    attacks: tuple[str, ...] = ("pgd-bisection", "fab")
+    """Minimum-norm attacks for the bound from above: pgd-bisection, fab, ddn, fmn, deepfool (the last three need the
+    attacks extra)."""
+    sampled_points: int = Field(16, ge=1)
+    """Points of the ball at which sampled radii look at the gradient."""
+    smoothing: SmoothingSettings = SmoothingSettings()
+    baseline: str | None = None
+    """Model to whose median radii the others' are compared; None: the one named kd, where there is one."""
+    teacher: str = "teacher"
+    """Model whose scores bound B refers to and with which agreement is measured, where there is one of that name."""
+    batch_size: int = Field(50, ge=1)
+    """Examples per batch; what a kill loses at most."""
+    seed: int = Field(0, ge=0)
+    """Seed of the samples, the noise and the attacks."""
+    device: str = "auto"
+    """auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps."""
+
+
 METHODS: dict[str, ObjectiveSettings] = {
     "kd": ObjectiveSettings(distillation=DistillationSettings(temperature=4.0, soft_weight=0.9)),
     "score": ObjectiveSettings(
