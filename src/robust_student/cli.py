@@ -394,24 +394,22 @@ def _show_radii(records: list[dict[str, Any]], path: Path) -> None:
 
     names = list(dict.fromkeys(record["model"] for record in records))
     kind, unit = "certified_decision_radius", records[0]["unit"]
-    table = Table(
-        title=f"decision under {unit} perturbations: % with 95 % intervals; radii: medians", title_justify="left"
-    )
-    held = {name: find(records, name, "certified_accuracy", kind) for name in names}
-    attacked = {name: find(records, name, "attack_accuracy", "attack_decision_radius") for name in names}
-    budgets = [record["setting"] for record in next(iter(attacked.values()))]
+    title = f"decision under {unit} perturbations: examples in % with 95 % intervals, medians of radii"
+    table = Table(title=title, title_justify="left")
+    budgets = sorted({record["setting"] for record in records if record["metric"] == "attack_accuracy"})
     table.add_column("model")
     for budget in budgets:
-        table.add_column(f"certified {budget:g}", justify="right")
-    for title in (f"attacked {budgets[-1]:g}", "certified radius", "attack radius", "violations"):
-        table.add_column(title, justify="right")
+        table.add_column(f"certified\n{budget:g}", justify="right", no_wrap=True)
+    for heading in (f"stands\n{budgets[-1]:g}", "certified\nradius", "attack\nradius", "violations"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for name in names:
+        held = [_percent(record) for record in find(records, name, "certified_accuracy", kind)] or ["-"] * len(budgets)
+        attacked = find(records, name, "attack_accuracy", "attack_decision_radius")
         radii = [find(records, name, f"median_{side}_decision_radius") for side in ("certified", "attack")]
-        cells = [_percent(record) for record in held[name]] or ["-"] * len(budgets)
         medians = ["-" if not found or found[0]["value"] is None else f"{found[0]['value']:.4g}" for found in radii]
         broken = find(records, name, "sandwich_violations", kind)
         count = f"{broken[0]['value']:.0f} of {broken[0]['n']}" if broken else "-"
-        table.add_row(name, *cells, _percent(attacked[name][-1]), *medians, count)
+        table.add_row(name, *held, _percent(attacked[-1]), *medians, count)
     Console().print(table)
     for name in names:
         for record in find(records, name, "certified_accuracy", "certified_smoothed_radius"):

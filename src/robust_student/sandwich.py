@@ -28,8 +28,9 @@ def summarise_radii(
 
     Clean accuracy; median of every kind of radius; share of examples certified (`certified_accuracy`,
     `certified_confidence`) or not yet broken by an attack (`attack_accuracy`, `attack_confidence`) at each budget;
-    ratio of medians to the baseline's; share of examples on which teacher and student agree; and `sandwich_violations`, the
-    number of examples whose certified radius exceeds the smallest perturbation found, which must be 0.
+    ratio of medians to the baseline's; share of examples on which teacher and student agree; and
+    `sandwich_violations`, the number of examples whose certified radius exceeds the smallest perturbation found, which
+    must be 0.
     """
     models = list(dict.fromkeys(model for model, _, _ in groups))
     records: list[dict[str, Any]] = []

@@ -53,9 +53,9 @@ def smallest_decision_change(
     """Upper bound of r_A: the smallest perturbation in the range, found by `attacks`, that changes the decision.
 
     `pgd-bisection` (PGD on the margin, budget by bisection), `fab` (Croce & Hein 2020), and with foolbox `ddn` (Rony et
-    al. 2019; l2), `fmn` (Pintor et al. 2021), `deepfool` (Moosavi-Dezfooli et al. 2016). `seeds`, one per example, make the
-    random starts of pgd-bisection independent of batching. Raises UserError for an unknown attack, and where the
-    extra is missing.
+    al. 2019; l2), `fmn` (Pintor et al. 2021), `deepfool` (Moosavi-Dezfooli et al. 2016). `seeds`, one per example,
+    make the random starts of pgd-bisection independent of batching. Raises UserError for an unknown attack,
+    and where the extra is missing.
     """
 
     def excess(logits: Tensor, positions: Tensor) -> Tensor:
@@ -244,10 +244,10 @@ def _foolbox(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of its own dependencies
             import foolbox
-            from foolbox.models import PyTorchModel
     except ImportError:
         raise UserError(f"attack '{name}': needs foolbox; pip install 'robust-student[attacks]'") from None
-    library: Any = foolbox.attacks
+    engine: Any = foolbox
+    library = engine.attacks
     builders: dict[tuple[str, float], Callable[[], Any]] = {
         ("ddn", 2.0): lambda: library.DDNAttack(steps=100),
         ("fmn", 2.0): lambda: library.L2FMNAttack(steps=100, max_stepsize=0.1),
@@ -261,6 +261,6 @@ def _foolbox(
         raise UserError(f"attack '{name}': does not work with norm {norm.name}")
     radius = 8 * norm.default_radius(input_range, tuple(inputs.shape[1:]))
     box = UnitBox(network, inputs, norm, radius, input_range)
-    model = PyTorchModel(box.eval(), bounds=(0.0, 1.0), device=inputs.device)
+    model = engine.PyTorchModel(box.eval(), bounds=(0.0, 1.0), device=inputs.device)
     _, points, _ = build()(model, box.encode(inputs).float(), labels, epsilons=None)
     return box.decode(points.to(inputs)).detach()
