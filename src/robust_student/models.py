@@ -115,8 +115,9 @@ def lipschitz(shape: Shape, classes: int, *widths: int) -> nn.Module:
     sizes = [math.prod(shape), *(widths or (64, 64)), classes]
     layers: list[nn.Module] = [nn.Flatten()]
     for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
-        linear_map = parametrizations.orthogonal(nn.Linear(inputs, outputs), use_trivialization=False)
-        layers += [linear_map, Absolute()]
+        weights = nn.Linear(inputs, outputs)
+        # Householder reflections, torch's default for matrices that are not square, do not train here.
+        layers += [parametrizations.orthogonal(weights, orthogonal_map="cayley", use_trivialization=False), Absolute()]
     return nn.Sequential(*layers[:-1], Scaled(8.0))
 
 
