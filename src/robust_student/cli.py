@@ -65,7 +65,7 @@ class Train(Settings):
     data: str
     """digits, mnist:DIR, folder:DIR (one sub-folder per class) or npz:FILE."""
     model: str
-    """linear, mlp:WIDTHS, cnn:WIDTH, resnet8, resnet20 or pkg.module:factory."""
+    """linear, mlp:WIDTHS, cnn:WIDTH, resnet8, resnet20, lipschitz:WIDTHS or pkg.module:factory."""
     output: Path
     """New run directory."""
     image_size: int | None = Field(None, ge=4)
@@ -94,7 +94,7 @@ class Distill(Settings):
     data: str
     """digits, mnist:DIR, folder:DIR or npz:FILE: the data the teacher was trained on."""
     model: str
-    """The student: linear, mlp:WIDTHS, cnn:WIDTH, resnet8, resnet20 or pkg.module:factory."""
+    """The student: linear, mlp:WIDTHS, cnn:WIDTH, resnet8, resnet20, lipschitz:WIDTHS or pkg.module:factory."""
     output: Path
     """New run directory."""
     method: str = "secant"

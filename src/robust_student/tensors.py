@@ -7,7 +7,7 @@ from itertools import chain
 from typing import NamedTuple, TypeAlias
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
 Inputs: TypeAlias = Float[Tensor, "batch *shape"]
@@ -51,7 +51,7 @@ UNBOUNDED = InputRange(-math.inf, math.inf)
 """Inputs without a limit, such as standardised features."""
 
 
-def column(values: PerExample, like: Tensor) -> Tensor:
+def column(values: Shaped[Tensor, " batch"], like: Tensor) -> Tensor:
     """Reshape `(batch,)` values to `(batch, 1, 1, ...)` so that they broadcast against `like`."""
     return values.view(-1, *[1] * (like.dim() - 1))
 
