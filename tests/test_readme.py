@@ -54,7 +54,15 @@ def test_the_folder_example_runs_as_written(tmp_path: Path, monkeypatch: pytest.
             pixels = (base + rng.integers(-40, 40, (20, 24, 3))).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
     example = [words for words in commands() if "folder:photos" in words or words[0] in ("report", "predict")]
-    assert [words[0] for words in example] == ["train", "distill", "distill", "evaluate", "report", "certify", "predict"]
+    assert [words[0] for words in example] == [
+        "train",
+        "distill",
+        "distill",
+        "evaluate",
+        "report",
+        "certify",
+        "predict",
+    ]
     for words in example:
         main(words)
     assert (tmp_path / "runs" / "evaluation" / "report.html").exists()
