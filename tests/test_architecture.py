@@ -9,7 +9,7 @@ import robust_student
 
 ROOMS = [
     *("tensors", "norms", "margins", "settings", "bounds", "smoothing"),
-    *("activations", "operations", "graph", "regions", "propagation", "certificates"),
+    *("activations", "operations", "steps", "translations", "graph", "regions", "propagation", "certificates"),
     *("ascent", "slopes", "objective", "perturbations", "attacks", "smallest"),
     *("models", "data", "runs", "validation", "training", "search", "intervals", "results", "masking", "sandwich"),
     *("measurements", "costs", "ledger", "gallery", "evaluation", "certification"),
