@@ -27,7 +27,7 @@ Method: TypeAlias = Literal["interval", "gradient", "linear", "lipschitz"]
 CHEAP: tuple[Method, ...] = ("interval", "gradient", "lipschitz")
 """Methods whose cost is that of a few passes of the network."""
 METHODS_OF_BOUNDS: tuple[Method, ...] = (*CHEAP, "linear")
-_ROWS = 256  # functionals carried back together: what they need stays in a processor's cache
+_ROWS = 128  # functionals carried back together: what they need stays in a processor's cache
 
 
 def margin_bounds(layers: Layers, ball: Ball, labels: Labels, method: Method) -> Logits:
