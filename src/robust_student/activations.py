@@ -52,11 +52,11 @@ class Kinked:
         Of the lines through the kink the one that leaves the smaller area is taken.
         """
         crossing = (lower < 0) & (upper > 0)
-        own = torch.where(lower >= 0, 1.0, self.left).to(lower)
+        own = self._slope_where(lower >= 0, lower)
         width = torch.where(crossing, upper - lower, 1.0)
         chord = torch.where(crossing, (upper - self.left * lower) / width, own)
         offset = torch.where(crossing, upper - chord * upper, 0.0)
-        through = torch.where(crossing, torch.where(upper > -lower, 1.0, self.left).to(lower), own)
+        through = torch.where(crossing, self._slope_where(upper > -lower, lower), own)
         zero = torch.zeros_like(lower)
         if self.left <= 1:
             return Lines(through, zero, chord, offset)
@@ -65,12 +65,16 @@ class Kinked:
     def slopes(self, lower: Tensor, upper: Tensor) -> Interval:
         """Both slopes where the kink is inside or at an end."""
         both = (lower <= 0) & (upper >= 0)
-        only = torch.where(upper >= 0, 1.0, self.left).to(lower)
+        only = self._slope_where(upper >= 0, lower)
         return torch.where(both, min(self.left, 1.0), only), torch.where(both, max(self.left, 1.0), only)
 
     def settled(self, lower: Tensor, upper: Tensor) -> Tensor:
         """Where the kink is outside."""
         return (lower >= 0) | (upper <= 0)
+
+    def _slope_where(self, right: Tensor, like: Tensor) -> Tensor:
+        """1 to the right of the kink, `left` to its left, in full precision (two numbers alone would be float32)."""
+        return torch.where(right, torch.ones_like(like), torch.full_like(like, self.left))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from robust_student.propagation import Method, margin_bounds
 from robust_student.regions import Ball
 from robust_student.tensors import InputRange, Inputs, Labels, Logits, PerExample, evaluating
 
-SLACK = 64.0
+SLACK = 256.0
 """A margin must exceed this many machine epsilons of the network's dtype, times its largest |logit| at x."""
 _START = 1 / 64  # first radius tried, in units of the norm's default radius
 _DOUBLINGS = 40

@@ -1,0 +1,119 @@
+"""The search for certified radii: budgets, ceilings, tolerance, batches, and the slack for rounding."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robust_student.certificates import SLACK, Certifier
+from robust_student.graph import trace
+from robust_student.margins import log_odds, margin
+from robust_student.models import NETWORKS, build
+from robust_student.norms import Norm
+from robust_student.propagation import margin_bounds
+from robust_student.regions import Ball
+from robust_student.tensors import UNIT_RANGE
+
+SHAPE = (1, 6, 6)
+
+
+def setup() -> tuple[nn.Module, Tensor, Tensor]:
+    torch.manual_seed(3)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(36, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    inputs = torch.rand(12, *SHAPE)
+    return network, inputs, network(inputs).argmax(dim=1)
+
+
+def certifier(network: nn.Module, tolerance: float = 0.05) -> Certifier:
+    return Certifier.of(
+        network, SHAPE, norm=Norm.named("l2"), input_range=UNIT_RANGE, method="linear", tolerance=tolerance
+    )
+
+
+def test_budgets_are_certified_exactly_where_the_bound_holds() -> None:
+    network, inputs, labels = setup()
+    budgets = (0.2, 0.45, 0.55, 0.65)
+    radius = certifier(network).decision_radius(inputs, labels, budgets=budgets)
+    layers = trace(network, SHAPE).layers(torch.float64)
+    assert int((radius >= budgets[1]).sum()) > 0 and int((radius >= budgets[3]).sum()) < len(labels)
+    for budget in budgets:
+        ball = Ball(inputs.double(), torch.full((len(inputs),), budget).double(), Norm.named("l2"), UNIT_RANGE)
+        bounds = margin_bounds(layers, ball, labels, "linear")
+        holds = ((bounds > 1e-4) | nn.functional.one_hot(labels, 4).bool()).all(dim=1)
+        assert torch.equal(radius >= budget, holds)
+
+
+def test_a_smaller_tolerance_gives_a_radius_that_is_larger_and_closer() -> None:
+    network, inputs, labels = setup()
+    coarse, fine = (certifier(network, t).decision_radius(inputs, labels) for t in (0.3, 1e-4))
+    assert bool((coarse <= fine * (1 + 1e-9)).all()) and bool((coarse >= 0.69 * fine).all())
+    assert not torch.equal(coarse, fine)
+
+
+def test_a_ceiling_is_never_exceeded() -> None:
+    network, inputs, labels = setup()
+    free = certifier(network).decision_radius(inputs, labels)
+    held = certifier(network).decision_radius(inputs, labels, ceiling=free / 2)
+    assert bool((held <= free / 2 + 1e-12).all()) and bool((held > 0).all())
+
+
+def test_an_example_alone_has_the_radius_it_has_in_a_batch() -> None:
+    network, inputs, labels = setup()
+    together = certifier(network).decision_radius(inputs, labels, budgets=(0.05,))
+    alone = [certifier(network).decision_radius(inputs[k, None], labels[k, None], budgets=(0.05,)) for k in range(12)]
+    assert torch.allclose(together, torch.cat(alone), rtol=1e-9)
+
+
+def test_wrong_decisions_have_radius_zero() -> None:
+    network, inputs, labels = setup()
+    wrong = (labels + 1) % 4
+    assert not bool(certifier(network).decision_radius(inputs, wrong).any())
+
+
+def test_confidence_below_the_teachers_has_radius_zero_and_above_a_positive_one() -> None:
+    network, inputs, labels = setup()
+    logits = network(inputs).detach()
+    shift = torch.where(torch.arange(12) % 2 == 0, 0.2, -0.2)[:, None] * nn.functional.one_hot(labels, 4)
+    radius = certifier(network).confidence_radius(inputs, labels, logits + shift)
+    below = log_odds(logits, labels) < log_odds(logits + shift, labels)
+    assert torch.equal(radius == 0, below) and int(below.sum()) == 6
+
+
+def test_the_confidence_radius_follows_from_the_margin_bounds() -> None:
+    network, inputs, labels = setup()
+    teacher = network(inputs).detach() - 0.4 * nn.functional.one_hot(labels, 4)
+    radius = certifier(network, 1e-6).confidence_radius(inputs, labels, teacher)
+    layers = trace(network, SHAPE).layers(torch.float64)
+    bounds = margin_bounds(
+        layers, Ball(inputs.double(), radius, Norm.named("l2"), UNIT_RANGE), labels, "linear"
+    ).detach()
+    for k, label in enumerate(labels.tolist()):
+        rivals = [bounds[k, j].item() for j in range(4) if j != label]
+        certified = 1 / (1 + sum(math.exp(-bound) for bound in rivals))
+        wanted = float(teacher[k].double().softmax(dim=0)[label])
+        assert certified >= wanted and certified == pytest.approx(wanted, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_the_slack_is_far_above_the_rounding_of_the_network(name: str) -> None:
+    torch.manual_seed(0)
+    network = build(name, (1, 12, 12), 10).eval()
+    inputs = torch.rand(64, 1, 12, 12)
+    with torch.no_grad():
+        single, double = network(inputs), trace(network, (1, 12, 12)).layers(torch.float64)(inputs.double())
+    difference = (single.double() - double).abs().amax(dim=1)
+    slack = SLACK * torch.finfo(torch.float32).eps * double.abs().amax(dim=1)
+    assert bool((2 * difference * 5 < slack).all())  # a margin is the difference of two logits
+
+
+def test_the_orthogonal_networks_certificate_is_a_division() -> None:
+    torch.manual_seed(0)
+    network = build("lipschitz:8,8", SHAPE, 4).eval()
+    inputs = torch.rand(9, *SHAPE)
+    labels = network(inputs).argmax(dim=1)
+    found = Certifier.of(
+        network, SHAPE, norm=Norm.named("l2"), input_range=UNIT_RANGE, method="lipschitz", tolerance=1e-6
+    ).decision_radius(inputs, labels)
+    expected = margin(network(inputs), labels).double() / (8 * math.sqrt(2))
+    assert bool((found <= expected + 1e-6).all()) and torch.allclose(found, expected, rtol=1e-2)
