@@ -140,7 +140,8 @@ class Evaluate(Settings):
     """Measure models on the same test examples: noise, attacks, masking verdict, estimated radii, size, speed."""
 
     models: tyro.conf.Positional[tuple[str, ...]]
-    """Run directories, each as NAME=DIR or DIR."""
+    """Run directories, each as NAME=DIR or DIR; or NAME=file.py:factory@WEIGHTS for a network of your own (also
+    pkg.module:factory; WEIGHTS: a state_dict in a .safetensors or torch.save file)."""
     data: str
     """digits, mnist:DIR, folder:DIR or npz:FILE; only the test split is used."""
     output: Path
@@ -151,11 +152,9 @@ class Evaluate(Settings):
 
     def run(self) -> None:
         """Do it."""
-        from robust_student.data import load_data
         from robust_student.evaluation import evaluate
 
-        models = _models(self.models, "evaluate")
-        data = load_data(self.data, shape=next(iter(models.values())).card.input_shape)
+        models, data = _models(self.models, self.data, "evaluate")
         records = evaluate(models, data, self.evaluation, output=self.output)
         _show(records, self.output / "summary.json")
 
@@ -176,10 +175,8 @@ class Certify(Settings):
     def run(self) -> None:
         """Do it."""
         from robust_student.certification import certify
-        from robust_student.data import load_data
 
-        models = _models(self.models, "certify")
-        data = load_data(self.data, shape=next(iter(models.values())).card.input_shape)
+        models, data = _models(self.models, self.data, "certify")
         records = certify(models, data, self.certification, output=self.output)
         _show_radii(records, self.output / "summary.json")
 
@@ -326,22 +323,35 @@ def _one_line(complaint: str, words: list[str]) -> str:
     return f"{text.strip().rstrip('.')} (see robust-student{command} --help)"
 
 
-def _models(texts: Sequence[str], command: str) -> dict[str, Any]:
-    """Loads the models named as NAME=DIR or DIR."""
-    from robust_student.runs import load
+def _models(texts: Sequence[str], data_spec: str, command: str) -> tuple[dict[str, Any], Any]:
+    """The models named as [NAME=]SOURCE, and the data; SOURCE is a run directory or SPEC[@WEIGHTS]."""
+    from robust_student.data import load_data
+    from robust_student.models import build
+    from robust_student.runs import as_model, load
+    from robust_student.weights import load_weights
 
     if not texts:
         raise UserError(f"{command}: name at least one run directory")
-    models = {}
+    sources: dict[str, str] = {}
     for text in texts:
-        name, _, folder = text.rpartition("=")
-        if not folder:
+        name, _, source = text.rpartition("=")
+        if not source:
             raise UserError(f"{command}: '{text}' names no directory; write NAME=DIR")
-        name = name or Path(folder).resolve().name
-        if name in models:
+        name = name or Path(source).resolve().name.partition("@")[0]
+        if name in sources:
             raise UserError(f"{command}: two models are called '{name}'; name them as NAME=DIR")
-        models[name] = load(folder)
-    return models
+        sources[name] = source
+    foreign = {name for name, source in sources.items() if ":" in source and not Path(source).is_dir()}
+    models: dict[str, Any] = {name: load(source) for name, source in sources.items() if name not in foreign}
+    first = next(iter(models.values()), None)
+    data = load_data(data_spec, shape=None if first is None else first.card.input_shape)
+    for name in foreign:
+        spec, _, file = sources[name].partition("@")
+        network = build(spec, data.shape, len(data.classes))
+        if file:
+            load_weights(network, Path(file))
+        models[name] = as_model(network, data)
+    return {name: models[name] for name in sources}, data
 
 
 def _finished(trained: Any, output: Path) -> None:

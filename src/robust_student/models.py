@@ -1,11 +1,13 @@
 """Networks by name, a user's own factory, and the wrapper that keeps normalisation inside the model."""
 
 import importlib
+import importlib.util
 import inspect
 import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -135,8 +137,9 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 def build(spec: str, shape: Sequence[int], classes: int) -> nn.Module:
     """Build the network that `spec` names, for inputs of `shape` and that many classes.
 
-    `spec` is a built-in name with optional widths (`cnn:8`, `mlp:64,64`) or `pkg.module:factory`, a callable of the
-    user's own that is called with `input_shape` and `num_classes` where it takes them. Raises UserError.
+    `spec` is a built-in name with optional widths (`cnn:8`, `mlp:64,64`), or `pkg.module:factory` or `file.py:factory`,
+    a callable of the user's own that is called with `input_shape` and `num_classes` where it takes them. Raises
+    UserError.
     """
     name, _, rest = spec.partition(":")
     if name in NETWORKS:
@@ -148,7 +151,11 @@ def build(spec: str, shape: Sequence[int], classes: int) -> nn.Module:
         except (ValueError, TypeError):
             raise UserError(f"model '{spec}': widths are positive whole numbers, as in '{name}:16'") from None
     if not rest:
-        raise UserError(f"model: unknown name '{spec}'" + nearest(name, list(NETWORKS)) + " (or pkg.module:factory)")
+        raise UserError(
+            f"model: unknown name '{spec}'"
+            + nearest(name, list(NETWORKS))
+            + " (or pkg.module:factory, file.py:factory)"
+        )
     return _call_factory(spec, name, rest, tuple(shape), classes)
 
 
@@ -204,10 +211,24 @@ def _require_image(shape: Shape, name: str) -> None:
         raise UserError(f"model '{name}': needs images (channels, height, width), not inputs of shape {shape}; use mlp")
 
 
+def _import(name: str) -> ModuleType:
+    """A module by its dotted name, or from a file whose name ends in .py."""
+    if not name.endswith(".py"):
+        return importlib.import_module(name)
+    path = Path(name)
+    found = importlib.util.spec_from_file_location(path.stem, path)
+    assert found is not None and found.loader is not None  # the suffix is .py
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
 def _call_factory(spec: str, module_name: str, factory_name: str, shape: Shape, classes: int) -> nn.Module:
     sys.path.insert(0, str(Path.cwd()))
     try:
-        factory = getattr(importlib.import_module(module_name), factory_name)
+        factory = getattr(_import(module_name), factory_name)
+    except FileNotFoundError:
+        raise UserError(f"model '{spec}': no file {module_name}") from None
     except ImportError as error:
         hint = nearest(module_name, list(NETWORKS)) if "." not in module_name else ""
         raise UserError(f"model '{spec}': cannot import module '{module_name}' ({error}){hint}") from None
