@@ -115,7 +115,7 @@ class Certifier:
         budgets: Sequence[float],
         ceiling: Tensor | None,
     ) -> Tensor:
-        """Try the budgets, then double the radius until the property falls, then bisect."""
+        """Double the radius until the property falls, try the budgets in between, then bisect."""
         layers, points = self.graph.layers(torch.float64), inputs.to(torch.float64)
         default = self.norm.default_radius(self.input_range, tuple(inputs.shape[1:]))
         limit = self._limit(points, default)
@@ -132,12 +132,12 @@ class Certifier:
             low[active[holds]] = tried[holds]
             high[active[~holds]] = tried[~holds]
 
-        for budget in sorted(budgets):
-            attempt(clean & (budget < high), torch.full_like(high, budget))
         smallest = _START * default
         for _ in range(_DOUBLINGS):
             growing = clean & (high == limit) & (low < high)
             attempt(growing, torch.minimum(torch.where(low > 0, 2 * low, smallest), high))
+        for budget in sorted(budgets):
+            attempt(clean & (low < budget) & (budget < high), torch.full_like(high, budget))
         while True:
             apart = clean & (high - low > self.tolerance * high) & (high > self.tolerance * smallest)
             if not bool(apart.any()):

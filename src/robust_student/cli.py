@@ -63,7 +63,7 @@ class Train(Settings):
     """Train a network on labels: this is how teachers are made."""
 
     data: str
-    """digits, mnist:DIR, folder:DIR (one sub-folder per class) or npz:FILE."""
+    """digits, mnist:DIR, folder:DIR (one sub-folder per class), npz:FILE or parquet:DIR."""
     model: str
     """linear, mlp:WIDTHS, cnn:WIDTH, resnet8, resnet20, lipschitz:WIDTHS or pkg.module:factory."""
     output: Path
@@ -92,7 +92,7 @@ class Distill(Settings):
     teacher: Path
     """Run directory of the teacher."""
     data: str
-    """digits, mnist:DIR, folder:DIR or npz:FILE: the data the teacher was trained on."""
+    """digits, mnist:DIR, folder:DIR, npz:FILE or parquet:DIR: the data the teacher was trained on."""
     model: str
     """The student: linear, mlp:WIDTHS, cnn:WIDTH, resnet8, resnet20, lipschitz:WIDTHS or pkg.module:factory."""
     output: Path
@@ -143,7 +143,7 @@ class Evaluate(Settings):
     """Run directories, each as NAME=DIR or DIR; or NAME=file.py:factory@WEIGHTS for a network of your own (also
     pkg.module:factory; WEIGHTS: a state_dict in a .safetensors or torch.save file)."""
     data: str
-    """digits, mnist:DIR, folder:DIR or npz:FILE; only the test split is used."""
+    """digits, mnist:DIR, folder:DIR, npz:FILE or parquet:DIR; only the test split is used."""
     output: Path
     """Directory for rows.jsonl, summary.json and the rest; the same command continues an interrupted evaluation."""
     evaluation: Annotated[EvaluationSettings, Flat] = EvaluationSettings()
@@ -165,7 +165,7 @@ class Certify(Settings):
     models: tyro.conf.Positional[tuple[str, ...]]
     """Run directories, each as NAME=DIR or DIR; bound B and agreement refer to the one named teacher."""
     data: str
-    """digits, mnist:DIR, folder:DIR or npz:FILE; only the test split is used."""
+    """digits, mnist:DIR, folder:DIR, npz:FILE or parquet:DIR; only the test split is used."""
     output: Path
     """Directory for rows.jsonl, summary.json and the rest; the same command continues an interrupted run."""
     certification: Annotated[CertificationSettings, Flat] = CertificationSettings()

@@ -16,6 +16,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from robust_student.parquet import read_split
 from robust_student.settings import nearest
 from robust_student.tensors import UNBOUNDED, UNIT_RANGE, InputRange, UserError
 
@@ -79,8 +80,8 @@ def load_data(spec: str, *, shape: Sequence[int] | None = None, image_size: int 
 
     Args:
         spec: `digits` (embedded), `mnist:DIR` (IDX files, gzipped or not), `folder:DIR` (one sub-folder of images per
-            class, optionally below `train` and `test`), or `npz:FILE` (x_train, y_train, optionally x_test, y_test,
-            classes).
+            class, optionally below `train` and `test`), `npz:FILE` (x_train, y_train, optionally x_test, y_test,
+            classes), or `parquet:DIR` (train*.parquet, test*.parquet).
         shape: shape of one input that a model expects; folder images are read that way, other data must have it.
         image_size: side in pixels to which folder images are resized.
 
@@ -209,6 +210,18 @@ def _read_npz(path: Path) -> Data:
         return Data(path.stem, train, test, classes, UNIT_RANGE)
     std = train.floats().double().std(dim=0, correction=0)
     return Data(path.stem, train, test, classes, UNBOUNDED, torch.where(std > 1e-6, std, 1.0).float())
+
+
+def _read_parquet(folder: Path) -> Data:
+    """`train*.parquet` and `test*.parquet` (or `validation*.parquet`) in the layout of Hugging Face datasets."""
+    _require_folder("parquet", folder)
+    train = read_split(folder, "train")
+    held_out = "test" if any(folder.rglob("test*.parquet")) else "validation"
+    test = read_split(folder, held_out)
+    if test.classes != train.classes or test.images.shape[1:] != train.images.shape[1:]:
+        raise UserError(f"data 'parquet:{folder}': train and {held_out} differ in image size or class names")
+    splits = [Examples(torch.from_numpy(part.images), torch.from_numpy(part.labels)) for part in (train, test)]
+    return Data(folder.resolve().name, splits[0], splits[1], train.classes, UNIT_RANGE)
 
 
 def _array_examples(source: str, part: str, inputs: Any, labels: Any) -> Examples:
@@ -344,5 +357,6 @@ READERS: dict[str, Callable[..., Data]] = {
     "mnist": _read_mnist,
     "folder": _read_folder,
     "npz": _read_npz,
+    "parquet": _read_parquet,
 }
 """Data sources by the name before the colon."""
