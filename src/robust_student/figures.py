@@ -42,13 +42,15 @@ QUANTILE = 0.98
 """Share of the finite radii that the axis of `radius_figure` covers."""
 SIDES = {
     "certified": ("#0072B2", 2.0),
-    "attack": ("#D55E00", 1.2),
-    "sampled": ("#B0579A", 1.1),
-    "estimated": ("#8A94A0", 1.9),
+    "attack": ("#D55E00", 1.4),
+    "sampled": ("#C27FAE", 1.2),
+    "estimated": ("#8A94A0", 2.0),
 }
 """Colour and width of each kind of radius, the same in every figure of certificates and in the page's key."""
 BAND = "#FBE7C6"
 """Fill between what is certified and what an attack reached: the truth lies there."""
+CROWD = 400
+"""Examples from which on a figure draws marks instead of a line where neighbours differ much."""
 
 _RC: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -226,11 +228,15 @@ def sandwich_figure(brackets: Sequence[Bracket], norm: str, name: str) -> str:
     with matplotlib.rc_context(_RC):
         figure, axes = _panel("examples, by growing certified radius", f"radius ({NORMS.get(norm, norm)}, input units)")
         axes.fill_between(ends, heights["certified"], heights["attack"], color=BAND, linewidth=0)
-        _marks(axes, columns["estimated"], edge, 0.0, SIDES["estimated"])
-        _marks(axes, columns["sampled"], edge, max(0.7, count / 90), SIDES["sampled"])
-        for side in ("attack", "certified"):
+        crowded, size = count >= CROWD, 1.6 if count < 60 else 1.0 if count < CROWD else 0.75
+        for side, length in (("estimated", 0.0), ("sampled", max(0.7, count / 100))):
             color, width = SIDES[side]
-            axes.plot(ends, heights[side], color=color, linewidth=width if count < 400 or side == "certified" else 0.7)
+            _marks(axes, np.minimum(columns[side], edge), length, color, width * size)
+        if crowded:
+            _marks(axes, np.minimum(columns["attack"], edge), count / 150, *SIDES["attack"])
+        for side in ("certified",) if crowded else ("attack", "certified"):
+            color, width = SIDES[side]
+            axes.plot(ends, heights[side], color=color, linewidth=width if count < 60 or side == "certified" else 0.8)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_xlim(0.5, count + 0.5)
         axes.set_ylim(-0.02 * edge, 1.02 * edge)
@@ -315,13 +321,12 @@ def _line(axes: Axes, x: Any, y: Any, style: Style, every: int = 1) -> None:
     )
 
 
-def _marks(axes: Axes, values: Any, edge: float, length: float, look: tuple[str, float]) -> None:
-    """A short dash (a dot, where the length is 0) at every example's value, all in one small path."""
-    known = np.flatnonzero(np.isfinite(values) | (values == np.inf))
+def _marks(axes: Axes, values: Any, length: float, color: str, width: float) -> None:
+    """A dash (a dot, where the length is 0) at every example's value, all in one small path; NaN is not drawn."""
+    known = np.flatnonzero(~np.isnan(values))
     x = known[:, None] + 1 + np.array([-0.5, 0.5, np.nan]) * (length or 1e-3)
-    y = np.repeat(np.minimum(values[known], edge), 3)
-    color, width = look
-    axes.plot(x.ravel(), y, color=color, linewidth=width, solid_capstyle="butt" if length else "round")
+    cap: Any = "butt" if length else "round"
+    axes.plot(x.ravel(), np.repeat(values[known], 3), color=color, linewidth=width, solid_capstyle=cap)
 
 
 def _percent_svg(figure: Figure, axes: Axes, name: str) -> str:
@@ -331,11 +336,15 @@ def _percent_svg(figure: Figure, axes: Axes, name: str) -> str:
 
 
 def _svg(figure: Figure, name: str) -> str:
-    """The figure as an <svg> element: no metadata, style sheet or fixed size, and every id begins with `name`."""
+    """The figure as an <svg> element: no metadata, style sheet or fixed size, and every id begins with `name`.
+
+    Paths get two decimals of a point: a thousand examples stay a small file.
+    """
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True)
     text = buffer.getvalue()
     text = text[text.index("<svg") :].strip()
     text = re.sub(r"<(metadata|style)\b.*?</\1>", "", text, flags=re.DOTALL)
     text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
+    text = re.sub(r'\bd="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), text)
     return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
