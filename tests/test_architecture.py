@@ -14,9 +14,14 @@ ROOMS = [
     *("models", "weights", "parquet", "data", "runs", "validation", "training", "search"),
     *("intervals", "results", "masking", "sandwich"),
     *("measurements", "costs", "ledger", "gallery", "evaluation", "certification"),
-    *("figures", "report", "demo", "cli", "__main__"),
+    *("figures", "pages", "certificate_report", "report", "demo", "cli", "__main__"),
 ]
-ONLY = {"report": {"figures", "intervals", "results", "runs", "tensors"}, "figures": {"results", "tensors"}}
+ONLY = {
+    "figures": {"results", "tensors"},
+    "pages": {"figures", "results", "runs", "tensors"},
+    "certificate_report": {"figures", "intervals", "pages", "results", "sandwich", "tensors"},
+    "report": {"certificate_report", "figures", "pages", "results", "runs", "tensors"},
+}
 """Rooms that may import even less: the report renders saved rows, so it must not be able to compute a number."""
 PACKAGE = Path(robust_student.__file__).parent
 

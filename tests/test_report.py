@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from robust_student import masking
-from robust_student.report import number, read, write_report
+from robust_student.pages import number
+from robust_student.report import read, write_report
 from robust_student.results import Row, find, group, summarise
 from robust_student.tensors import UserError
 

@@ -182,12 +182,14 @@ class Certify(Settings):
 
 
 class Report(Settings):
-    """Turn an evaluation into one self-contained HTML page; it recomputes nothing."""
+    """Turn an evaluation or certificates into one self-contained HTML page; it recomputes nothing of a model."""
 
     evaluation: tyro.conf.Positional[Path]
-    """Directory that `evaluate` wrote."""
+    """Directory that `evaluate` or `certify` wrote."""
+    certificates: Path | None = None
+    """Directory that `certify` wrote, to be shown below an evaluation."""
     output: Path | None = None
-    """HTML file to write; None: report.html in that directory."""
+    """HTML file to write; None: report.html in the first directory."""
     overwrite: bool = False
     """Replace an existing file."""
 
@@ -198,7 +200,7 @@ class Report(Settings):
         output = self.output if self.output is not None else self.evaluation / "report.html"
         if output.exists() and not self.overwrite:
             raise UserError(f"output {output}: exists already; choose another name or pass --overwrite")
-        write_report(self.evaluation, output)
+        write_report(self.evaluation, output, self.certificates)
         print(f"report: {output}")
 
 

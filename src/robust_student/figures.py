@@ -19,6 +19,8 @@ from matplotlib.ticker import MaxNLocator
 from robust_student.results import find
 
 Records = Sequence[Mapping[str, Any]]
+Bracket = tuple[float, float, float, float]
+"""Certified, sampled, estimated radius of one example, and the smallest perturbation found; NaN: not measured."""
 
 NORMS = {"linf": "L\u221e", "l2": "L2", "l1": "L1"}
 """How a norm is written for people."""
@@ -38,6 +40,17 @@ MARKERS = {
 """Markers as matplotlib names them, and as SVG paths in the 28 x 10 box of the page's key."""
 QUANTILE = 0.98
 """Share of the finite radii that the axis of `radius_figure` covers."""
+SIDES = {
+    "certified": ("#0072B2", 2.0),
+    "attack": ("#D55E00", 1.4),
+    "sampled": ("#C27FAE", 1.2),
+    "estimated": ("#8A94A0", 2.0),
+}
+"""Colour and width of each kind of radius, the same in every figure of certificates and in the page's key."""
+BAND = "#FBE7C6"
+"""Fill between what is certified and what an attack reached: the truth lies there."""
+CROWD = 400
+"""Examples from which on a figure draws marks instead of a line where neighbours differ much."""
 
 _RC: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -198,6 +211,65 @@ def search_figure(
         return _svg(figure, name)
 
 
+def sandwich_figure(brackets: Sequence[Bracket], norm: str, name: str) -> str:
+    """Radii of every example in the order given: a band from the certified one to the attack's, marks for the others.
+
+    The axis ends a little above where `QUANTILE` of the bounds lie; what is larger is drawn at its edge.
+    """
+    columns = dict(
+        zip(("certified", "sampled", "estimated", "attack"), np.asarray(brackets, dtype=float).T, strict=True)
+    )
+    bounds = np.concatenate([columns["certified"], columns["attack"]])
+    finite = bounds[np.isfinite(bounds)]
+    edge = 1.15 * float(np.quantile(finite, QUANTILE)) if len(finite) else 0.0
+    edge, count = edge or 1.0, len(brackets)
+    ends = np.repeat(np.arange(count + 1) + 0.5, 2)[1:-1]
+    heights = {side: np.repeat(np.minimum(values, edge), 2) for side, values in columns.items()}
+    with matplotlib.rc_context(_RC):
+        figure, axes = _panel("examples, by growing certified radius", f"radius ({NORMS.get(norm, norm)}, input units)")
+        axes.fill_between(ends, heights["certified"], heights["attack"], color=BAND, linewidth=0)
+        crowded, size = count >= CROWD, 1.6 if count < 60 else 1.0 if count < CROWD else 0.75
+        for side, length in (("estimated", 0.0), ("sampled", max(0.7, count / 100))):
+            color, width = SIDES[side]
+            _marks(axes, np.minimum(columns[side], edge), length, color, width * size)
+        if crowded:
+            _marks(axes, np.minimum(columns["attack"], edge), count / 150, *SIDES["attack"])
+        for side in ("certified",) if crowded else ("attack", "certified"):
+            color, width = SIDES[side]
+            axes.plot(ends, heights[side], color=color, linewidth=width if count < 60 or side == "certified" else 0.8)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.set_xlim(0.5, count + 0.5)
+        axes.set_ylim(-0.02 * edge, 1.02 * edge)
+        return _svg(figure, name)
+
+
+def standing_figure(
+    curves: Sequence[tuple[Style, Sequence[tuple[float, float, float]]]],
+    grid: Sequence[float],
+    budgets: Sequence[float],
+    norm: str,
+    title: str,
+    name: str,
+) -> str:
+    """Shares of examples (value, low, high) over the radius with bands, and the budgets as dotted lines.
+
+    Exactly two curves that are called certified and attack by their colours get the space between them filled.
+    """
+    x = np.asarray(grid)
+    with matplotlib.rc_context(_RC):
+        figure, axes = _panel(f"radius r ({NORMS.get(norm, norm)}, input units)", title)
+        drawn = [(style, 100 * np.asarray(curve, dtype=float).T) for style, curve in curves]
+        if [style.color for style, _ in drawn] == [SIDES["certified"][0], SIDES["attack"][0]]:
+            axes.fill_between(x, drawn[0][1][0], drawn[1][1][0], color=BAND, linewidth=0)
+        for style, (value, low, high) in drawn:
+            axes.fill_between(x, low, high, color=style.color, alpha=0.16, linewidth=0)
+            axes.plot(x, value, color=style.color, linewidth=style.width, dashes=style.dash or (None, None))
+        for budget in budgets:
+            axes.axvline(budget, color=INK, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
+        axes.set_xlim(0, grid[-1])
+        return _percent_svg(figure, axes, name)
+
+
 def _panel(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(4.6, 3.1), layout="constrained")
     axes = figure.add_subplot()
@@ -249,6 +321,14 @@ def _line(axes: Axes, x: Any, y: Any, style: Style, every: int = 1) -> None:
     )
 
 
+def _marks(axes: Axes, values: Any, length: float, color: str, width: float) -> None:
+    """A dash (a dot, where the length is 0) at every example's value, all in one small path; NaN is not drawn."""
+    known = np.flatnonzero(~np.isnan(values))
+    x = known[:, None] + 1 + np.array([-0.5, 0.5, np.nan]) * (length or 1e-3)
+    cap: Any = "butt" if length else "round"
+    axes.plot(x.ravel(), np.repeat(values[known], 3), color=color, linewidth=width, solid_capstyle=cap)
+
+
 def _percent_svg(figure: Figure, axes: Axes, name: str) -> str:
     axes.set_ylim(-2, 102)
     axes.set_yticks([0, 25, 50, 75, 100])
@@ -256,11 +336,15 @@ def _percent_svg(figure: Figure, axes: Axes, name: str) -> str:
 
 
 def _svg(figure: Figure, name: str) -> str:
-    """The figure as an <svg> element: no metadata, style sheet or fixed size, and every id begins with `name`."""
+    """The figure as an <svg> element: no metadata, style sheet or fixed size, and every id begins with `name`.
+
+    Paths get two decimals of a point: a thousand examples stay a small file.
+    """
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True)
     text = buffer.getvalue()
     text = text[text.index("<svg") :].strip()
     text = re.sub(r"<(metadata|style)\b.*?</\1>", "", text, flags=re.DOTALL)
     text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
+    text = re.sub(r'\bd="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), text)
     return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)

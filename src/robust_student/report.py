@@ -1,22 +1,33 @@
-"""The report: one self-contained HTML page that shows an evaluation's saved files and computes no result itself."""
+"""The report: one self-contained HTML page that shows saved files and computes no result of a model itself."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import resources
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, TypeVar
+from typing import Annotated, Any, Literal, NotRequired
 
-from jinja2 import Environment, StrictUndefined
-from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
+from pydantic import Field, FiniteFloat, TypeAdapter
 from typing_extensions import TypedDict
 
-from robust_student import figures
+from robust_student import certificate_report, figures
+from robust_student.certificate_report import Certificates
 from robust_student.figures import NORMS, Style
-from robust_student.results import EVALUATION, GALLERY, ROWS, SUMMARY, SUMMARY_SCHEMA, Key, Row, find, group
-from robust_student.runs import read_json, read_jsonl, write_atomically
+from robust_student.pages import checked, read_checked, read_rows, render, require_finished
+from robust_student.results import (
+    CERTIFICATION,
+    EVALUATION,
+    GALLERY,
+    ROWS,
+    SUMMARY,
+    SUMMARY_SCHEMA,
+    Key,
+    Row,
+    find,
+    group,
+)
+from robust_student.runs import write_atomically
 from robust_student.tensors import UserError
 
 Number = FiniteFloat | None
@@ -24,7 +35,6 @@ Place = tuple[str, float | None]
 """A perturbation and its setting."""
 RADII = tuple(f"estimated_{meaning}_radius_{norm}" for meaning in ("decision", "confidence") for norm in NORMS)
 """The radii of which the report shows a distribution."""
-T = TypeVar("T")
 
 
 class _Masking(TypedDict):
@@ -250,15 +260,26 @@ class Evidence:
         return [math.inf if row.detail == "infinite" else float(row.value or 0.0) for row in rows]
 
 
-def write_report(evaluation: Path, output: Path) -> None:
-    """Render an evaluation's directory as one HTML file that needs nothing else; the same files give the same bytes.
+def write_report(directory: Path, output: Path, certificates: Path | None = None) -> None:
+    """Render what `evaluate` or `certify` wrote as one HTML file that needs nothing else; same files, same bytes.
 
-    Raises UserError where the evaluation is missing, unfinished or damaged, and where `output` cannot be written.
+    Args:
+        directory: of an evaluation or of certificates.
+        output: the file to write.
+        certificates: directory of certificates to show below an evaluation.
+
+    Raises UserError where a file is missing, unfinished or damaged, and where `output` cannot be written.
     """
-    template = resources.files("robust_student").joinpath("report.html.j2").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["number"] = number
-    page = environment.from_string(template).render(e=read(evaluation), norms=NORMS)
+    if (directory / CERTIFICATION).exists():
+        if certificates is not None:
+            raise UserError(f"directory {directory}: holds certificates, so there is no evaluation to add others to")
+        page = render("certificate_page.html.j2", c=certificate_report.read(directory))
+    else:
+        evidence = read(directory)
+        added = None if certificates is None else certificate_report.read(certificates, evidence.styles)
+        if added is not None:
+            _require_same_models(evidence, added)
+        page = render("report.html.j2", e=evidence, c=added)
     try:
         write_atomically(output, page.encode())
     except OSError as error:
@@ -267,39 +288,24 @@ def write_report(evaluation: Path, output: Path) -> None:
 
 def read(evaluation: Path) -> Evidence:
     """The checked files of an evaluation's directory; UserError, one line, where one is missing or damaged."""
-    details = _checked(
-        TypeAdapter(_Details).validate_python, read_json(evaluation / EVALUATION), evaluation / EVALUATION
-    )
-    records = _checked(
-        TypeAdapter(list[_Record]).validate_python, read_json(evaluation / SUMMARY), evaluation / SUMMARY
-    )
-    if not (evaluation / ROWS).is_file():
-        raise UserError(f"file {evaluation / ROWS}: cannot read it (no such file)")
-    rows = [row for row in read_jsonl(evaluation / ROWS) if row.get("perturbation") in RADII]
-    radii = group(_checked(TypeAdapter(list[Row]).validate_python, rows, evaluation / ROWS))
+    if evaluation.is_dir() and not (evaluation / EVALUATION).exists():
+        raise UserError(f"directory {evaluation}: holds neither {EVALUATION} nor {CERTIFICATION}, so nothing to report")
+    require_finished(evaluation, EVALUATION, "evaluate")
+    details = read_checked(evaluation / EVALUATION, TypeAdapter(_Details).validate_python)
+    records = read_checked(evaluation / SUMMARY, TypeAdapter(list[_Record]).validate_python)
+    rows = [row for row in read_rows(evaluation) if row.get("perturbation") in RADII]
+    radii = group(checked(TypeAdapter(list[Row]).validate_python, rows, evaluation / ROWS))
     path = evaluation / GALLERY
-    return Evidence(
-        details,
-        records,
-        radii,
-        _checked(TypeAdapter(list[_Example]).validate_python, read_json(path), path) if path.exists() else [],
-    )
+    gallery = read_checked(path, TypeAdapter(list[_Example]).validate_python) if path.exists() else []
+    return Evidence(details, records, radii, gallery)
 
 
-def number(value: float, form: str = ".3g") -> str:
-    """A number for people, with a true minus sign; zero has no sign."""
-    text = f"{value:{form}}"
-    return text.lstrip("+-") if float(text) == 0 else text.replace("-", "\u2212")
-
-
-def _checked(parse: Callable[[Any], T], value: Any, path: Path) -> T:
-    try:
-        return parse(value)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(map(str, problem["loc"]))
-        what = f"'{place}': {problem['msg'].lower()}" if place else problem["msg"].lower()
-        raise UserError(f"file {path}: unfinished, damaged or of another version ({what})") from None
+def _require_same_models(evidence: Evidence, added: Certificates) -> None:
+    """Refuse certificates of a model that only shares its name with one that was evaluated."""
+    for name, described in evidence.details["models"].items():
+        mine, its = described["card"].get("sha256"), added.digest(name)
+        if mine and its and mine != its:
+            raise UserError(f"certificates: '{name}' has other weights there than in the evaluation")
 
 
 def _pair(validation: Mapping[str, float | None]) -> tuple[float, float]:

@@ -1,8 +1,9 @@
 """What rows of radii say: certified accuracy, medians, ratios, and whether every bound is on its own side."""
 
+import bisect
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from robust_student.intervals import Estimate, median, ratio_of_medians, wilson
 from robust_student.norms import NormName
@@ -39,7 +40,7 @@ def summarise_radii(
         writer = _Writer(records, model, norm, seed, split)
         clean = mine["none", None]
         writer.share("accuracy", "none", None, [bool(row.correct) for row in clean.values()])
-        columns = _columns(mine, norm)
+        columns = radii_by_kind(mine, norm)
         for kind, column in columns.items():
             writer.add(f"median_{kind}", "none", None, median(list(column.values())), "order_statistics95", len(column))
         for kind, column in columns.items():
@@ -51,12 +52,11 @@ def summarise_radii(
                     held = [r >= budget if head == "certified" else r > budget for r in column.values()]
                     writer.share(metric, kind, budget, held)
         for meaning in MEANINGS:
-            best, found = columns.get(f"certified_{meaning}_radius"), columns.get(f"attack_{meaning}_radius")
-            if best is not None and found is not None:
-                shared = [index for index in best if index in found]
-                count = sum(best[index] > found[index] * (1 + _ROUNDING) for index in shared)
-                alone = Estimate(count, math.nan, math.nan)
-                writer.add("sandwich_violations", f"certified_{meaning}_radius", None, alone, None, len(shared))
+            kind = f"certified_{meaning}_radius"
+            if kind in columns and f"attack_{meaning}_radius" in columns:
+                both = brackets(columns, meaning)
+                alone = Estimate(sum(bracket.violated for bracket in both.values()), math.nan, math.nan)
+                writer.add("sandwich_violations", kind, None, alone, None, len(both))
         for (kind, setting), rows in mine.items():
             if kind.startswith("agreement_"):
                 writer.share("agreement", kind, setting, [bool(row.correct) for row in rows.values()])
@@ -79,7 +79,7 @@ def radius_of(row: Row) -> float:
     return math.inf if row.detail == "infinite" else float(row.value or 0.0)
 
 
-def _columns(mine: _Rows, norm: str) -> dict[str, dict[int, float]]:
+def radii_by_kind(mine: _Rows, norm: str) -> dict[str, dict[int, float]]:
     """Radii by example for every kind, named without the norm, and the best of the certified ones."""
     tail = f"_{norm}"
     columns = {
@@ -94,6 +94,62 @@ def _columns(mine: _Rows, norm: str) -> dict[str, dict[int, float]]:
     return columns
 
 
+class Bracket(NamedTuple):
+    """The radii of one example; NaN where a kind was not measured on it."""
+
+    certified: float
+    """The best certified one: a lower bound."""
+    sampled: float
+    estimated: float
+    attack: float
+    """The smallest perturbation found: an upper bound."""
+
+    @property
+    def violated(self) -> bool:
+        """Whether the lower bound is above the upper one, which must not happen."""
+        return self.certified > self.attack * (1 + _ROUNDING)
+
+
+def brackets(columns: Mapping[str, Mapping[int, float]], meaning: str) -> dict[int, Bracket]:
+    """Examples that have both bounds (or the one that was measured), by growing certified radius, then attack's."""
+    best, found = (columns.get(f"{side}_{meaning}_radius", {}) for side in ("certified", "attack"))
+    shared = [index for index in best if index in found] if best and found else [*best, *found]
+    made = {
+        index: Bracket(*(columns.get(f"{k}_{meaning}_radius", {}).get(index, math.nan) for k in Bracket._fields))
+        for index in shared
+    }
+    order = sorted(shared, key=lambda index: (best.get(index, 0.0), found.get(index, 0.0), index))
+    return {index: made[index] for index in order}
+
+
+def share_beyond(radii: Sequence[float], grid: Sequence[float], *, certified: bool) -> list[Estimate]:
+    """Share of examples whose property stands at each r of the grid: certified there, or not broken up to there.
+
+    Certified counts at r where the radius is at least r (and above 0: a radius of 0 certifies nothing), an attack where
+    its smallest perturbation is larger than r.
+    """
+    ordered = sorted(radii)
+    first = bisect.bisect_right(ordered, 0.0)
+    counts = [
+        len(ordered) - (max(first, bisect.bisect_left(ordered, r)) if certified else bisect.bisect_right(ordered, r))
+        for r in grid
+    ]
+    intervals = {count: wilson(count, len(ordered)) for count in set(counts)}
+    return [intervals[count] for count in counts]
+
+
+def certified_agreement(
+    mine: Mapping[int, float], theirs: Mapping[int, float], budget: float
+) -> tuple[Estimate, int] | None:
+    """Share of shared examples on which two models provably decide alike over the whole budget, and how many those are.
+
+    A lower bound: both best certified decision radii are at least the budget, so both decide for the label.
+    """
+    shared = [index for index in mine if index in theirs]
+    held = sum(min(mine[index], theirs[index]) >= budget for index in shared)
+    return (wilson(held, len(shared)), len(shared)) if shared else None
+
+
 def _compare(
     records: list[dict[str, Any]],
     groups: Mapping[Key, Mapping[int, Row]],
@@ -104,7 +160,10 @@ def _compare(
     split: str,
 ) -> None:
     """Ratios of medians to the baseline's, on the same examples, and certified agreement with the teacher."""
-    of = {model: _columns({key[1:]: rows for key, rows in groups.items() if key[0] == model}, norm) for model in models}
+    of = {
+        model: radii_by_kind({key[1:]: rows for key, rows in groups.items() if key[0] == model}, norm)
+        for model in models
+    }
     for model in models:
         writer = _Writer(records, model, norm, seed, split)
         if baseline is None or model == baseline:
