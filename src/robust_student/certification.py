@@ -86,7 +86,9 @@ def certify(
         name: _plan(name, settings, norm, data, budgets, certifiers, guide, len(positions), linear) for name in ready
     }
     rows = ledger.fill(ready, plans, sample, settings.batch_size)
-    records = summarise_radii(rows, norm=settings.norm, budgets=budgets, baseline=baseline, seed=settings.seed)
+    records = summarise_radii(
+        rows, norm=settings.norm, budgets=budgets, baseline=baseline, teacher=settings.teacher, seed=settings.seed
+    )
     details = read_json(output / CERTIFICATION) | {
         "baseline": baseline,
         "budgets": list(budgets),

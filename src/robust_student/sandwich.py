@@ -22,6 +22,7 @@ def summarise_radii(
     norm: NormName,
     budgets: Sequence[float],
     baseline: str | None,
+    teacher: str | None = None,
     seed: int,
     split: str = "test",
 ) -> list[dict[str, Any]]:
@@ -29,7 +30,8 @@ def summarise_radii(
 
     Clean accuracy; median of every kind of radius; share of examples certified (`certified_accuracy`,
     `certified_confidence`) or not yet broken by an attack (`attack_accuracy`, `attack_confidence`) at each budget;
-    ratio of medians to the baseline's; share of examples on which teacher and student agree; and
+    ratio of medians to the baseline's; share of examples that are as confident as the teacher at x, and on which both
+    agree (`agreement`: no tried point parted them; `certified_agreement`: they cannot part within the budget); and
     `sandwich_violations`, the number of examples whose certified radius exceeds the smallest perturbation found, which
     must be 0.
     """
@@ -57,6 +59,16 @@ def summarise_radii(
                 both = brackets(columns, meaning)
                 alone = Estimate(sum(bracket.violated for bracket in both.values()), math.nan, math.nan)
                 writer.add("sandwich_violations", kind, None, alone, None, len(both))
+        if "estimated_confidence_radius" in columns:
+            confident = [radius > 0 for radius in columns["estimated_confidence_radius"].values()]
+            writer.share("more_confident_than_teacher", "none", None, confident)
+        guide = radii_by_kind({key[1:]: rows for key, rows in groups.items() if key[0] == teacher}, norm)
+        ours, theirs = (both.get("certified_decision_radius", {}) for both in (columns, guide))
+        for budget in budgets:
+            agreed = certified_agreement(ours, theirs, budget)
+            if agreed is not None:
+                share, count = agreed
+                writer.add("certified_agreement", "certified_decision_radius", budget, share, "wilson95", count)
         for (kind, setting), rows in mine.items():
             if kind.startswith("agreement_"):
                 writer.share("agreement", kind, setting, [bool(row.correct) for row in rows.values()])
@@ -159,7 +171,7 @@ def _compare(
     seed: int,
     split: str,
 ) -> None:
-    """Ratios of medians to the baseline's, on the same examples, and certified agreement with the teacher."""
+    """Ratios of medians to the baseline's, on the same examples."""
     of = {
         model: radii_by_kind({key[1:]: rows for key, rows in groups.items() if key[0] == model}, norm)
         for model in models
