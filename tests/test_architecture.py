@@ -9,7 +9,7 @@ import robust_student
 
 ROOMS = [
     *("tensors", "norms", "margins", "settings", "bounds", "ascent", "slopes", "objective", "perturbations", "attacks"),
-    *("models", "data", "runs", "validation", "training", "search", "intervals", "results", "masking"),
+    *("smallest", "models", "data", "runs", "validation", "training", "search", "intervals", "results", "masking"),
     *("measurements", "costs", "gallery", "evaluation"),
     *("figures", "report", "demo", "cli", "__main__"),
 ]

@@ -7,7 +7,7 @@ from itertools import chain
 from typing import NamedTuple, TypeAlias
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
 Inputs: TypeAlias = Float[Tensor, "batch *shape"]
@@ -18,6 +18,8 @@ Labels: TypeAlias = Int64[Tensor, " batch"]
 """The class of each example."""
 PerExample: TypeAlias = Float[Tensor, " batch"]
 """One number per example."""
+Size: TypeAlias = float | PerExample
+"""A size of perturbations: one for the whole batch, or one per example."""
 
 
 class UserError(Exception):
@@ -51,9 +53,14 @@ UNBOUNDED = InputRange(-math.inf, math.inf)
 """Inputs without a limit, such as standardised features."""
 
 
-def column(values: PerExample, like: Tensor) -> Tensor:
+def column(values: Shaped[Tensor, " batch"], like: Tensor) -> Tensor:
     """Reshape `(batch,)` values to `(batch, 1, 1, ...)` so that they broadcast against `like`."""
     return values.view(-1, *[1] * (like.dim() - 1))
+
+
+def broadcastable(size: Size, like: Tensor) -> float | Tensor:
+    """A size that broadcasts against `like`: the number itself, or one per example reshaped and in its dtype."""
+    return column(size.to(like), like) if isinstance(size, Tensor) else size
 
 
 @contextmanager
@@ -66,6 +73,19 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """No parameter collects a gradient for the length of a block; each one's own setting is restored."""
+    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
 
 
 def device_of(network: nn.Module) -> torch.device:
