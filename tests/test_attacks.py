@@ -196,6 +196,28 @@ def test_pgd_comes_close_to_the_lowest_margin_of_a_dense_grid_on_a_curved_networ
         assert found <= max(lowest + 0.02, 0)
 
 
+@every_norm
+def test_pgd_with_a_radius_per_example_does_to_each_what_its_own_radius_does(name: NormName) -> None:
+    network, norm = smooth_student(SHAPE, 3, CPU), Norm.named(name)
+    batch, radii = make_batch(SHAPE, CPU), torch.linspace(0.05, 0.8, 6, dtype=torch.float64)
+
+    def run(radius: float | Tensor) -> Tensor:
+        return pgd(
+            network,
+            batch.inputs,
+            batch.labels,
+            norm=norm,
+            radius=radius,
+            steps=12,
+            input_range=UNIT_RANGE,
+            start=batch.inputs,
+        )
+
+    together = run(radii)
+    for i, radius in enumerate(radii.tolist()):
+        torch.testing.assert_close(together[i], run(radius)[i])
+
+
 def test_pgd_leaves_no_gradient_in_the_network() -> None:
     network = smooth_student(SHAPE, 3, CPU)
     batch = make_batch(SHAPE, CPU)

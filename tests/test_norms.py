@@ -157,6 +157,27 @@ def test_projection_puts_points_from_outside_on_the_sphere(
 
 @every_norm
 @with_and_without_scale
+@every_shape
+def test_a_size_per_example_does_to_each_what_its_own_size_does(
+    name: NormName, scaled: bool, shape: Shape, device: torch.device
+) -> None:
+    norm, values = norm_for(name, shape, scaled, device), normal(shape, device)
+    points, sizes = UNIT_RANGE.clip(values), torch.linspace(0.1, 2.0, len(values), device=device)
+    together = torch.stack(
+        [norm.project(values, sizes), norm.step(points, values, sizes, UNIT_RANGE), drawn(norm, values, sizes)]
+    )
+    for i, size in enumerate(sizes.tolist()):
+        alone = [norm.project(values, size), norm.step(points, values, size, UNIT_RANGE), drawn(norm, values, size)]
+        torch.testing.assert_close(together[:, i], torch.stack(alone)[:, i])
+    assert together.dtype is values.dtype
+
+
+def drawn(norm: Norm, like: torch.Tensor, size: float | torch.Tensor) -> torch.Tensor:
+    return norm.random(like, size, torch.Generator(like.device).manual_seed(0))
+
+
+@every_norm
+@with_and_without_scale
 def test_projection_is_idempotent(name: NormName, scaled: bool, device: torch.device) -> None:
     norm = norm_for(name, (2, 3), scaled, device)
     once = norm.project(normal((2, 3), device), 0.7)

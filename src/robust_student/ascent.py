@@ -7,7 +7,7 @@ from torch import Tensor
 
 from robust_student.margins import input_gradient
 from robust_student.norms import Norm
-from robust_student.tensors import InputRange, Inputs
+from robust_student.tensors import InputRange, Inputs, Size
 
 Network = Callable[[Tensor], Tensor]
 Uphill = Callable[[Tensor], Tensor]
@@ -23,7 +23,7 @@ def default_step(steps: int) -> float:
 
 
 def random_start(
-    inputs: Inputs, norm: Norm, radius: float, input_range: InputRange, generator: torch.Generator | None
+    inputs: Inputs, norm: Norm, radius: Size, input_range: InputRange, generator: torch.Generator | None
 ) -> Inputs:
     """x + d with d uniform in the ball of the given radius, clipped to the input range."""
     return input_range.clip(inputs + norm.random(inputs, radius, generator))
@@ -36,18 +36,18 @@ def ascend(
     start: Inputs,
     *,
     norm: Norm,
-    radius: float,
+    radius: Size,
     steps: int,
-    step_size: float,
+    step_size: Size,
     input_range: InputRange,
     first_gradient: Inputs | None = None,
     watch: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Inputs:
     """Move `start` by K steps of the norm's dual direction that raise `uphill`, inside the ball around `inputs`.
 
-    `z <- clip(x + project(step(z) - x))`; every point obeys the ball and the input range. `step_size` is in units of
-    the norm. `first_gradient`, the gradient of `uphill` at `start`, saves the first pass where it is known already.
-    `watch` is shown every visited point but the last, with the value that `uphill` has there.
+    `z <- clip(x + project(step(z) - x))`; every point obeys the ball and the input range. `radius` and `step_size` are
+    in units of the norm. `first_gradient`, the gradient of `uphill` at `start`, saves the first pass where it is known
+    already. `watch` is shown every visited point but the last, with the value that `uphill` has there.
     """
     points = start.detach()
     for step in range(steps):

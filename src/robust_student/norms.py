@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robust_student.tensors import InputRange, Inputs, PerExample, UserError, column
+from robust_student.tensors import InputRange, Inputs, PerExample, Size, UserError, broadcastable, column
 
 NormName = Literal["l1", "l2", "linf"]
 _POWERS: dict[str, float] = {"l1": 1.0, "l2": 2.0, "linf": math.inf}
@@ -74,7 +74,7 @@ class Norm:
             unit = torch.zeros_like(flat).scatter(1, steepest, flat.gather(1, steepest).sign()).view_as(slope)
         return self._multiply(unit)
 
-    def step(self, points: Inputs, gradient: Inputs, size: float, input_range: InputRange) -> Inputs:
+    def step(self, points: Inputs, gradient: Inputs, size: Size, input_range: InputRange) -> Inputs:
         """Move `points` by at most `size` in the steepest feasible direction of `gradient`, staying in the range.
 
         Elements that already sit at the end of the range towards which the gradient pushes do not count. For p = 1
@@ -85,38 +85,39 @@ class Norm:
         gradient = gradient.masked_fill(outward, 0.0)
         if self.p == 1:
             return input_range.clip(points + self._fill(points, gradient, size, input_range))
-        return input_range.clip(points + size * self.direction(gradient))
+        return input_range.clip(points + broadcastable(size, points) * self.direction(gradient))
 
-    def project(self, perturbation: Inputs, radius: float) -> Inputs:
+    def project(self, perturbation: Inputs, radius: Size) -> Inputs:
         """The point nearest to `perturbation` (in the scaled Euclidean sense) in the ball of the given radius."""
         scaled = self._divide(perturbation)
+        flat = scaled.flatten(1)
+        size = broadcastable(radius, flat)
         if self.p == math.inf:
-            inside = scaled.clamp(-radius, radius)
+            inside = flat.clamp_max(size).clamp_min(-size)
         elif self.p == 2:
-            length = torch.linalg.vector_norm(scaled.flatten(1), dim=1)
-            shrink = (radius / length.clamp_min(torch.finfo(scaled.dtype).tiny)).clamp_max(1.0)
-            inside = scaled * column(shrink, scaled)
+            length = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
+            inside = flat * (size / length.clamp_min(torch.finfo(scaled.dtype).tiny)).clamp_max(1.0)
         else:
-            inside = _project_l1(scaled.flatten(1), radius).view_as(scaled)
-        return self._multiply(inside)
+            inside = _project_l1(flat, size)
+        return self._multiply(inside.view_as(scaled))
 
-    def random(self, like: Inputs, radius: float, generator: torch.Generator | None = None) -> Inputs:
+    def random(self, like: Inputs, radius: Size, generator: torch.Generator | None = None) -> Inputs:
         """One perturbation per example, uniform in the ball of the given radius."""
         if self.p == math.inf:
             uniform = torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype)
-            return self._multiply((2 * uniform - 1) * radius)
+            return self._multiply((2 * uniform - 1) * broadcastable(radius, like))
         batch, size = like.shape[0], like.shape[1:].numel()
         if self.p == 2:
             direction = torch.randn((batch, size), generator=generator, device=like.device, dtype=like.dtype)
             direction = direction / torch.linalg.vector_norm(direction, dim=1, keepdim=True)
             depth = torch.rand((batch, 1), generator=generator, device=like.device, dtype=like.dtype) ** (1 / size)
-            flat = radius * depth * direction
+            flat = broadcastable(radius, direction) * depth * direction
         else:
             # Exponentials divided by their sum plus one more exponential are uniform in the simplex's interior.
             uniform = torch.rand((batch, size + 1), generator=generator, device=like.device, dtype=like.dtype)
             exponential = -torch.log1p(-uniform)
             signs = torch.rand((batch, size), generator=generator, device=like.device, dtype=like.dtype)
-            flat = radius * exponential[:, :-1] / exponential.sum(dim=1, keepdim=True)
+            flat = broadcastable(radius, signs) * exponential[:, :-1] / exponential.sum(dim=1, keepdim=True)
             flat = torch.where(signs < 0.5, flat, -flat)
         return self._multiply(flat.view_as(like))
 
@@ -132,14 +133,15 @@ class Norm:
         size = math.prod(shape)
         return {math.inf: linf, 2.0: 0.3 * math.sqrt(size) * linf, 1.0: 0.12 * size * linf}[self.p]
 
-    def _fill(self, points: Tensor, gradient: Tensor, size: float, input_range: InputRange) -> Tensor:
+    def _fill(self, points: Tensor, gradient: Tensor, size: Size, input_range: InputRange) -> Tensor:
         slope = self._multiply(gradient).flatten(1)
+        limit = broadcastable(size, slope)
         room = torch.where(gradient > 0, input_range.upper - points, points - input_range.lower).clamp_min(0.0)
-        room = self._divide(room).flatten(1).clamp_max(size)
+        room = self._divide(room).flatten(1).clamp_max(limit)
         order = slope.abs().argsort(dim=1, descending=True)
         ordered = room.gather(1, order)
         used_before = ordered.cumsum(dim=1) - ordered
-        amount = torch.minimum((size - used_before).clamp_min(0.0), ordered)
+        amount = torch.minimum((limit - used_before).clamp_min(0.0), ordered)
         filled = torch.zeros_like(slope).scatter(1, order, amount) * slope.sign()
         return self._multiply(filled.view_as(points))
 
@@ -150,7 +152,9 @@ class Norm:
         return values if self.scale is None else values / self.scale.to(values)
 
 
-def _project_l1(flat: Float[Tensor, "batch size"], radius: float) -> Float[Tensor, "batch size"]:
+def _project_l1(
+    flat: Float[Tensor, "batch size"], radius: float | Float[Tensor, "batch 1"]
+) -> Float[Tensor, "batch size"]:
     """Euclidean projection onto the L1 ball by soft thresholding (Duchi et al. 2008, figure 1)."""
     magnitude = flat.abs()
     ordered = magnitude.sort(dim=1, descending=True).values

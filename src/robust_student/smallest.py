@@ -1,43 +1,69 @@
-"""The smallest perturbation that attacks find: upper bounds of the true radii r_A and r_B.
+"""Upper bounds on the true radii r_A and r_B: the smallest perturbation that a set of minimum-norm attacks found.
 
-Attacks only propose points. One grader keeps those that the network itself confirms and measures their size.
+Attacks only propose points. One grader moves them into the input range, verifies them in the network's own arithmetic,
+measures them in float64 and keeps the smallest per example. What nothing found stays infinite: not a guarantee.
 """
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float64
 from torch import Tensor, nn
 
-from robust_student.attacks import UnitBox
+from robust_student.attacks import Excess, UnitBox, descend
 from robust_student.margins import input_gradient, log_odds, margin
-from robust_student.norms import Norm
-from robust_student.tensors import InputRange, Inputs, Labels, Logits, PerExample, UserError, column, evaluating
+from robust_student.norms import Norm, NormName
+from robust_student.tensors import (
+    InputRange,
+    Inputs,
+    Labels,
+    Logits,
+    PerExample,
+    UserError,
+    column,
+    evaluating,
+    frozen,
+)
 
-ATTACKS = ("pgd-bisection", "fab", "ddn", "fmn", "deepfool")
-"""Minimum-norm attacks by name; the last three come with the extra `attacks` (foolbox)."""
 DEFAULT_ATTACKS = ("pgd-bisection", "fab")
-_STEPS, _ROUNDS, _DOUBLINGS = 20, 8, 24  # PGD steps a budget; bisections of the budget; doublings until one succeeds
-_SEGMENT_ROUNDS = 12  # bisections along the segment from x to a point that was found
-_FAB_CLASSES = 10  # up to here FAB looks at every class; above, at the nearest nine, one after the other
-
-Excess: TypeAlias = Callable[[Logits, Tensor], PerExample]
-"""From logits and the positions of their examples: at least 0 while the property stands, below 0 when it is lost."""
+"""The attacks that need nothing but the product's own dependencies."""
+_STEPS = (0.5, 0.1, 0.02)  # sizes of PGD's steps in units of the budget: across the ball, then finer
+_CLOSE = 0.005  # bisection over the budget stops where failure and success are this close, relative to the failure
+_HALVINGS = 12  # of the segment from x to the best point: what is left is 1/4096 of it
+_FAB_TARGETS = 9  # rival classes that FAB aims at, those of largest score at x, as in AutoAttack
+_BOX_MARGIN = 10.0  # inputs without a range: room around them, in units of the largest first-order radius
 
 
 class Smallest(NamedTuple):
-    """The best of several attacks, per example."""
+    """The smallest perturbation found, per example."""
 
-    radius: PerExample
-    """Size of the smallest perturbation found (float64, units of the norm); 0: lost at x; infinite: none found."""
+    radius: Float64[Tensor, " batch"]
+    """||x' - x|| in units of the norm, on the CPU; 0 where x itself is broken, infinite where nothing was found."""
     points: Inputs
-    """Where the property is lost (x itself where nothing was found)."""
+    """x', verified; x itself where `radius` is zero or infinite."""
     attack: list[str]
-    """Which attack found it; `clean`: lost at x; `none`: none did."""
+    """The attack that found it; `clean` where x itself is broken, `none` where nothing was found."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How hard the attacks try."""
+
+    budgets: int = 20
+    """pgd-bisection: budgets tried per example, at most."""
+    restarts: int = 1
+    """pgd-bisection: random starts at every budget at which PGD from the last success fails."""
+    pgd_steps: int = 14
+    """pgd-bisection: steps per budget, start and each of three step sizes."""
+    steps: int = 100
+    """fab (per rival class), ddn, fmn: steps; deepfool: steps, at most."""
+
+
+DEFAULT_EFFORT = Effort()
 
 
 def smallest_decision_change(
@@ -49,35 +75,27 @@ def smallest_decision_change(
     input_range: InputRange,
     seeds: Sequence[int],
     attacks: Sequence[str] = DEFAULT_ATTACKS,
+    effort: Effort = DEFAULT_EFFORT,
 ) -> Smallest:
-    """Upper bound of r_A: the smallest perturbation in the range, found by `attacks`, that changes the decision.
+    """Upper bound on r_A(x), the smallest `||d||` with x + d in the input range and `argmax_k S_k(x + d) != y`.
 
-    `pgd-bisection` (PGD on the margin, budget by bisection), `fab` (Croce & Hein 2020), and with foolbox `ddn` (Rony et
-    al. 2019; l2), `fmn` (Pintor et al. 2021), `deepfool` (Moosavi-Dezfooli et al. 2016). `seeds`, one per example,
-    make the random starts of pgd-bisection independent of batching. Raises UserError for an unknown attack,
-    and where the extra is missing.
+    `attacks` are names from `ATTACKS`; `seeds` holds one number per example. pgd-bisection and, on a bounded range, fab
+    treat every example alone, up to rounding. Not so ddn, fmn and deepfool, which work in units of the batch's median
+    first-order radius (ddn draws from a generator seeded with the first example's seed where a gradient is zero), and
+    fab without a range, whose box surrounds the batch. Points where a logit is not finite prove nothing and do not
+    count; NaN logits at x count as a wrong decision. The network runs in evaluation mode; its mode and its parameters'
+    gradients stay as they are. Units: those of the norm. Raises UserError for an attack that is unknown, does not
+    serve the norm or is not installed. An upper bound, not a guarantee.
     """
 
-    def excess(logits: Tensor, positions: Tensor) -> Tensor:
-        # The decision is the argmax: a tie with a class of smaller number has changed it already.
-        value, changed = margin(logits, labels[positions]), logits.argmax(dim=1) != labels[positions]
-        return torch.where(changed, value.clamp_max(-torch.finfo(value.dtype).tiny), value)
+    def excess(logits: Logits, positions: Tensor) -> PerExample:
+        return margin(logits, labels[positions])
 
-    hunt = _Hunt(network, inputs, norm, input_range, excess)
-    with evaluating(network):
-        for name in attacks:
-            left = torch.arange(len(labels), device=labels.device)[hunt.open]
-            if len(left) == 0:
-                break
-            if name == "pgd-bisection":
-                hunt.bisect(name, left, [seeds[k] for k in left.tolist()])
-            elif name == "fab":
-                hunt.judge(name, left, _fab(network, inputs[left], labels[left], norm, input_range, seeds))
-            elif name in ATTACKS:
-                hunt.judge(name, left, _foolbox(name, network, inputs[left], labels[left], norm, input_range))
-            else:
-                raise UserError(f"attack '{name}': unknown; choose from {', '.join(ATTACKS)}")
-        return hunt.result()
+    def intact(logits: Logits) -> Tensor:
+        return (logits.argmax(dim=1) == labels) & ~logits.isnan().any(dim=1)
+
+    search = _Search(network, inputs.detach(), labels, norm, input_range, tuple(seeds), effort, excess, intact)
+    return _run(search, attacks)
 
 
 def smallest_confidence_loss(
@@ -89,178 +107,318 @@ def smallest_confidence_loss(
     norm: Norm,
     input_range: InputRange,
     seeds: Sequence[int],
+    effort: Effort = DEFAULT_EFFORT,
 ) -> Smallest:
-    """Upper bound of r_B: the smallest perturbation found, by PGD on the log-odds, that takes S_y below T_y(x)."""
+    """Upper bound on r_B(x), the smallest `||d||` with x + d in the input range and `l_S(x + d) < l_T(x)`.
+
+    `l = log(P_y / (1 - P_y))` compares the probabilities of the true class without saturation; T is the teacher at x
+    itself. Only pgd-bisection, which descends on `l_S - l_T(x)`: other attacks know decisions only. `seeds`, verdicts
+    on non-finite numbers, units and errors as in `smallest_decision_change`; a NaN of the teacher counts as broken at
+    x. An upper bound, not a guarantee.
+    """
     wanted = log_odds(teacher_logits, labels)
 
-    def excess(logits: Tensor, positions: Tensor) -> Tensor:
+    def excess(logits: Logits, positions: Tensor) -> PerExample:
         return log_odds(logits, labels[positions]) - wanted[positions]
 
-    hunt = _Hunt(network, inputs, norm, input_range, excess)
-    with evaluating(network):
-        left = torch.arange(len(labels), device=labels.device)[hunt.open]
-        if len(left):
-            hunt.bisect("pgd-bisection", left, [seeds[k] for k in left.tolist()])
-        return hunt.result()
+    def intact(logits: Logits) -> Tensor:
+        return log_odds(logits, labels) >= wanted
+
+    search = _Search(network, inputs.detach(), labels, norm, input_range, tuple(seeds), effort, excess, intact)
+    return _run(search, ("pgd-bisection",))
 
 
-@dataclass(eq=False)
-class _Hunt:
-    """The smallest confirmed perturbation so far of every example."""
+# The search and its grader --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """What is asked about a batch. The network always sees the whole batch when it judges: the same rounding twice."""
 
     network: nn.Module
     inputs: Tensor
+    labels: Tensor
     norm: Norm
     input_range: InputRange
+    seeds: tuple[int, ...]
+    effort: Effort
     excess: Excess
+    intact: Callable[[Tensor], Tensor]
+    """Maps the logits of the whole batch to True where nothing is broken; False where that cannot be told."""
 
-    def __post_init__(self) -> None:
-        count = len(self.inputs)
-        with torch.no_grad(), evaluating(self.network):
-            lost = self.excess(self.network(self.inputs), torch.arange(count, device=self.inputs.device)) < 0
-        self.open = ~lost
-        self.best = torch.where(lost, 0.0, torch.inf).double()
-        self.points = self.inputs.detach().clone()
-        self.names = ["clean" if broken else "none" for broken in lost.tolist()]
-
-    def judge(self, name: str, positions: Tensor, points: Tensor) -> Bool[Tensor, " proposed"]:
-        """Keep the confirmed points that are smaller than the best; says which were confirmed."""
-        points = self.input_range.clip(torch.nan_to_num(points.detach()).to(self.inputs))
-        sizes = self.norm.size((points - self.inputs[positions]).double())
+    def standing(self) -> Bool[Tensor, " batch"]:
+        """Which examples are not broken at x."""
         with torch.no_grad():
-            confirmed = self.excess(self.network(points), positions) < 0
-        better = confirmed & (sizes < self.best[positions])
-        chosen = positions[better]
-        self.best[chosen], self.points[chosen] = sizes[better], points[better]
-        for k in chosen.tolist():
-            self.names[k] = name
-        return confirmed
+            return self.intact(self.network(self.inputs))
 
-    def bisect(self, name: str, positions: Tensor, seeds: Sequence[int]) -> None:
-        """PGD at budgets that double until one succeeds, then halve the gap to the largest that failed."""
-        generators = [torch.Generator().manual_seed(seed % 2**32) for seed in seeds]
-        draws = [
-            self.norm.random(self.inputs[k][None].cpu(), 1.0, generator)
-            for k, generator in zip(positions.tolist(), generators, strict=True)
-        ]
-        start = torch.cat(draws).to(self.inputs)
-        default = self.norm.default_radius(self.input_range, tuple(self.inputs.shape[1:]))
-        low = torch.zeros(len(positions), dtype=torch.float64, device=self.inputs.device)
-        high = self.best[positions]
-        budget = torch.where(high.isfinite(), high / 2, default)
-        for _ in range(_DOUBLINGS):
-            growing = (high.isinf()).nonzero()[:, 0]
-            if len(growing) == 0:
-                break
-            self._try(name, positions, growing, start, budget, low, high)
-            budget = torch.where(high.isinf(), 2 * budget, budget)
-        for _ in range(_ROUNDS):
-            finite = high.isfinite().nonzero()[:, 0]
-            self._try(name, positions, finite, start, (low + high) / 2, low, high)
+    def broken(self, points: Inputs) -> Bool[Tensor, " batch"]:
+        """Which points break their example beyond doubt: all numbers finite, in the network's own arithmetic."""
+        with torch.no_grad():
+            logits = self.network(points)
+        finite = points.flatten(1).isfinite().all(dim=1) & logits.isfinite().all(dim=1)
+        return finite & ~self.intact(logits)
 
-    def _try(
-        self, name: str, positions: Tensor, part: Tensor, start: Tensor, budget: Tensor, low: Tensor, high: Tensor
-    ) -> None:
-        """Attack the `part` of the positions at their budgets and move the ends of their brackets."""
-        if len(part) == 0:
-            return
-        chosen, reach = positions[part], budget[part].to(self.inputs)
-        points = self._pgd(chosen, reach, start[part])
-        confirmed = self.judge(name, chosen, points)
-        low[part[~confirmed]] = budget[part[~confirmed]]
-        high[part] = torch.minimum(high[part], self.best[chosen])
+    def size(self, points: Inputs) -> Float64[Tensor, " batch"]:
+        """||points - x|| in float64; on the CPU, because not every device has float64."""
+        return self.norm.size(points.cpu().double() - self.inputs.cpu().double())
 
-    def _pgd(self, positions: Tensor, reach: Tensor, start: Tensor) -> Tensor:
-        """The last point of PGD that lost the property, or else the last one; one budget per example."""
-        inputs = self.inputs[positions]
-        wide = column(reach, inputs)
-        points = self.input_range.clip(inputs + wide * start)
-        found = points.clone()
-        lost = torch.zeros(len(points), dtype=torch.bool, device=points.device)
-        for step in range(_STEPS + 1):
-            points = points.detach().requires_grad_()
-            value = self.excess(self.network(points), positions)
-            found = torch.where(column(value < 0, points), points.detach(), found)
-            lost |= value < 0
-            if step == _STEPS or bool(lost.all()):
-                break
-            uphill = self._feasible(points.detach(), input_gradient(-value, points))
-            size = 2.5 / _STEPS * (1 - step / _STEPS) * 2
-            moved = (points.detach() - inputs) / wide.clamp_min(1e-30) + size * uphill
-            points = self.input_range.clip(inputs + wide * self.norm.project(moved, 1.0))
-        return torch.where(column(lost, found), found, points.detach())
+    def place(self, points: Tensor, positions: Tensor) -> Inputs:
+        """The batch with `points` in place of the inputs at `positions`."""
+        batch = self.inputs.clone()
+        batch[positions] = points.to(batch)
+        return batch
 
-    def _feasible(self, points: Tensor, gradient: Tensor) -> Tensor:
-        """The norm's direction of a gradient without the elements that would leave the range."""
-        outward = (points <= self.input_range.lower) & (gradient < 0)
-        outward |= (points >= self.input_range.upper) & (gradient > 0)
-        return self.norm.direction(gradient.masked_fill(outward, 0.0))
+    def first_order(self) -> PerExample:
+        """excess / ||grad excess||_q at x, the first budget to try; the norm's default radius where it is no number."""
+        points = self.inputs.clone().requires_grad_()
+        with torch.enable_grad():
+            values = self.excess(self.network(points), torch.arange(len(points), device=points.device))
+            slopes = self.norm.dual_size(input_gradient(values, points))
+        radius = values.detach() / slopes
+        fallback = self.norm.default_radius(self.input_range, self.inputs.shape[1:])
+        return torch.where(radius.isfinite() & (radius > 0), radius, fallback).to(self.inputs)
 
-    def result(self) -> Smallest:
-        """Shorten every point along its segment to x, then report."""
-        found = ((self.best > 0) & self.best.isfinite()).nonzero()[:, 0]
-        if len(found):
-            inputs, ends = self.inputs[found], self.points[found].clone()
-            low, high = torch.zeros(len(found)).to(self.inputs), torch.ones(len(found)).to(self.inputs)
-            for _ in range(_SEGMENT_ROUNDS):
-                middle = (low + high) / 2
-                points = inputs + column(middle, inputs) * (ends - inputs)
-                names = list(self.names)
-                confirmed = self.judge("", found, points)
-                self.names = names
-                high, low = torch.where(confirmed, middle, high), torch.where(confirmed, low, middle)
-        return Smallest(self.best.cpu(), self.points, self.names)
+    def reach(self) -> PerExample:
+        """Distance of the farthest corner of the input range; infinite where there is none."""
+        lower, upper = self.input_range
+        return self.norm.size(torch.maximum(self.inputs - lower, upper - self.inputs).clamp_min(0.0))
 
 
-def _fab(
-    network: nn.Module, inputs: Tensor, labels: Tensor, norm: Norm, input_range: InputRange, seeds: Sequence[int]
-) -> Tensor:
-    """Points proposed by FAB without restarts, so that no budget enters; deterministic."""
-    from pyautoattack import AutoAttack as Engine
-
-    radius = 8 * norm.default_radius(input_range, tuple(inputs.shape[1:]))
-    box = UnitBox(network, inputs, norm, radius, input_range)
-    name = {math.inf: "Linf", 2.0: "L2", 1.0: "L1"}[norm.p]
-    engine = Engine(box, norm=name, eps=radius / box.length, seed=seeds[0] % 2**32, device=inputs.device).fab
-    points = box.encode(inputs)
-    classes = network(inputs[:1]).shape[1]
-    if classes <= _FAB_CLASSES:
-        return box.decode(engine.attack_single_run(points, labels)).detach()
-    best, sizes = inputs.clone(), torch.full((len(inputs),), math.inf, device=inputs.device)
-    for target in range(2, _FAB_CLASSES + 1):
-        engine.target_class = target
-        found = box.decode(engine.attack_single_run(points, labels, is_targeted=True)).detach()
-        size = norm.size(found - inputs)
-        closer = (size > 0) & (size < sizes)
-        best, sizes = torch.where(column(closer, inputs), found, best), torch.where(closer, size, sizes)
+def _run(search: _Search, attacks: Sequence[str]) -> Smallest:
+    """The smallest of what each attack found; the earlier one where two are equal."""
+    chosen = {name: _attack(name, search.norm) for name in attacks}
+    if len(search.seeds) != len(search.inputs):
+        raise UserError(f"seeds: {len(search.seeds)} for {len(search.inputs)} examples, one per example is needed")
+    with evaluating(search.network), frozen(search.network):
+        standing = search.standing()
+        radius = torch.where(standing.cpu(), math.inf, 0.0).double()
+        best = Smallest(radius, search.inputs.clone(), ["none" if intact else "clean" for intact in standing.tolist()])
+        if bool(standing.any()):
+            for name, attack in chosen.items():
+                best = _smaller(best, *_grade(search, attack.propose(search, standing)), name)
     return best
 
 
-def _foolbox(
-    name: str, network: nn.Module, inputs: Tensor, labels: Tensor, norm: Norm, input_range: InputRange
-) -> Tensor:
-    """Points proposed by one of foolbox's minimum-norm attacks."""
+def _grade(search: _Search, proposals: Iterable[Inputs]) -> tuple[Tensor, Inputs]:
+    """Size and place of the smallest verified proposal of one attack per example, refined; infinite without one."""
+    best, radius = search.inputs.clone(), torch.full((len(search.inputs),), math.inf, dtype=torch.float64)
+    for proposal in proposals:
+        points = search.input_range.clip(proposal.detach())
+        size = torch.where(search.broken(points).cpu(), search.size(points), math.inf)
+        closer = (size < radius).to(best.device)
+        best, radius = torch.where(column(closer, best), points, best), torch.minimum(size, radius)
+    best = _refine(search, best)
+    return torch.where(radius.isfinite(), search.size(best), math.inf), best
+
+
+def _refine(search: _Search, points: Inputs) -> Inputs:
+    """The nearest verified point that bisection of the segment from x to each point meets; at worst the point."""
+    best, low = points, torch.zeros(len(points), dtype=points.dtype, device=points.device)
+    high = torch.ones_like(low)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        trial = search.input_range.clip(search.inputs + column(middle, points) * (points - search.inputs))
+        broken = search.broken(trial)
+        best = torch.where(column(broken, points), trial, best)
+        low, high = torch.where(broken, low, middle), torch.where(broken, middle, high)
+    return best
+
+
+def _smaller(best: Smallest, radius: Tensor, points: Inputs, name: str) -> Smallest:
+    closer = radius < best.radius
+    names = [name if is_closer else old for old, is_closer in zip(best.attack, closer.tolist(), strict=True)]
+    kept = torch.where(column(closer.to(points.device), points), points, best.points)
+    return Smallest(torch.minimum(radius, best.radius), kept, names)
+
+
+# Our own attack -------------------------------------------------------------------------------------------------------
+
+
+def _pgd_bisection(search: _Search, standing: Tensor) -> Iterable[Inputs]:
+    """PGD at budgets of each example's own: doubled from the first-order radius until it succeeds, then bisected."""
+    start, reach = (1 + _CLOSE) * search.first_order(), search.reach()  # on an affine boundary rounding would decide
+    low, high, best = torch.zeros_like(start), torch.full_like(start, math.inf), search.inputs.clone()
+    generators = [torch.Generator().manual_seed(seed) for seed in search.seeds]
+    for _ in range(search.effort.budgets):
+        undecided = standing & (low < reach) & (high > (1 + _CLOSE) * low)
+        if not bool(undecided.any()):
+            break
+        doubled = torch.maximum(2 * low, start)
+        budget = torch.minimum(torch.where(high.isinf(), doubled, (low + high) / 2), reach)
+        points, broken = _attempt(search, undecided, budget, best, generators)
+        best = torch.where(column(broken, best), points, best)
+        high = torch.where(broken, torch.minimum(search.size(best).to(high), budget), high)
+        low = torch.where(undecided & ~broken, budget, low)
+    return [best]
+
+
+def _attempt(
+    search: _Search, undecided: Tensor, budget: PerExample, best: Inputs, generators: Sequence[torch.Generator]
+) -> tuple[Inputs, Tensor]:
+    """PGD from the last success, pulled into the ball (x where there is none), then from random points."""
+    points, broken = search.inputs.clone(), torch.zeros_like(undecided)
+    for random in (False, *[True] * search.effort.restarts):
+        left = (undecided & ~broken).nonzero()[:, 0]
+        if len(left) == 0:
+            break
+        inputs = search.inputs[left]
+        if random:
+            offset = _draw(search, left, budget, generators)
+        else:
+            offset = search.norm.project(best[left] - inputs, budget[left])
+        start = search.input_range.clip(inputs + offset)
+        trial = search.place(_finer_and_finer(search, left, budget[left], start), left)
+        won = search.broken(trial) & undecided & ~broken
+        points, broken = torch.where(column(won, points), trial, points), broken | won
+    return points, broken
+
+
+def _finer_and_finer(search: _Search, left: Tensor, budget: PerExample, points: Inputs) -> Inputs:
+    for relative_step in _STEPS:
+        points = descend(
+            search.network,
+            _among(search.excess, left),
+            search.inputs[left],
+            norm=search.norm,
+            radius=budget,
+            steps=search.effort.pgd_steps,
+            input_range=search.input_range,
+            start=points,
+            relative_step=relative_step,
+        )
+    return points
+
+
+def _among(excess: Excess, left: Tensor) -> Excess:
+    return lambda logits, positions: excess(logits, left[positions])
+
+
+def _draw(search: _Search, left: Tensor, budget: Tensor, generators: Sequence[torch.Generator]) -> Inputs:
+    """A random perturbation per example from its own generator, whatever the batch."""
+    draws = [search.norm.random(search.inputs[i : i + 1].cpu(), float(budget[i]), generators[i]) for i in left.tolist()]
+    return torch.cat(draws).to(search.inputs)
+
+
+# Other people's attacks -----------------------------------------------------------------------------------------------
+
+
+def _fab(search: _Search, standing: Tensor) -> Iterable[Inputs]:
+    """FAB (Croce & Hein 2020b) without random restarts, aimed at each of the nearest rivals in turn; float32."""
+    from pyautoattack.fab_pt import FABAttack_PT
+
+    left = standing.nonzero()[:, 0]
+    inputs, labels, box = search.inputs[left], search.labels[left], _box(search, left)
+    with torch.no_grad():
+        classes = search.network(inputs).shape[1]
+    name = {math.inf: "Linf", 2.0: "L2", 1.0: "L1"}[search.norm.p]
+    # Its eps only limits `perturb` and random restarts; `attack_single_run` minimises the norm and nothing else.
+    attack = FABAttack_PT(box, norm=name, n_iter=search.effort.steps, device=inputs.device)
+    for rank in range(2, min(_FAB_TARGETS, classes - 1) + 2):
+        attack.target_class = rank
+        found = attack.attack_single_run(box.encode(inputs), labels, is_targeted=True)
+        yield search.place(box.decode(found), left)
+
+
+def _ddn(search: _Search, standing: Tensor) -> Iterable[Inputs]:
+    """DDN (Rony et al. 2019): L2."""
+    attack = _foolbox("ddn").attacks.DDNAttack(steps=search.effort.steps)
+    return _through_foolbox(search, standing, attack)
+
+
+def _fmn(search: _Search, standing: Tensor) -> Iterable[Inputs]:
+    """FMN (Pintor et al. 2021). Its first step has about the Euclidean length of a perturbation of typical size."""
+    attacks = _foolbox("fmn").attacks
+
+    base: Any = attacks.L2FMNAttack
+
+    class L2(base):  # type: ignore[misc]
+        """FMN with the projection that it is meant to have: foolbox 3.3.4 divides the norm by itself."""
+
+        def project(self, x: Any, x0: Any, epsilon: Any) -> Any:
+            delta = x - x0
+            shrink = (epsilon / delta.flatten(start=1).norms.l2(axis=-1).maximum(1e-12)).minimum(1.0)
+            return x0 + delta * shrink.reshape((-1, *[1] * (x.ndim - 1)))
+
+    kind = {math.inf: attacks.LInfFMNAttack, 2.0: L2, 1.0: attacks.L1FMNAttack}[search.norm.p]
+    length = {math.inf: math.sqrt(search.inputs[0].numel()), 2.0: 1.0, 1.0: 0.1}[search.norm.p]
+    return _through_foolbox(search, standing, kind(steps=search.effort.steps, max_stepsize=length))
+
+
+def _deepfool(search: _Search, standing: Tensor) -> Iterable[Inputs]:
+    """DeepFool (Moosavi-Dezfooli et al. 2016) among the ten classes of largest score."""
+    attacks = _foolbox("deepfool").attacks
+    kind = {math.inf: attacks.LinfDeepFoolAttack, 2.0: attacks.L2DeepFoolAttack}[search.norm.p]
+    return _through_foolbox(search, standing, kind(steps=search.effort.steps))
+
+
+class _Ruler(nn.Module):
+    """A unit box measured in another unit: foolbox's step sizes are right where perturbations have a size about 1."""
+
+    def __init__(self, box: UnitBox, unit: float) -> None:
+        super().__init__()
+        self.box, self.unit = box, unit
+
+    def forward(self, points: Tensor) -> Tensor:
+        """Logits of points in the box from 0 to 1 / unit."""
+        return self.box(points * self.unit)
+
+
+def _through_foolbox(search: _Search, standing: Tensor, attack: Any) -> Iterable[Inputs]:
+    """What a foolbox attack finds where the unit of length is the batch's median first-order radius."""
+    left = standing.nonzero()[:, 0]
+    box = _box(search, left)
+    ruler = _Ruler(box, float(search.first_order()[left].median()) / box.length).eval()
+    bounds = (0.0, (1 + 1e-6) / ruler.unit)  # foolbox refuses inputs that rounding puts beyond the end
+    model = _foolbox("foolbox").PyTorchModel(ruler, bounds=bounds, device=search.inputs.device)
+    points = (box.encode(search.inputs[left]) / ruler.unit).clamp(*bounds)
+    with torch.random.fork_rng():  # DDN draws from the global generator where a gradient is zero
+        torch.manual_seed(search.seeds[int(left[0])])
+        _, found, _ = attack(model, points, search.labels[left], epsilons=None)
+    return [search.place(box.decode(found * ruler.unit), left)]
+
+
+def _box(search: _Search, left: Tensor) -> UnitBox:
+    """The network in a unit box around the examples; without an input range, far wider than their estimated radii."""
+    room = _BOX_MARGIN * float(search.first_order()[left].max())
+    return UnitBox(search.network, search.inputs[left], search.norm, room, search.input_range)
+
+
+def _foolbox(attack: str) -> Any:
+    """The optional package, imported late."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of its own dependencies
+            warnings.filterwarnings("ignore", "Please import `gaussian_filter`", DeprecationWarning)
             import foolbox
     except ImportError:
-        raise UserError(f"attack '{name}': needs foolbox; pip install 'robust-student[attacks]'") from None
-    engine: Any = foolbox
-    library = engine.attacks
-    builders: dict[tuple[str, float], Callable[[], Any]] = {
-        ("ddn", 2.0): lambda: library.DDNAttack(steps=100),
-        ("fmn", 2.0): lambda: library.L2FMNAttack(steps=100, max_stepsize=0.1),
-        ("fmn", math.inf): lambda: library.LInfFMNAttack(steps=100, max_stepsize=0.1),
-        ("fmn", 1.0): lambda: library.L1FMNAttack(steps=100, max_stepsize=0.1),
-        ("deepfool", 2.0): lambda: library.L2DeepFoolAttack(steps=50),
-        ("deepfool", math.inf): lambda: library.LinfDeepFoolAttack(steps=50),
-    }
-    build = builders.get((name, norm.p))
-    if build is None:
-        raise UserError(f"attack '{name}': does not work with norm {norm.name}")
-    radius = 8 * norm.default_radius(input_range, tuple(inputs.shape[1:]))
-    box = UnitBox(network, inputs, norm, radius, input_range)
-    model = engine.PyTorchModel(box.eval(), bounds=(0.0, 1.0), device=inputs.device)
-    _, points, _ = build()(model, box.encode(inputs).float(), labels, epsilons=None)
-    return box.decode(points.to(inputs)).detach()
+        raise UserError(f"attack {attack}: needs foolbox: pip install 'robust-student[attacks]'") from None
+    return foolbox
+
+
+class _Attack(NamedTuple):
+    """An attack, the norms it serves and whether it comes from foolbox."""
+
+    propose: Callable[[_Search, Tensor], Iterable[Inputs]]
+    """Maps the search and which examples still stand to whole batches of points."""
+    norms: tuple[NormName, ...]
+    foreign: bool = False
+
+
+ATTACKS = {
+    "pgd-bisection": _Attack(_pgd_bisection, ("l1", "l2", "linf")),
+    "fab": _Attack(_fab, ("l1", "l2", "linf")),
+    "ddn": _Attack(_ddn, ("l2",), foreign=True),
+    "fmn": _Attack(_fmn, ("l1", "l2", "linf"), foreign=True),
+    "deepfool": _Attack(_deepfool, ("l2", "linf"), foreign=True),
+}
+"""Every attack by name, with the norms that it serves; the last three need the optional extra `attacks`."""
+
+
+def _attack(name: str, norm: Norm) -> _Attack:
+    if name not in ATTACKS:
+        raise UserError(f"attacks: unknown name '{name}', choose from {', '.join(ATTACKS)}")
+    attack = ATTACKS[name]
+    if norm.name not in attack.norms:
+        raise UserError(f"attacks: '{name}' serves {', '.join(attack.norms)}, not {norm.name}")
+    if attack.foreign:
+        _foolbox(name)
+    return attack

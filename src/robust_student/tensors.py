@@ -18,6 +18,8 @@ Labels: TypeAlias = Int64[Tensor, " batch"]
 """The class of each example."""
 PerExample: TypeAlias = Float[Tensor, " batch"]
 """One number per example."""
+Size: TypeAlias = float | PerExample
+"""A size of perturbations: one for the whole batch, or one per example."""
 
 
 class UserError(Exception):
@@ -56,6 +58,11 @@ def column(values: Shaped[Tensor, " batch"], like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.dim() - 1))
 
 
+def broadcastable(size: Size, like: Tensor) -> float | Tensor:
+    """A size that broadcasts against `like`: the number itself, or one per example reshaped and in its dtype."""
+    return column(size.to(like), like) if isinstance(size, Tensor) else size
+
+
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
     """Evaluation mode for the length of a block; every module's own mode is restored."""
@@ -66,6 +73,19 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """No parameter collects a gradient for the length of a block; each one's own setting is restored."""
+    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
 
 
 def device_of(network: nn.Module) -> torch.device:
