@@ -18,6 +18,7 @@ from robust_student.bounds import (
 )
 from robust_student.certificates import Certifier
 from robust_student.data import Data, stratified_sample
+from robust_student.graph import trace
 from robust_student.ledger import Ledger, Sample, describe, fingerprint, prepare
 from robust_student.measurements import Batch, Measurement, example_seeds
 from robust_student.norms import Norm
@@ -123,18 +124,15 @@ def _certifiers(
     models: Mapping[str, Model], norm: Norm, data: Data, settings: CertificationSettings
 ) -> dict[tuple[str, Method], Certifier]:
     """Traces every network before anything is measured: a refusal comes at once."""
+    if not settings.methods:
+        return {}
+    linear = _linear_models(models, settings)
+    graphs = {name: trace(model, data.shape) for name, model in models.items()}
     return {
-        (name, method): Certifier.of(
-            model,
-            data.shape,
-            norm=norm,
-            input_range=data.input_range,
-            method=method,
-            tolerance=settings.tolerance,
-        )
-        for name, model in models.items()
+        (name, method): Certifier(graph, norm, data.input_range, method, settings.tolerance)
+        for name, graph in graphs.items()
         for method in settings.methods
-        if method != "linear" or name in _linear_models(models, settings)
+        if method != "linear" or name in linear
     }
 
 

@@ -409,11 +409,11 @@ def _show_radii(records: list[dict[str, Any]], path: Path) -> None:
     title = f"decision under {unit} perturbations: examples in % with 95 % intervals, medians of radii"
     table = Table(title=title, title_justify="left")
     budgets = sorted({record["setting"] for record in records if record["metric"] == "attack_accuracy"})
-    table.add_column("model")
+    table.add_column("model", no_wrap=True)
     for budget in budgets:
-        table.add_column(f"certified\n{budget:g}", justify="right", no_wrap=True)
+        table.add_column(f"certified\n{budget:g}", justify="right")
     for heading in (f"stands\n{budgets[-1]:g}", "certified\nradius", "attack\nradius", "violations"):
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right")
     for name in names:
         held = [_percent(record) for record in find(records, name, "certified_accuracy", kind)] or ["-"] * len(budgets)
         attacked = find(records, name, "attack_accuracy", "attack_decision_radius")
