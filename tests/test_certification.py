@@ -163,8 +163,9 @@ def test_more_sampled_points_find_steeper_slopes_of_a_bent_network(tmp_path: Pat
     torch.manual_seed(0)
     size = int(torch.tensor(DATA.shape).prod())
     bent = nn.Sequential(nn.Flatten(), nn.Linear(size, 12), nn.Tanh(), nn.Linear(12, len(DATA.classes)))
-    for layer in (bent[1], bent[3]):
-        layer.weight.data *= 4
+    with torch.no_grad():
+        for parameter in bent.parameters():
+            parameter.mul_(4)
     radii = []
     for points in (1, 40):
         settings = CertificationSettings.parse(BASE | {"methods": [], "sampled_points": points})
