@@ -47,7 +47,7 @@ def trace(network: nn.Module, shape: Sequence[int]) -> Graph:
         try:
             program = torch.export.export(network, (example,))
         except Exception as error:  # whatever a user's forward may raise
-            reason = str(error).strip().splitlines()[0]
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(f"certify: the network cannot be traced ({reason}); {SMOOTHING}") from None
     graph = Graph(network, program, tuple(shape))
     _check(graph, example)
@@ -61,11 +61,13 @@ def dtype_of(network: nn.Module) -> torch.dtype:
 
 
 def _check(graph: Graph, like: Tensor) -> None:
-    points = torch.rand((_CHECKED, *graph.shape), generator=torch.Generator().manual_seed(0)).to(like)
+    points = torch.randn((_CHECKED, *graph.shape), generator=torch.Generator().manual_seed(0)).to(like)
     with torch.no_grad(), evaluating(graph.network):
         expected = graph.network(points)
         try:
-            found = graph.layers()(points)
+            layers = graph.layers()
+            # One by one: no example may depend on another.
+            found = torch.cat([layers(point) for point in torch.split(points, 1)])
         except (RuntimeError, TypeError, IndexError) as error:
             raise UserError(f"certify: the traced network fails ({str(error).splitlines()[0]}); {SMOOTHING}") from None
     scale = float(expected.abs().amax()) + 1e-12
@@ -98,8 +100,10 @@ class _Walk:
                 self.values[node] = self._placeholder(node)
             elif node.op == "call_function":
                 self.values[node] = self._call(node)
-        (result,) = nodes[-1].args[0]
-        output = self.values[result]
+        results = nodes[-1].args[0]
+        if len(results) != 1:
+            raise UserError(f"certify: the network gives {len(results)} outputs, not one tensor of logits")
+        output = self.values[results[0]]
         if not isinstance(output, Traced):
             raise UserError("certify: the network's output does not depend on its input")
         if output.number != len(self.steps.steps):
