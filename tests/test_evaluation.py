@@ -557,6 +557,29 @@ def test_a_finished_evaluation_is_refused_and_left_alone(finished: Path) -> None
     assert snapshot(finished) == before
 
 
+# Certificates spare attacks ------------------------------------------------------------------------------------------
+
+
+def test_certified_examples_are_spared_and_counted_and_stand_anyway(tmp_path: Path) -> None:
+    settings = ATTACKED.model_copy(update={"autoattack_radius": 0.05, "autoattack": "standard"})
+    subjects: dict[str, Model | nn.Module] = {"kd": prototype_classifier(DATA)}
+    run(tmp_path / "all", settings, subjects=subjects)
+    run(tmp_path / "spared", settings.model_copy(update={"skip_certified": True}), subjects=subjects)
+    usual, spared = (
+        {
+            row["index"]: row
+            for row in map(json.loads, lines_of(tmp_path / name))
+            if row["perturbation"].startswith("autoattack")
+        }
+        for name in ("all", "spared")
+    )
+    skipped = [index for index, row in spared.items() if row["detail"] == "certified"]
+    assert skipped and all(usual[index]["correct"] for index in skipped)
+    assert all(row["correct"] == spared[index]["correct"] for index, row in usual.items())
+    assert read_json(tmp_path / "spared" / EVALUATION)["skipped_certified"] == {"kd": len(skipped)}
+    assert read_json(tmp_path / "all" / EVALUATION)["skipped_certified"] is None
+
+
 # Every option matters -------------------------------------------------------------------------------------------------
 
 OTHERS: dict[str, Any] = {
@@ -576,7 +599,7 @@ OTHERS: dict[str, Any] = {
 
 
 def test_the_list_of_options_is_complete() -> None:
-    assert set(OTHERS) == set(EvaluationSettings.model_fields) - {"batch_size", "device"}
+    assert set(OTHERS) == set(EvaluationSettings.model_fields) - {"batch_size", "device", "skip_certified"}
 
 
 @pytest.mark.parametrize("option", sorted(name for name in OTHERS if not name.startswith("autoattack")))

@@ -1,8 +1,7 @@
-"""Attacks: projected gradient descent of our own and an adapter to AutoAttack; both only propose points."""
+"""Projected gradient descent, and the box in which other people's attacks work; attacks only propose points."""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -110,61 +109,6 @@ def _at(size: float | Tensor, positions: Tensor) -> float | Tensor:
 
 def _watch(keep: Callable[[Tensor, Tensor, Tensor], None], active: Tensor) -> Callable[[Tensor, Tensor], None]:
     return lambda points, values: keep(active, points, values)
-
-
-@dataclass(frozen=True)
-class AutoAttack:
-    """The AutoAttack ensemble (Croce & Hein 2020) through pyautoattack, for any class count and input shape.
-
-    `standard` is APGD-CE, APGD-T, FAB-T, Square 5,000; `fast` is APGD-CE, APGD-T, Square 1,000. Below four classes the
-    targeted DLR loss is undefined: APGD-T then gives way to FAB-T, and the suite is named `standard-few-classes` or
-    `fast-few-classes` because its numbers are not those of the standard suite.
-    """
-
-    tier: str
-    """`standard` or `fast`."""
-    norm: Norm
-    radius: float
-    seed: int
-
-    def attacks(self, classes: int) -> list[str]:
-        """Names of the attacks in the order in which they run."""
-        if classes < 4:
-            return ["apgd-ce", "fab-t", "square"]
-        return ["apgd-ce", "apgd-t", "fab-t", "square"] if self.tier == "standard" else ["apgd-ce", "apgd-t", "square"]
-
-    def suite(self, classes: int) -> str:
-        """The name under which the numbers may be quoted."""
-        return self.tier if classes >= 4 else f"{self.tier}-few-classes"
-
-    def run(
-        self, attack: str, network: nn.Module, inputs: Inputs, labels: Labels, classes: int, input_range: InputRange
-    ) -> Inputs:
-        """Points proposed by one of the attacks, in the units of the inputs. The caller clips, checks and counts."""
-        from pyautoattack import AutoAttack as Engine
-
-        box = UnitBox(network, inputs, self.norm, self.radius, input_range)
-        engine = Engine(
-            box,
-            norm={math.inf: "Linf", 2.0: "L2", 1.0: "L1"}[self.norm.p],
-            eps=self.radius / box.length,
-            seed=self.seed,
-            version="standard",
-            device=inputs.device,
-        )
-        targets = min(engine.apgd_targeted.n_target_classes, classes - 1)
-        engine.apgd_targeted.n_target_classes = engine.fab.n_target_classes = targets
-        engine.fab.targeted = True
-        engine.square.n_queries = 5000 if self.tier == "standard" else 1000
-        engine.apgd.loss = "ce"
-        runner = {
-            "apgd-ce": engine.apgd,
-            "apgd-t": engine.apgd_targeted,
-            "fab-t": engine.fab,
-            "square": engine.square,
-        }[attack]
-        with torch.random.fork_rng():  # the engine seeds and draws from the global generator
-            return box.decode(runner.perturb(box.encode(inputs), labels)).detach()
 
 
 class UnitBox(nn.Module):

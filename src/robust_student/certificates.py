@@ -52,6 +52,15 @@ class Certifier:
         """Trace `network` for inputs of `shape`; UserError names the operation that cannot be bounded."""
         return cls(trace(network, shape), norm, input_range, method, tolerance)
 
+    @torch.no_grad()
+    def stands(self, inputs: Inputs, labels: Labels, radius: float) -> Bool[Tensor, " batch"]:
+        """Whether the decision is certified at one radius: `min_j lb_j > slack` there (theorems A and C)."""
+        points, reach = inputs.to(torch.float64), inputs.new_full((len(inputs),), radius, dtype=torch.float64)
+        ball = Ball(points, reach, self.norm, self.input_range)
+        bounds = margin_bounds(self.graph.layers(torch.float64), ball, labels, self.method)
+        rivals = bounds.masked_fill(~is_rival(bounds, labels), torch.inf)
+        return (rivals.amin(dim=1) > self._slack(inputs)) & (margin(self._logits(inputs), labels) > self._slack(inputs))
+
     def decision_radius(
         self,
         inputs: Inputs,

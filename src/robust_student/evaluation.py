@@ -68,6 +68,7 @@ def evaluate(
         write_json(output / GALLERY, gallery(ready, data, sample, settings.seed))
     details = read_json(output / EVALUATION) | {
         "baseline": baseline,
+        "skipped_certified": {name: _skipped(used, name) for name in ready} if settings.skip_certified else None,
         "autoattack_suite": autoattack_suite(data, settings).suite(len(data.classes))
         if settings.autoattack != "none"
         else None,
@@ -114,6 +115,16 @@ def _samples(data: Data, settings: EvaluationSettings) -> tuple[Tensor, int]:
     rest = torch.ones(wanted, dtype=torch.bool)
     rest[front] = False
     return torch.cat([sample[front], sample[rest]]), attacked
+
+
+def _skipped(groups: Mapping[Key, Mapping[int, Row]], name: str) -> int:
+    """How many examples AutoAttack was spared because they are certified."""
+    return sum(
+        row.detail == "certified"
+        for (model, kind, _), rows in groups.items()
+        if model == name and kind.startswith("autoattack_")
+        for row in rows.values()
+    )
 
 
 def _verdict(

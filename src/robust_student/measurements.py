@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robust_student.attacks import AutoAttack, pgd
+from robust_student.attacks import pgd
+from robust_student.autoattack import AutoAttack
 from robust_student.bounds import estimated_confidence_radius, estimated_decision_radius
+from robust_student.certificates import Certifier
 from robust_student.data import Data
 from robust_student.norms import Norm, NormName
 from robust_student.perturbations import gaussian_at_snr, normal_per_example
@@ -73,7 +75,9 @@ def plan(data: Data, settings: EvaluationSettings, total: int, attacked: int, te
             cells.append(Measurement("pgd_linf", width, count, _pgd(data, settings, norm, width)))
     if settings.autoattack != "none":
         suite = autoattack_suite(data, settings)
-        cells.append(Measurement(f"autoattack_{suite.norm.name}", suite.radius, attacked, _autoattack(data, suite)))
+        cells.append(
+            Measurement(f"autoattack_{suite.norm.name}", suite.radius, attacked, _autoattack(data, settings, suite))
+        )
     return cells
 
 
@@ -88,7 +92,8 @@ def autoattack_suite(data: Data, settings: EvaluationSettings) -> AutoAttack:
     """AutoAttack as the settings ask for it, with the norm's default radius where they name none."""
     norm = Norm.named(settings.autoattack_norm, data.scale)
     radius = settings.autoattack_radius or float(f"{norm.default_radius(data.input_range, data.shape):.4g}")
-    return AutoAttack(settings.autoattack, norm, radius, settings.seed)
+    assert settings.autoattack != "none"
+    return AutoAttack(settings.autoattack, norm, radius)
 
 
 def _clean(model: Model, batch: Batch) -> list[Row]:
@@ -136,29 +141,36 @@ def _pgd(data: Data, settings: EvaluationSettings, norm: Norm, radius: float) ->
     return run
 
 
-def _autoattack(data: Data, suite: AutoAttack) -> Callable[[Model, Batch], list[Row]]:
-    classes = len(data.classes)
+def _autoattack(data: Data, settings: EvaluationSettings, suite: AutoAttack) -> Callable[[Model, Batch], list[Row]]:
+    """Rows whose detail is the attack that broke the example first, or `clean`, `certified`, `none`."""
+    certifiers: dict[str, Certifier] = {}
 
     def run(model: Model, batch: Batch) -> list[Row]:
         predictions = model.logits(batch.inputs).argmax(dim=1).to(batch.labels.device)
         standing = predictions == batch.labels
-        broken_by = ["none" if alive else "clean" for alive in standing.tolist()]
-        for attack in suite.attacks(classes):
+        outcome = np.where(standing.cpu().numpy(), "none", "clean").astype(object)
+        if settings.skip_certified:
+            if batch.model not in certifiers:
+                certifiers[batch.model] = Certifier.of(
+                    model, data.shape, norm=suite.norm, input_range=data.input_range, method="interval"
+                )
+            certified = certifiers[batch.model].stands(batch.inputs, batch.labels, suite.radius).to(standing)
+            outcome[(standing & certified).cpu().numpy()] = "certified"
+            standing &= ~certified
+        for attack in suite.attacks(len(data.classes)):
             left = standing.nonzero()[:, 0]
-            if len(left) == 0:
-                break
             part = Batch(
                 batch.model, [batch.indices[i] for i in left.tolist()], batch.inputs[left], batch.labels[left], None
             )
-            points = suite.run(attack, model, part.inputs, part.labels, classes, data.input_range)
+            seeds = example_seeds(settings.seed, part.indices)
+            points = suite.run(attack, model, part.inputs, part.labels, data.input_range, seeds)
             found = _grade(model, part, points, suite.norm, suite.radius, data).to(batch.labels.device)
             fooled = left[found != part.labels]
             predictions[fooled] = found[found != part.labels]
             standing[fooled] = False
-            for position in fooled.tolist():
-                broken_by[position] = attack
+            outcome[fooled.cpu().numpy()] = attack
         rows = _rows(batch, f"autoattack_{suite.norm.name}", suite.radius, predictions.tolist())
-        return [Row(**asdict(row) | {"detail": name}) for row, name in zip(rows, broken_by, strict=True)]
+        return [Row(**asdict(row) | {"detail": name}) for row, name in zip(rows, outcome, strict=True)]
 
     return run
 

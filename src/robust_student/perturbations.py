@@ -1,8 +1,10 @@
 """Random perturbations: Gaussian noise at a stated signal-to-noise ratio."""
 
 import math
+import zlib
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,3 +33,10 @@ def gaussian_at_snr(inputs: Inputs, snr_db: float, input_range: InputRange, nois
 def normal_per_example(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
     """Standard normal draws `(len(seeds), *shape)`, each example from its own seed: independent of any batching."""
     return torch.stack([torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+def generators(seeds: Sequence[int], purpose: str, turn: int = 0) -> list[torch.Generator]:
+    """One generator per example, independent between examples, purposes and turns (numpy's SeedSequence)."""
+    key = zlib.crc32(purpose.encode())
+    states = [np.random.SeedSequence([seed, key, turn]).generate_state(1)[0] for seed in seeds]
+    return [torch.Generator().manual_seed(int(state)) for state in states]

@@ -244,12 +244,14 @@ class EvaluationSettings(Settings):
     """Norm of AutoAttack."""
     autoattack_radius: float | None = Field(None, gt=0)
     """Budget of AutoAttack in input units; None: the norm's default radius."""
+    skip_certified: bool = False
+    """Spare AutoAttack the examples that intervals certify at its budget; they count as standing, marked certified."""
     baseline: str | None = None
     """Model to which the others are compared pair by pair; None: the one named kd, where there is one."""
     teacher: str = "teacher"
     """Model whose scores bound B refers to (estimated confidence radius), where there is one of that name."""
     batch_size: int = Field(250, ge=1)
-    """Examples per batch; what a kill loses at most. AutoAttack's numbers depend on it in the last digits."""
+    """Examples per batch; what a kill loses at most. Rounding depends on it, and with it a verdict in a thousand."""
     seed: int = Field(0, ge=0)
     """Seed of the samples, the noise and the attacks."""
     device: str = "auto"
