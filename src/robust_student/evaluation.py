@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from robust_student.costs import costs
 from robust_student.data import Data, stratified_sample
 from robust_student.gallery import gallery
-from robust_student.ledger import Ledger, Sample, describe, fingerprint, parts, prepare
+from robust_student.ledger import Ledger, Sample, Shard, describe, fingerprint, parts, prepare
 from robust_student.margins import input_gradient, margin
 from robust_student.masking import judge
 from robust_student.measurements import autoattack_suite, plan
@@ -26,6 +26,7 @@ def evaluate(
     settings: EvaluationSettings | None = None,
     *,
     output: Path,
+    shard: Shard | None = None,
 ) -> list[dict[str, Any]]:
     """Measure models on the same test examples; write rows, summary and provenance; return the summary records.
 
@@ -38,6 +39,8 @@ def evaluate(
         data: from `load_data`; only its test split is used.
         settings: what to measure.
         output: directory for rows.jsonl, summary.json, evaluation.json and gallery.json.
+        shard: the part of the batches that this process is to measure, with an empty summary; once all shards are
+            done, the same call without one puts them together. The numbers are those of a single process.
     """
     settings = settings if settings is not None else EvaluationSettings()
     device = resolve_device(settings.device)
@@ -48,12 +51,14 @@ def evaluate(
     if baseline is not None and baseline not in ready:
         raise UserError(f"evaluate: baseline '{baseline}' is not among the models ({', '.join(ready)})")
     sample, attacked = _samples(data, settings)
-    ledger = Ledger.open(output, EVALUATION, fingerprint(ready, data, settings))
+    ledger = Ledger.open(output, EVALUATION, fingerprint(ready, data, settings), shard)
     examples = data.test.subset(sample)
     inputs, labels = examples.floats().to(device), examples.labels.to(device)
     teacher = ready[settings.teacher].logits(inputs).to(device) if settings.teacher in ready else None
     cells = plan(data, settings, len(sample), attacked, teacher is not None)
     used = ledger.fill(ready, dict.fromkeys(ready, cells), Sample(sample, inputs, labels, teacher), settings.batch_size)
+    if shard is not None:
+        return []
     verdicts = {
         name: _verdict(model, used, name, inputs[:attacked], labels[:attacked], data) for name, model in ready.items()
     }

@@ -1,7 +1,9 @@
 """The rows of a run of measurements: filled batch by batch, so that an interrupted run continues where it stopped."""
 
 import hashlib
+import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,43 +45,72 @@ class Sample:
     teacher_logits: Tensor | None
 
 
+@dataclass(frozen=True)
+class Shard:
+    """The batches that one of several processes measures: every `count`-th, from `index` on."""
+
+    index: int
+    """From 0."""
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """From `INDEX/COUNT`, say `0/4`; UserError otherwise."""
+        match = re.fullmatch(r"(\d+)/(\d+)", text)
+        if match is None or int(match[1]) >= int(match[2]):
+            raise UserError(f"shard: '{text}' is not INDEX/COUNT with INDEX below COUNT, such as 0/4")
+        return cls(int(match[1]), int(match[2]))
+
+    @property
+    def rows(self) -> str:
+        """Name of the file that its rows go to."""
+        return f"rows-{self.index}-of-{self.count}.jsonl"
+
+
 @dataclass(frozen=True, eq=False)
 class Ledger:
     """A directory that holds the rows measured so far."""
 
     output: Path
+    shard: Shard | None = None
 
     @classmethod
-    def open(cls, output: Path, details: str, marks: dict[str, Any]) -> "Ledger":
+    def open(cls, output: Path, details: str, marks: dict[str, Any], shard: Shard | None = None) -> "Ledger":
         """Make the directory, or accept one that holds the unfinished beginning of the same run.
 
         Args:
             output: the directory.
             details: name of the JSON file in it that tells what the run is.
             marks: its fingerprint: what must be the same for an interrupted run to be continued.
+            shard: what this process is to measure; None: everything that no shard has measured.
         """
-        path, rows = output / details, output / ROWS
+        path, rows = output / details, output / (ROWS if shard is None else shard.rows)
         if path.exists() and not (output / SUMMARY).exists():
             if read_json(path).get("fingerprint") == marks:
                 if rows.exists():
                     whole = read_jsonl(rows)  # without a last line that was cut
                     write_atomically(rows, "".join(json.dumps(row) + "\n" for row in whole).encode())
-                return cls(output)
+                return cls(output, shard)
             raise UserError(f"output {output}: holds an unfinished run with other models, data or settings")
         require_writable(output)
-        for name in (ROWS, SUMMARY, details, GALLERY):
+        for name in (ROWS, SUMMARY, GALLERY):
             if (output / name).exists():
                 raise UserError(f"output {output}: holds a finished run ({name}); choose another name or remove it")
         output.mkdir(exist_ok=True)
         settings = marks["settings"]
         write_json(path, {"fingerprint": marks, "provenance": provenance(settings, marks["data"], settings["seed"])})
-        return cls(output)
+        return cls(output, shard)
 
     def fill(
         self, models: Mapping[str, Model], plans: Mapping[str, Sequence[Measurement]], sample: Sample, batch_size: int
     ) -> dict[Key, dict[int, Row]]:
-        """Measure every cell of every model's plan that has no rows yet; return the rows of the run."""
-        groups = group(self._saved())
+        """Measure every batch of every cell of every model's plan that has no rows yet; return the rows of the run.
+
+        A shard measures its own batches only, in the same batches as a single process, and returns what it has; the
+        process without a shard collects the rows of all shards in one file at the end.
+        """
+        groups, turn = group(self._saved()), itertools.count()
+        rows_file = self.output / (ROWS if self.shard is None else self.shard.rows)
         with _progress() as progress:
             task = progress.add_task("", total=sum(cell.count for cells in plans.values() for cell in cells))
             for name, model in models.items():
@@ -89,25 +120,48 @@ class Ledger:
                     done = groups[(name, cell.perturbation, cell.setting)]
                     for part in parts(cell.count, batch_size):
                         indices = sample.positions[part].tolist()
-                        if not all(index in done for index in indices):
+                        mine = self.shard is None or next(turn) % self.shard.count == self.shard.index
+                        if mine and not all(index in done for index in indices):
                             logits = None if sample.teacher_logits is None else sample.teacher_logits[part]
                             rows = cell.run(
                                 model, Batch(name, indices, sample.inputs[part], sample.labels[part], logits)
                             )
-                            append_jsonl(self.output / ROWS, [asdict(row) for row in rows])
+                            append_jsonl(rows_file, [asdict(row) for row in rows])
                             done.update({row.index: row for row in rows})
                         progress.advance(task, len(indices))
-        wanted = [(name, cell.perturbation, cell.setting) for name in models for cell in plans[name]]
-        return {key: groups[key] for key in wanted}
+        if self.shard is None:
+            self._collect()
+        order = sample.positions.tolist()
+        found = {}
+        for name in models:
+            for cell in plans[name]:
+                key = (name, cell.perturbation, cell.setting)
+                found[key] = {index: groups[key][index] for index in order[: cell.count] if index in groups[key]}
+        return found
 
     def _saved(self) -> list[Row]:
-        path = self.output / ROWS
-        try:
-            return [Row(**row) for row in read_jsonl(path)] if path.exists() else []
-        except TypeError:
-            raise UserError(
-                f"file {path}: damaged (a line is not a row); remove {self.output} and start again"
-            ) from None
+        saved = []
+        for path in [self.output / ROWS, *self._shards()]:
+            try:
+                saved += [Row(**row) for row in read_jsonl(path)] if path.exists() else []
+            except TypeError:
+                raise UserError(
+                    f"file {path}: damaged (a line is not a row); remove {self.output} and start again"
+                ) from None
+        return saved
+
+    def _shards(self) -> list[Path]:
+        return sorted(self.output.glob("rows-*-of-*.jsonl"))
+
+    def _collect(self) -> None:
+        """All rows in one file, each once; then the shards' files can go."""
+        shards = self._shards()
+        if not shards:
+            return
+        rows = {(row.model, row.perturbation, row.setting, row.index): row for row in self._saved()}
+        write_atomically(self.output / ROWS, "".join(json.dumps(asdict(row)) + "\n" for row in rows.values()).encode())
+        for path in shards:
+            path.unlink()
 
 
 def prepare(name: str, model: Model | nn.Module, data: Data, device: torch.device) -> Model:
