@@ -91,7 +91,8 @@ class _Walk:
         self.constants = {name: state[target] for name, target in stored.items()}
         lifted = signature.inputs_to_lifted_tensor_constants
         self.constants |= {name: graph.program.constants[target] for name, target in lifted.items()}
-        self.steps = Steps(torch.zeros((), dtype=dtype or dtype_of(graph.network), device=device_of(graph.network)))
+        own = dtype_of(graph.network)
+        self.steps = Steps(torch.zeros((), dtype=dtype or own, device=device_of(graph.network)), own)
 
     def build(self) -> Layers:
         nodes = list(self.graph.program.graph.nodes)

@@ -23,9 +23,9 @@ def _same(steps: Steps, call: Call) -> Traced:
 
 
 def _converted(steps: Steps, call: Call) -> Traced:
-    """Another dtype of at least the same precision; others round, and a rounded tensor is no affine function."""
+    """A dtype at least as precise as the network's own; certificates do not allow for the rounding of others."""
     dtype = call.node.meta["val"].dtype
-    if not dtype.is_floating_point or torch.finfo(dtype).eps > torch.finfo(call.node.args[0].meta["val"].dtype).eps:
+    if not dtype.is_floating_point or torch.finfo(dtype).eps > torch.finfo(steps.own).eps:
         raise call.refusal("which rounds")
     return call.traced
 
