@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from reference import NORMS, Array, ReferenceNorm, Shape, as_numpy, norm_for, seeded, vectors
 from scipy import optimize
 from torch import Tensor, nn
-from zoo import AFFINE, ALL, Body, double, inputs_of, layers_of, network_of
+from zoo import AFFINE, ALL, Body, ball_for, inputs_of, layers_of, matrix_of, network_of, points_of
 
 from robust_student.graph import trace
 from robust_student.margins import margins
@@ -25,7 +25,6 @@ from robust_student.tensors import UNBOUNDED, UNIT_RANGE, InputRange
 
 every_norm = pytest.mark.parametrize("norm_name", NORMS)
 every_method = pytest.mark.parametrize("method", METHODS_OF_BOUNDS)
-RADII: dict[NormName, float] = {"l1": 1.5, "l2": 0.5, "linf": 0.12}
 SETTINGS: list[tuple[NormName, bool, InputRange]] = list(
     itertools.product(NORMS, (False, True), (UNIT_RANGE, UNBOUNDED))
 )
@@ -34,13 +33,13 @@ DEEP = ("built-in resnet8", "built-in resnet20", "built-in cnn, large")
 
 
 def settings_of(name: str) -> list[tuple[NormName, bool, InputRange]]:
-    """All twelve for some networks; one per norm, taking turns, for the others; one for the deepest."""
+    """All twelve for some networks; two, taking turns, for the others; one for the deepest."""
     start = list(ALL).index(name)
     if name in CORE:
         return SETTINGS
     if name in DEEP:
         return [SETTINGS[5 * start % 12]]
-    return [SETTINGS[4 * k + (start + k) % 4] for k in range(3)]
+    return [SETTINGS[4 * ((start + k) % 3) + (start // 3 + k) % 4] for k in range(2)]
 
 
 CASES = [(name, *setting) for name in ALL for setting in settings_of(name)]
@@ -53,62 +52,6 @@ def label_of(value: object) -> str:
 
 
 every_case = pytest.mark.parametrize(("name", "norm_name", "scaled", "limits"), CASES, ids=label_of)
-
-
-def ball_for(
-    name: str, norm_name: NormName, scaled: bool, limits: InputRange, device: torch.device, share: float = 1.0
-) -> Ball:
-    """A ball around three inputs, of a different radius for each."""
-    inputs = inputs_of(name, device)
-    radius = share * RADII[norm_name] * torch.tensor([0.2, 0.7, 1.0], dtype=torch.float64, device=device)
-    return Ball(inputs, radius, norm_for(norm_name, zoo.ALL[name].shape, scaled, device), limits)
-
-
-# Points of a ball ---------------------------------------------------------------------------------------------------
-
-
-def points_of(ball: Ball, layers: Layers | None = None, *, count: int = 60, seed: int = 0) -> Tensor:
-    """`(examples, points, *shape)` in the ball and the range: inside, on the surface, corners, ends of ascents."""
-    found = []
-    for k, radius in enumerate(ball.radius.tolist()):
-        x = ball.inputs[k : k + 1]
-        moved = [x, x + _moves(ball.norm, x.expand(count, *x.shape[1:]), radius, seed)]
-        if layers is not None:
-            moved.append(_descents(layers, x, radius, ball))
-        points = ball.input_range.clip(torch.cat(moved))
-        assert ball.norm.size(points - x).max().item() <= radius * (1 + 1e-9)
-        found.append(points)
-    return torch.stack(found)
-
-
-def _moves(norm: Norm, like: Tensor, radius: float, seed: int) -> Tensor:
-    generator = torch.Generator(like.device).manual_seed(seed)
-    inside = norm.random(like, radius, generator)
-    size = norm.size(inside).view(-1, *[1] * (like.dim() - 1))
-    signs = torch.randint(2, like.shape, generator=generator, device=like.device).to(like) * 2 - 1
-    sparse = signs * (torch.rand(like.shape, generator=generator, device=like.device) < 0.2)
-    corners = norm.direction(torch.cat([signs, sparse]) * torch.rand(like.shape[1:], generator=generator).to(like))
-    return torch.cat([inside, inside * radius / size, radius * corners])
-
-
-def _descents(layers: Layers, x: Tensor, radius: float, ball: Ball, steps: int = 5) -> Tensor:
-    """Where projected descent of each margin leads, from the input and from a random point, with shrinking steps."""
-    classes = layers.steps[-1].shape[0]
-    pairs = [(y, j) for y in range(classes) for j in range(classes) if y != j]
-    start = torch.cat(
-        [x.expand(len(pairs), *x.shape[1:]), x + _moves(ball.norm, x, radius, 5)[:1].expand(len(pairs), *x.shape[1:])]
-    )
-    rows = torch.tensor(pairs * 2, device=x.device)
-    points, seen = ball.input_range.clip(start), []
-    for step in range(steps):
-        points = points.detach().requires_grad_()
-        logits = layers(points)
-        gap = (logits.gather(1, rows[:, :1]) - logits.gather(1, rows[:, 1:])).sum()
-        (gradient,) = torch.autograd.grad(gap, points)
-        moved = ball.norm.step(points.detach(), -gradient, radius * 0.7**step, ball.input_range)
-        points = ball.input_range.clip(x + ball.norm.project(moved - x, radius))
-        seen.append(points)
-    return torch.cat(seen[steps // 2 :])
 
 
 def slack_of(values: Tensor) -> float:
@@ -253,11 +196,11 @@ def test_linear_bounds_are_tighter_than_intervals_on_nearly_all_networks(
             continue
         ball = ball_for(name, norm_name, False, UNIT_RANGE, device, share=0.5)
         clean = margins_at(layers, ball, labels)
-        lost = {
-            method: (clean - margin_bounds(layers, ball, labels, method)).sum().item() for method in METHODS_OF_BOUNDS
-        }
-        assert all(loss >= -1e-9 for loss in lost.values())
-        better.append(lost["linear"] <= lost["interval"] + 1e-9)
+        linear, interval = (
+            (clean - margin_bounds(layers, ball, labels, method)).sum().item() for method in ("linear", "interval")
+        )
+        assert min(linear, interval) >= -1e-9
+        better.append(linear <= interval + 1e-9)
     assert sum(better) >= 0.9 * len(better)
 
 
@@ -345,16 +288,6 @@ def test_intervals_of_one_layer_are_the_extremes_over_the_corners(device: torch.
 
 
 # Closed forms -------------------------------------------------------------------------------------------------------
-
-
-def matrix_of(name: str, device: torch.device) -> tuple[Array, Array]:
-    """W and b of an affine network, from its logits at the unit vectors."""
-    network, shape = double(network_of(name, device)), ALL[name].shape
-    size = zoo.size_of(shape)
-    with torch.no_grad():
-        bias = network(torch.zeros((1, *shape), dtype=torch.float64, device=device))
-        units = torch.eye(size, dtype=torch.float64, device=device).view(size, *shape)
-        return as_numpy((network(units) - bias).T), as_numpy(bias[0])
 
 
 def least_over(row: Array, x: Array, radius: float, norm: Norm, limits: InputRange, shape: Shape) -> float:
