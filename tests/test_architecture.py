@@ -10,7 +10,7 @@ import robust_student
 ROOMS = [
     *("tensors", "norms", "margins", "settings", "bounds", "smoothing"),
     *("activations", "operations", "steps", "translations", "graph", "regions", "propagation", "certificates"),
-    *("ascent", "slopes", "objective", "perturbations", "attacks", "smallest"),
+    *("ascent", "slopes", "objective", "perturbations", "attacks", "borrowed_attacks", "smallest"),
     *("models", "weights", "parquet", "data", "runs", "validation", "training", "search"),
     *("intervals", "results", "masking", "sandwich"),
     *("measurements", "costs", "ledger", "gallery", "evaluation", "certification"),
