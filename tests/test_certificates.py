@@ -1,19 +1,21 @@
-"""The search for certified radii: budgets, ceilings, tolerance, batches, and the slack for rounding."""
+"""Certified radii: no attack succeeds inside one, linear networks have exact ones, and how the search finds them."""
 
 import math
 
 import pytest
 import torch
+from reference import NORMS, norm_for
 from torch import Tensor, nn
+from zoo import ALL, inputs_of, matrix_of, network_of, points_of
 
 from robust_student.certificates import SLACK, Certifier
 from robust_student.graph import trace
 from robust_student.margins import log_odds, margin
 from robust_student.models import NETWORKS, build
-from robust_student.norms import Norm
-from robust_student.propagation import margin_bounds
+from robust_student.norms import Norm, NormName
+from robust_student.propagation import METHODS_OF_BOUNDS, Method, margin_bounds
 from robust_student.regions import Ball
-from robust_student.tensors import UNIT_RANGE
+from robust_student.tensors import UNBOUNDED, UNIT_RANGE
 
 SHAPE = (1, 6, 6)
 
@@ -117,3 +119,52 @@ def test_the_orthogonal_networks_certificate_is_a_division() -> None:
     ).decision_radius(inputs, labels)
     expected = margin(network(inputs), labels).double() / (8 * math.sqrt(2))
     assert bool((found <= expected + 1e-6).all()) and torch.allclose(found, expected, rtol=1e-2)
+
+
+@pytest.mark.parametrize("scaled", [False, True], ids=["plain", "scaled"])
+@pytest.mark.parametrize("norm_name", NORMS)
+@pytest.mark.parametrize("method", METHODS_OF_BOUNDS)
+def test_certified_radii_of_a_linear_network_are_the_distances(
+    method: Method, norm_name: NormName, scaled: bool, device: torch.device
+) -> None:
+    name = "conv, then linear"
+    network, inputs, shape = network_of(name, device, torch.float64), inputs_of(name, device), ALL[name].shape
+    norm = norm_for(norm_name, shape, scaled, device)
+    labels = network(inputs).argmax(dim=1)
+    found = Certifier.of(
+        network, shape, norm=norm, input_range=UNBOUNDED, method=method, tolerance=1e-7
+    ).decision_radius(inputs, labels)
+    weight = torch.from_numpy(matrix_of(name, device)[0]).to(inputs)
+    for x, label, radius in zip(inputs, labels.tolist(), found.tolist(), strict=True):
+        logits = network(x[None])[0].detach()
+        rivals = [j for j in range(3) if j != label]
+        sizes = norm.dual_size(torch.stack([(weight[label] - weight[j]).view(shape) for j in rivals]))
+        distance = float(((logits[label] - logits[rivals]) / sizes).min())
+        assert radius <= distance and radius == pytest.approx(distance, rel=1e-6)
+
+
+ATTACKED = ("mlp", "max pooling, overlapping", "gelu", "residual", "maxout", "built-in lipschitz")
+
+
+@pytest.mark.parametrize("method", METHODS_OF_BOUNDS)
+@pytest.mark.parametrize(("number", "name"), list(enumerate(ATTACKED)))
+def test_no_attack_succeeds_inside_a_certified_radius(
+    number: int, name: str, method: Method, device: torch.device
+) -> None:
+    network, inputs, shape = network_of(name, device, torch.float64), inputs_of(name, device), ALL[name].shape
+    graph, labels = trace(network, shape), network(inputs).argmax(dim=1)
+    teacher = (network(inputs) - 0.3 * nn.functional.one_hot(labels, 3)).detach()  # a little less confident
+    wanted = log_odds(teacher, labels)
+    for norm in (Norm.named(NORMS[(number + k) % 3]) for k in (0, 1)):
+        certifier = Certifier(graph, norm, UNIT_RANGE, method, tolerance=0.3)
+        decision = certifier.decision_radius(inputs, labels)
+        confidence = certifier.confidence_radius(inputs, labels, teacher)
+        assert bool((decision > 0).all() and (confidence > 0).all()) or method == "lipschitz"
+        for radius, meaning in ((decision, "A"), (confidence, "B")):
+            ball = Ball(inputs, radius.clamp_min(1e-12), norm, UNIT_RANGE)
+            points = points_of(ball, graph.layers(), count=30)
+            with torch.no_grad():
+                for k in range(len(inputs)):
+                    logits, label = network(points[k]), labels[k].expand(len(points[k]))
+                    kept = margin(logits, label) >= 0 if meaning == "A" else log_odds(logits, label) >= wanted[k]
+                    assert bool(kept.all()) or float(radius[k]) == 0

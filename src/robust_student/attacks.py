@@ -1,4 +1,4 @@
-"""Projected gradient descent, and the box in which other people's attacks work; attacks only propose points."""
+"""Projected gradient descent: attacks only propose points, the caller grades them."""
 
 import math
 from collections.abc import Callable
@@ -7,14 +7,12 @@ from typing import TypeAlias
 import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
-from torch.nn import functional
 
 from robust_student.ascent import ascend
 from robust_student.margins import margin
 from robust_student.norms import Norm
 from robust_student.tensors import InputRange, Inputs, Labels, Logits, PerExample, Size
 
-_SQUARE_SIDE = 5
 _SEGMENT = 5  # PGD steps between two looks at which examples are broken already
 
 Excess: TypeAlias = Callable[[Logits, Int64[Tensor, " batch"]], PerExample]
@@ -109,46 +107,3 @@ def _at(size: float | Tensor, positions: Tensor) -> float | Tensor:
 
 def _watch(keep: Callable[[Tensor, Tensor, Tensor], None], active: Tensor) -> Callable[[Tensor, Tensor], None]:
     return lambda points, values: keep(active, points, values)
-
-
-class UnitBox(nn.Module):
-    """A network as foreign attacks want it: four-dimensional inputs in [0, 1], the norm without a per-feature scale.
-
-    Inputs without a range are put into a box so wide that no point of the ball around any of them leaves it. Square
-    divides by a fifth of the image's height in l1 and l2: inputs that are not images, or smaller than five pixels, are
-    laid out as a square that is filled up with pixels the network does not see. Attacks that compute in float32 get
-    logits of that type; the network sees the inputs' own.
-    """
-
-    def __init__(self, network: nn.Module, inputs: Inputs, norm: Norm, radius: float, input_range: InputRange) -> None:
-        super().__init__()
-        self.network, self.input_range = network, input_range
-        self.shape, self.dtype = inputs.shape[1:], inputs.dtype
-        self.size = math.prod(self.shape)
-        image = len(self.shape) == 3 and min(self.shape[1:]) >= _SQUARE_SIDE
-        self.side = None if image else max(_SQUARE_SIDE, math.ceil(math.sqrt(self.size)))
-        self.unit: Tensor | float = 1.0 if norm.scale is None else norm.scale.to(inputs)
-        self.lower: Tensor | float
-        if input_range.bounded:
-            self.lower = input_range.lower
-            self.length = input_range.width / float(torch.as_tensor(self.unit).min())
-        else:
-            self.lower = inputs.amin(dim=0) - radius * self.unit
-            self.length = float(((inputs.amax(dim=0) - self.lower) / self.unit).max()) + radius
-
-    def encode(self, inputs: Tensor) -> Tensor:
-        """Natural units to the unit box, `(batch, channels, height, width)`."""
-        unit = (inputs - self.lower) / (self.unit * self.length)
-        if self.side is None:
-            return unit
-        filled = functional.pad(unit.flatten(1), (0, self.side**2 - self.size), value=0.5)
-        return filled.view(-1, 1, self.side, self.side)
-
-    def decode(self, points: Tensor) -> Tensor:
-        """Back to natural units, shape and range."""
-        seen = points.to(self.dtype).flatten(1)[:, : self.size].reshape(len(points), *self.shape)
-        return self.input_range.clip(seen * (self.unit * self.length) + self.lower)
-
-    def forward(self, points: Tensor) -> Tensor:
-        """Logits of points in the unit box; a constant network, too, has a gradient, which the attacks insist on."""
-        return self.network(self.decode(points)).to(points.dtype) + 0 * points.flatten(1)[:, :1]

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Int64
 from torch import Tensor, nn
 
 from robust_student.apgd import apgd, cross_entropy, targeted_dlr, targeted_margin
 from robust_student.fab import fab
-from robust_student.feasible import Feasible
+from robust_student.feasible import Feasible, Scaled
+from robust_student.margins import by_score
 from robust_student.norms import Norm
 from robust_student.perturbations import generators
 from robust_student.square import square
@@ -62,11 +62,10 @@ class AutoAttack:
         """
         if len(inputs) == 0:
             return inputs
-        unit: float | Tensor = 1.0 if self.norm.scale is None else self.norm.scale.to(inputs)
-        scaled = _Scaled(network, unit)
-        feasible = Feasible(self.norm.p, self.radius, input_range.lower / unit, input_range.upper / unit)
+        unit = self.norm.unit(inputs)
+        feasible = Feasible.around(inputs, self.norm, self.radius, input_range)
         with frozen(network):
-            found = self._propose(attack, scaled, inputs / unit, labels, feasible, seeds)
+            found = self._propose(attack, Scaled(network, unit), inputs / unit, labels, feasible, seeds)
         return input_range.clip(found * unit)
 
     def _propose(
@@ -80,7 +79,8 @@ class AutoAttack:
     ) -> Tensor:
         if attack == "square":
             return square(network, inputs, labels, feasible, generators(seeds, attack), queries=_QUERIES[self.tier])
-        rivals = _rivals(network, inputs, labels)
+        with torch.no_grad():
+            rivals = by_score(network(inputs), labels)
         found, standing = inputs.clone(), torch.arange(len(inputs), device=inputs.device)
         for turn in range(self._turns(attack, rivals.shape[1])):
             if len(standing) == 0:
@@ -106,22 +106,3 @@ class AutoAttack:
         if attack == "apgd-ce":
             return _L1_RESTARTS if self.norm.p == 1 else 1
         return min(_L1_TARGETS if self.norm.p == 1 and attack != "fab-t" else _TARGETS, rivals)
-
-
-class _Scaled(nn.Module):
-    """The network of inputs measured in units of the norm's per-feature scale."""
-
-    def __init__(self, network: nn.Module, unit: float | Tensor) -> None:
-        super().__init__()
-        self.network, self.unit = network, unit
-
-    def forward(self, points: Tensor) -> Tensor:
-        """Logits."""
-        return self.network(points if isinstance(self.unit, float) else points * self.unit)
-
-
-def _rivals(network: nn.Module, inputs: Inputs, labels: Labels) -> Int64[Tensor, "batch rivals"]:
-    """The other classes, those of largest score at x first."""
-    with torch.no_grad():
-        order = network(inputs).argsort(dim=1, descending=True)
-    return order[order != labels[:, None]].view(len(labels), -1)

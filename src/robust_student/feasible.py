@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from robust_student.tensors import Inputs, PerExample, column
+from robust_student.norms import Norm
+from robust_student.tensors import InputRange, Inputs, PerExample, column
 
 _HALVINGS = 40
 _FAR = 16.0  # L1 length of the Gaussian that L1 starts are projections of, in radii
@@ -25,6 +26,12 @@ class Feasible:
     """Smallest valid value, of all features or, broadcastable to one input, of each."""
     upper: float | Tensor
     """Largest valid value."""
+
+    @classmethod
+    def around(cls, inputs: Inputs, norm: Norm, radius: float, input_range: InputRange) -> "Feasible":
+        """The set for a norm with or without a scale; its points are the inputs divided by the scale."""
+        unit = norm.unit(inputs)
+        return cls(norm.p, radius, input_range.lower / unit, input_range.upper / unit)
 
     def clip(self, points: Inputs) -> Inputs:
         """Every element moved to the nearest valid value."""
@@ -85,3 +92,15 @@ class Feasible:
             low, high = torch.where(over, middle, low), torch.where(over, high, middle)
         inside = shrunk(torch.where(outside, high, torch.zeros_like(high)))
         return (change.flatten(1).sign() * inside).view_as(change)
+
+
+class Scaled(nn.Module):
+    """A network of inputs that are measured in units of the norm's per-feature scale."""
+
+    def __init__(self, network: nn.Module, unit: float | Tensor) -> None:
+        super().__init__()
+        self.network, self.unit = network, unit
+
+    def forward(self, points: Tensor) -> Tensor:
+        """Logits."""
+        return self.network(points if isinstance(self.unit, float) else points * self.unit)

@@ -47,8 +47,7 @@ def trace(network: nn.Module, shape: Sequence[int]) -> Graph:
         try:
             program = torch.export.export(network, (example,))
         except Exception as error:  # whatever a user's forward may raise
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UserError(f"certify: the network cannot be traced ({reason}); {SMOOTHING}") from None
+            raise UserError(f"certify: the network cannot be traced ({_reason(error)}); {SMOOTHING}") from None
     graph = Graph(network, program, tuple(shape))
     _check(graph, example)
     return graph
@@ -63,16 +62,20 @@ def dtype_of(network: nn.Module) -> torch.dtype:
 def _check(graph: Graph, like: Tensor) -> None:
     points = torch.randn((_CHECKED, *graph.shape), generator=torch.Generator().manual_seed(0)).to(like)
     with torch.no_grad(), evaluating(graph.network):
-        expected = graph.network(points)
         try:
             layers = graph.layers()
+            expected = graph.network(points)
             # One by one: no example may depend on another.
             found = torch.cat([layers(point) for point in torch.split(points, 1)])
         except (RuntimeError, TypeError, IndexError) as error:
-            raise UserError(f"certify: the traced network fails ({str(error).splitlines()[0]}); {SMOOTHING}") from None
+            raise UserError(f"certify: the traced network fails ({_reason(error)}); {SMOOTHING}") from None
     scale = float(expected.abs().amax()) + 1e-12
     if expected.shape != found.shape or not float((expected - found).abs().amax()) <= _TOLERANCE * scale:
         raise UserError(f"certify: the traced network disagrees with the network itself; {SMOOTHING}")
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 class _Walk:
@@ -88,25 +91,30 @@ class _Walk:
         self.constants = {name: state[target] for name, target in stored.items()}
         lifted = signature.inputs_to_lifted_tensor_constants
         self.constants |= {name: graph.program.constants[target] for name, target in lifted.items()}
-        self.steps = Steps(torch.zeros((), dtype=dtype or dtype_of(graph.network), device=device_of(graph.network)))
+        own = dtype_of(graph.network)
+        self.steps = Steps(torch.zeros((), dtype=dtype or own, device=device_of(graph.network)), own)
 
     def build(self) -> Layers:
         nodes = list(self.graph.program.graph.nodes)
         needed = _needed(nodes)
         for node in nodes:
+            if _overwrites(node):  # needed or not: the trace hides what it changes
+                raise Call(node, _name(node), (), {}).refusal("in place, on a tensor that is read elsewhere too")
             if node not in needed:
                 continue
             if node.op == "placeholder":
                 self.values[node] = self._placeholder(node)
             elif node.op == "call_function":
                 self.values[node] = self._call(node)
+            else:
+                self.values[node] = None  # a block of its own, refused where it is called
         results = nodes[-1].args[0]
         if len(results) != 1:
             raise UserError(f"certify: the network gives {len(results)} outputs, not one tensor of logits")
         output = self.values[results[0]]
         if not isinstance(output, Traced):
             raise UserError("certify: the network's output does not depend on its input")
-        if output.number != len(self.steps.steps):
+        if output.number != len(self.steps.steps) or not self.steps.steps:
             self.steps.add(Affine(torch.clone, (output.shape,), self.steps.like, mixes=False), [output], output.shape)
         return Layers(self.graph.shape, tuple(self.steps.steps))
 
@@ -124,12 +132,48 @@ class _Walk:
         if node.target is operator.getitem:
             several: Any = arguments[0]
             return several.get(self.steps, arguments[1])
-        name = str(getattr(node.target, "_opname", node.target))
+        name = _name(node)
         translate = TRANSLATIONS.get(name)
         call = Call(node, name, arguments, keywords)
         if translate is None:
             raise call.refusal()
         return translate(self.steps, call)
+
+
+def _name(node: fx.Node) -> str:
+    """An operation's name without its overload."""
+    return str(getattr(node.target, "_opname", node.target))
+
+
+def _overwrites(node: fx.Node) -> bool:
+    """Whether an operation in place changes a tensor that is read later under another name, a view or its base."""
+    argument = _first_argument(node)
+    if argument is None or argument.alias_info is None or not argument.alias_info.is_write:
+        return False
+    base = node
+    while _shares(base):
+        base = base.all_input_nodes[0]
+    waiting = [base]
+    while waiting:
+        alias = waiting.pop()
+        if any(user > node for user in alias.users):
+            return True
+        waiting += [user for user in alias.users if user is not node and _shares(user)]
+    return False
+
+
+def _shares(node: fx.Node) -> bool:
+    """Whether an operation's result may share the memory of its first argument."""
+    argument = _first_argument(node)
+    if argument is None:
+        return node.target is operator.getitem
+    return argument.alias_info is not None or _name(node) in ("dropout", "feature_dropout")
+
+
+def _first_argument(node: fx.Node) -> Any:
+    """As its schema declares it; None where there is none."""
+    schema = getattr(node.target, "_schema", None)
+    return schema.arguments[0] if schema is not None and schema.arguments and node.all_input_nodes else None
 
 
 def _needed(nodes: Sequence[fx.Node]) -> set[fx.Node]:

@@ -3,7 +3,7 @@
 from enum import StrEnum
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from robust_student.tensors import Inputs, Labels, Logits, PerExample
@@ -55,6 +55,12 @@ def margin(scores: Logits, labels: Labels) -> PerExample:
 def runner_up(scores: Logits, labels: Labels) -> Labels:
     """j*(x): the class other than y with the largest score."""
     return scores.detach().masked_fill(~is_rival(scores, labels), -torch.inf).argmax(dim=1)
+
+
+def by_score(scores: Logits, labels: Labels) -> Int64[Tensor, "batch rivals"]:
+    """The classes other than y, those of largest score first."""
+    order = scores.argsort(dim=1, descending=True)
+    return order[order != labels[:, None]].view(len(labels), -1)
 
 
 def log_odds(logits: Logits, labels: Labels) -> PerExample:

@@ -51,6 +51,10 @@ class Norm:
         """Order of the dual norm, 1/p + 1/q = 1."""
         return {1.0: math.inf, 2.0: 2.0, math.inf: 1.0}[self.p]
 
+    def unit(self, like: Inputs) -> float | Tensor:
+        """The per-feature scale on the device and in the type of the inputs; 1 where there is none."""
+        return 1.0 if self.scale is None else self.scale.to(like)
+
     def size(self, perturbation: Inputs) -> PerExample:
         """`||d||` of each example's perturbation, in units of the scale."""
         return torch.linalg.vector_norm(self._divide(perturbation).flatten(1), self.p, dim=1)

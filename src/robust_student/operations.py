@@ -266,8 +266,9 @@ def multiply(first: Interval, second: Interval) -> Interval:
 
 
 def _adjoint(map_: Map, inputs: tuple[Tensor, ...], rows: Tensor) -> tuple[Tensor, ...]:
+    differentiable = torch.is_grad_enabled()  # the map's own weights may need a gradient where the rows do not
     with torch.enable_grad():
         points = tuple(x.requires_grad_() for x in inputs)
         return torch.autograd.grad(
-            map_(*points), points, rows, create_graph=rows.requires_grad, allow_unused=True, materialize_grads=True
+            map_(*points), points, rows, create_graph=differentiable, allow_unused=True, materialize_grads=True
         )

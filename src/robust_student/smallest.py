@@ -5,17 +5,19 @@ measures them in float64 and keeps the smallest per example. What nothing found 
 """
 
 import math
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor, nn
 
-from robust_student.attacks import Excess, UnitBox, descend
-from robust_student.margins import input_gradient, log_odds, margin
+from robust_student.attacks import Excess, descend
+from robust_student.borrowed_attacks import Standing, ddn, deepfool, fmn, foolbox_for
+from robust_student.fab import fab
+from robust_student.feasible import Feasible, Scaled
+from robust_student.margins import by_score, input_gradient, log_odds, margin
 from robust_student.norms import Norm, NormName
 from robust_student.tensors import (
     InputRange,
@@ -33,9 +35,8 @@ DEFAULT_ATTACKS = ("pgd-bisection", "fab")
 """The attacks that need nothing but the product's own dependencies."""
 _STEPS = (0.5, 0.1, 0.02)  # sizes of PGD's steps in units of the budget: across the ball, then finer
 _CLOSE = 0.005  # bisection over the budget stops where failure and success are this close, relative to the failure
-_HALVINGS = 12  # of the segment from x to the best point: what is left is 1/4096 of it
 _FAB_TARGETS = 9  # rival classes that FAB aims at, those of largest score at x, as in AutoAttack
-_BOX_MARGIN = 10.0  # inputs without a range: room around them, in units of the largest first-order radius
+_HALVINGS = 12  # of the segment from x to the best point: what is left is 1/4096 of it
 
 
 class Smallest(NamedTuple):
@@ -79,13 +80,12 @@ def smallest_decision_change(
 ) -> Smallest:
     """Upper bound on r_A(x), the smallest `||d||` with x + d in the input range and `argmax_k S_k(x + d) != y`.
 
-    `attacks` are names from `ATTACKS`; `seeds` holds one number per example. pgd-bisection and, on a bounded range, fab
-    treat every example alone, up to rounding. Not so ddn, fmn and deepfool, which work in units of the batch's median
-    first-order radius (ddn draws from a generator seeded with the first example's seed where a gradient is zero), and
-    fab without a range, whose box surrounds the batch. Points where a logit is not finite prove nothing and do not
-    count; NaN logits at x count as a wrong decision. The network runs in evaluation mode; its mode and its parameters'
-    gradients stay as they are. Units: those of the norm. Raises UserError for an attack that is unknown, does not
-    serve the norm or is not installed. An upper bound, not a guarantee.
+    `attacks` are names from `ATTACKS`; `seeds` holds one number per example. pgd-bisection and fab treat every
+    example alone, up to rounding. Not so ddn, fmn and deepfool, which work in units of the batch's median first-order
+    radius (ddn draws from a generator seeded with the first example's seed where a gradient is zero). Points where a
+    logit is not finite prove nothing and do not count; NaN logits at x count as a wrong decision. The network runs in
+    evaluation mode; its mode and its parameters' gradients stay as they are. Units: those of the norm. Raises UserError
+    for an attack that is unknown, does not serve the norm or is not installed. An upper bound, not a guarantee.
     """
 
     def excess(logits: Logits, positions: Tensor) -> PerExample:
@@ -299,99 +299,39 @@ def _draw(search: _Search, left: Tensor, budget: Tensor, generators: Sequence[to
     return torch.cat(draws).to(search.inputs)
 
 
+def _fab(search: _Search, standing: Tensor) -> Iterable[Inputs]:
+    """FAB (Croce & Hein 2020b), aimed at each of the nearest rivals in turn."""
+    left = standing.nonzero()[:, 0]
+    inputs, labels, unit = search.inputs[left], search.labels[left], search.norm.unit(search.inputs)
+    network, feasible = Scaled(search.network, unit), Feasible.around(inputs, search.norm, 0.0, search.input_range)
+    with torch.no_grad():
+        rivals = by_score(search.network(inputs), labels)
+    for rank in range(min(_FAB_TARGETS, rivals.shape[1])):
+        found = fab(network, inputs / unit, labels, rivals[:, rank], feasible, steps=search.effort.steps)
+        yield search.place(found * unit, left)
+
+
 # Other people's attacks -----------------------------------------------------------------------------------------------
 
 
-def _fab(search: _Search, standing: Tensor) -> Iterable[Inputs]:
-    """FAB (Croce & Hein 2020b) without random restarts, aimed at each of the nearest rivals in turn; float32."""
-    from pyautoattack.fab_pt import FABAttack_PT
+def _borrowed(attack: Callable[[Standing], Iterable[Inputs]]) -> Callable[[_Search, Tensor], Iterable[Inputs]]:
+    """An attack that sees only the examples that still stand, as one that gives whole batches."""
 
-    left = standing.nonzero()[:, 0]
-    inputs, labels, box = search.inputs[left], search.labels[left], _box(search, left)
-    with torch.no_grad():
-        classes = search.network(inputs).shape[1]
-    name = {math.inf: "Linf", 2.0: "L2", 1.0: "L1"}[search.norm.p]
-    # Its eps only limits `perturb` and random restarts; `attack_single_run` minimises the norm and nothing else.
-    attack = FABAttack_PT(box, norm=name, n_iter=search.effort.steps, device=inputs.device)
-    for rank in range(2, min(_FAB_TARGETS, classes - 1) + 2):
-        attack.target_class = rank
-        found = attack.attack_single_run(box.encode(inputs), labels, is_targeted=True)
-        yield search.place(box.decode(found), left)
+    def propose(search: _Search, standing: Tensor) -> Iterable[Inputs]:
+        left = standing.nonzero()[:, 0]
+        examples = Standing(
+            search.network,
+            search.inputs[left],
+            search.labels[left],
+            search.norm,
+            search.input_range,
+            search.first_order()[left],
+            search.effort.steps,
+            search.seeds[int(left[0])],
+        )
+        return (search.place(points, left) for points in attack(examples))
 
-
-def _ddn(search: _Search, standing: Tensor) -> Iterable[Inputs]:
-    """DDN (Rony et al. 2019): L2."""
-    attack = _foolbox("ddn").attacks.DDNAttack(steps=search.effort.steps)
-    return _through_foolbox(search, standing, attack)
-
-
-def _fmn(search: _Search, standing: Tensor) -> Iterable[Inputs]:
-    """FMN (Pintor et al. 2021). Its first step has about the Euclidean length of a perturbation of typical size."""
-    attacks = _foolbox("fmn").attacks
-
-    base: Any = attacks.L2FMNAttack
-
-    class L2(base):  # type: ignore[misc]
-        """FMN with the projection that it is meant to have: foolbox 3.3.4 divides the norm by itself."""
-
-        def project(self, x: Any, x0: Any, epsilon: Any) -> Any:
-            delta = x - x0
-            shrink = (epsilon / delta.flatten(start=1).norms.l2(axis=-1).maximum(1e-12)).minimum(1.0)
-            return x0 + delta * shrink.reshape((-1, *[1] * (x.ndim - 1)))
-
-    kind = {math.inf: attacks.LInfFMNAttack, 2.0: L2, 1.0: attacks.L1FMNAttack}[search.norm.p]
-    length = {math.inf: math.sqrt(search.inputs[0].numel()), 2.0: 1.0, 1.0: 0.1}[search.norm.p]
-    return _through_foolbox(search, standing, kind(steps=search.effort.steps, max_stepsize=length))
-
-
-def _deepfool(search: _Search, standing: Tensor) -> Iterable[Inputs]:
-    """DeepFool (Moosavi-Dezfooli et al. 2016) among the ten classes of largest score."""
-    attacks = _foolbox("deepfool").attacks
-    kind = {math.inf: attacks.LinfDeepFoolAttack, 2.0: attacks.L2DeepFoolAttack}[search.norm.p]
-    return _through_foolbox(search, standing, kind(steps=search.effort.steps))
-
-
-class _Ruler(nn.Module):
-    """A unit box measured in another unit: foolbox's step sizes are right where perturbations have a size about 1."""
-
-    def __init__(self, box: UnitBox, unit: float) -> None:
-        super().__init__()
-        self.box, self.unit = box, unit
-
-    def forward(self, points: Tensor) -> Tensor:
-        """Logits of points in the box from 0 to 1 / unit."""
-        return self.box(points * self.unit)
-
-
-def _through_foolbox(search: _Search, standing: Tensor, attack: Any) -> Iterable[Inputs]:
-    """What a foolbox attack finds where the unit of length is the batch's median first-order radius."""
-    left = standing.nonzero()[:, 0]
-    box = _box(search, left)
-    ruler = _Ruler(box, float(search.first_order()[left].median()) / box.length).eval()
-    bounds = (0.0, (1 + 1e-6) / ruler.unit)  # foolbox refuses inputs that rounding puts beyond the end
-    model = _foolbox("foolbox").PyTorchModel(ruler, bounds=bounds, device=search.inputs.device)
-    points = (box.encode(search.inputs[left]) / ruler.unit).clamp(*bounds)
-    with torch.random.fork_rng():  # DDN draws from the global generator where a gradient is zero
-        torch.manual_seed(search.seeds[int(left[0])])
-        _, found, _ = attack(model, points, search.labels[left], epsilons=None)
-    return [search.place(box.decode(found * ruler.unit), left)]
-
-
-def _box(search: _Search, left: Tensor) -> UnitBox:
-    """The network in a unit box around the examples; without an input range, far wider than their estimated radii."""
-    room = _BOX_MARGIN * float(search.first_order()[left].max())
-    return UnitBox(search.network, search.inputs[left], search.norm, room, search.input_range)
-
-
-def _foolbox(attack: str) -> Any:
-    """The optional package, imported late."""
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Please import `gaussian_filter`", DeprecationWarning)
-            import foolbox
-    except ImportError:
-        raise UserError(f"attack {attack}: needs foolbox: pip install 'robust-student[attacks]'") from None
-    return foolbox
+    return propose
 
 
 class _Attack(NamedTuple):
@@ -406,9 +346,9 @@ class _Attack(NamedTuple):
 ATTACKS = {
     "pgd-bisection": _Attack(_pgd_bisection, ("l1", "l2", "linf")),
     "fab": _Attack(_fab, ("l1", "l2", "linf")),
-    "ddn": _Attack(_ddn, ("l2",), foreign=True),
-    "fmn": _Attack(_fmn, ("l1", "l2", "linf"), foreign=True),
-    "deepfool": _Attack(_deepfool, ("l2", "linf"), foreign=True),
+    "ddn": _Attack(_borrowed(ddn), ("l2",), foreign=True),
+    "fmn": _Attack(_borrowed(fmn), ("l1", "l2", "linf"), foreign=True),
+    "deepfool": _Attack(_borrowed(deepfool), ("l2", "linf"), foreign=True),
 }
 """Every attack by name, with the norms that it serves; the last three need the optional extra `attacks`."""
 
@@ -420,5 +360,5 @@ def _attack(name: str, norm: Norm) -> _Attack:
     if norm.name not in attack.norms:
         raise UserError(f"attacks: '{name}' serves {', '.join(attack.norms)}, not {norm.name}")
     if attack.foreign:
-        _foolbox(name)
+        foolbox_for(name)
     return attack

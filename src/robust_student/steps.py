@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from robust_student.operations import Affine, Operation, Shape
@@ -102,9 +103,9 @@ class Call:
 class Steps:
     """The list while it grows."""
 
-    def __init__(self, like: Tensor) -> None:
-        """Start an empty list of steps whose constants are of `like`'s dtype and device."""
-        self.like = like
+    def __init__(self, like: Tensor, own: torch.dtype) -> None:
+        """Start an empty list of steps whose constants are of `like`'s dtype and device; `own`: the network's dtype."""
+        self.like, self.own = like, own
         self.steps: list[Step] = []
 
     def add(self, operation: Operation, parents: Sequence[Traced], shape: Sequence[int]) -> Traced:

@@ -22,6 +22,14 @@ def _same(steps: Steps, call: Call) -> Traced:
     return call.traced
 
 
+def _converted(steps: Steps, call: Call) -> Traced:
+    """A dtype at least as precise as the network's own; certificates do not allow for the rounding of others."""
+    dtype = call.node.meta["val"].dtype
+    if not dtype.is_floating_point or torch.finfo(dtype).eps > torch.finfo(steps.own).eps:
+        raise call.refusal("which rounds")
+    return call.traced
+
+
 def _dropout(steps: Steps, call: Call) -> Traced:
     if call.argument(2, "train", False):
         raise call.refusal("which is random in training mode")
@@ -175,6 +183,8 @@ def _multiply(steps: Steps, call: Call) -> Traced:
 
 
 def _divide(steps: Steps, call: Call) -> Traced:
+    if call.argument(2, "rounding_mode") is not None:
+        raise call.refusal("which rounds")
     return _scaled(steps, call, call.traced, 1.0 / call.arguments[1])
 
 
@@ -186,19 +196,22 @@ def _concatenate(steps: Steps, call: Call) -> Traced:
     parts, dim = call.arguments[0], call.argument(1, "dim", 0)
     call.shape()
     traced = [part for part in parts if isinstance(part, Traced)]
+    if any(bool((part != part[:1]).any()) for part in parts if not isinstance(part, Traced)):
+        raise call.refusal("with a constant that differs between the examples")
 
     def apply(*values: Tensor) -> Tensor:
         rest = iter(values)
         batch = len(values[0])
         return torch.cat(
-            [next(rest) if isinstance(part, Traced) else part.expand(batch, *part.shape[1:]) for part in parts], dim
+            [next(rest) if isinstance(part, Traced) else part[:1].expand(batch, *part.shape[1:]) for part in parts],
+            dim,
         )
 
     return steps.affine(call, apply, traced)
 
 
 def _split(steps: Steps, call: Call) -> Parts:
-    parent, dim = call.traced, call.argument(2, "dim", 0)
+    parent, dim = call.traced, call.argument(1 if call.name == "unbind" else 2, "dim", 0)
     if dim % (len(parent.shape) + 1) == 0:
         raise call.refusal("which mixes the examples of a batch")
 
@@ -337,7 +350,8 @@ def _larger(steps: Steps, call: Call) -> Traced:
 
 
 TRANSLATIONS: dict[str, Translation] = {
-    **dict.fromkeys(("alias", "clone", "contiguous", "detach", "detach_", "to.dtype", "lift_fresh_copy"), _same),
+    **dict.fromkeys(("alias", "clone", "contiguous", "detach", "detach_", "lift_fresh_copy"), _same),
+    **dict.fromkeys(("to",), _converted),
     **dict.fromkeys(("dropout", "feature_dropout", "dropout_", "native_dropout"), _dropout),
     **dict.fromkeys(("view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze"), _reshaped),
     **dict.fromkeys(("view_as", "reshape_as"), _reshaped),

@@ -1,0 +1,140 @@
+"""Minimum-norm attacks of foolbox (the optional extra `attacks`), called in the units that each of them expects.
+
+They only propose points: `smallest` verifies and measures what comes back.
+"""
+
+import math
+import warnings
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from robust_student.norms import Norm
+from robust_student.tensors import InputRange, Inputs, Labels, PerExample, UserError
+
+_BOX_MARGIN = 10.0  # inputs without a range: room around them, in units of the largest first-order radius
+
+
+class UnitBox(nn.Module):
+    """A network as foreign attacks want it: four-dimensional inputs in [0, 1], the norm without a per-feature scale.
+
+    Inputs without a range are put into a box so wide that no point of the ball around any of them leaves it; inputs
+    that are not images become images of one row. Attacks that compute in float32 get logits of that type; the network
+    sees the inputs' own.
+    """
+
+    def __init__(self, network: nn.Module, inputs: Inputs, norm: Norm, radius: float, input_range: InputRange) -> None:
+        super().__init__()
+        self.network, self.input_range = network, input_range
+        self.shape, self.dtype = inputs.shape[1:], inputs.dtype
+        self.unit: Tensor | float = 1.0 if norm.scale is None else norm.scale.to(inputs)
+        self.lower: Tensor | float
+        if input_range.bounded:
+            self.lower = input_range.lower
+            self.length = input_range.width / float(torch.as_tensor(self.unit).min())
+        else:
+            self.lower = inputs.amin(dim=0) - radius * self.unit
+            self.length = float(((inputs.amax(dim=0) - self.lower) / self.unit).max()) + radius
+
+    def encode(self, inputs: Tensor) -> Tensor:
+        """Natural units to the unit box, `(batch, channels, height, width)`."""
+        unit = (inputs - self.lower) / (self.unit * self.length)
+        return unit if len(self.shape) == 3 else unit.view(len(unit), 1, 1, -1)
+
+    def decode(self, points: Tensor) -> Tensor:
+        """Back to natural units, shape and range."""
+        seen = points.to(self.dtype).reshape(len(points), *self.shape)
+        return self.input_range.clip(seen * (self.unit * self.length) + self.lower)
+
+    def forward(self, points: Tensor) -> Tensor:
+        """Logits of points in the unit box; a constant network, too, has a gradient, which the attacks insist on."""
+        return self.network(self.decode(points)).to(points.dtype) + 0 * points.flatten(1)[:, :1]
+
+
+class Standing(NamedTuple):
+    """Examples that are not broken at x, and how hard to attack them."""
+
+    network: nn.Module
+    inputs: Inputs
+    labels: Labels
+    norm: Norm
+    input_range: InputRange
+    first_order: PerExample
+    """The first-order radius of each example, finite and positive."""
+    steps: int
+    seed: int
+    """Of the global generator, where an attack draws from it."""
+
+    def box(self) -> UnitBox:
+        """The network in a unit box around the examples; without a range, far wider than their first-order radii."""
+        room = _BOX_MARGIN * float(self.first_order.max())
+        return UnitBox(self.network, self.inputs, self.norm, room, self.input_range)
+
+
+def ddn(examples: Standing) -> Iterable[Inputs]:
+    """DDN (Rony et al. 2019): L2."""
+    return _through_foolbox(examples, foolbox_for("ddn").attacks.DDNAttack(steps=examples.steps))
+
+
+def fmn(examples: Standing) -> Iterable[Inputs]:
+    """FMN (Pintor et al. 2021). Its first step has about the Euclidean length of a perturbation of typical size."""
+    attacks = foolbox_for("fmn").attacks
+
+    base: Any = attacks.L2FMNAttack
+
+    class L2(base):  # type: ignore[misc]
+        """FMN with the projection that it is meant to have: foolbox 3.3.4 divides the norm by itself."""
+
+        def project(self, x: Any, x0: Any, epsilon: Any) -> Any:
+            delta = x - x0
+            shrink = (epsilon / delta.flatten(start=1).norms.l2(axis=-1).maximum(1e-12)).minimum(1.0)
+            return x0 + delta * shrink.reshape((-1, *[1] * (x.ndim - 1)))
+
+    kind = {math.inf: attacks.LInfFMNAttack, 2.0: L2, 1.0: attacks.L1FMNAttack}[examples.norm.p]
+    length = {math.inf: math.sqrt(examples.inputs[0].numel()), 2.0: 1.0, 1.0: 0.1}[examples.norm.p]
+    return _through_foolbox(examples, kind(steps=examples.steps, max_stepsize=length))
+
+
+def deepfool(examples: Standing) -> Iterable[Inputs]:
+    """DeepFool (Moosavi-Dezfooli et al. 2016) among the ten classes of largest score."""
+    attacks = foolbox_for("deepfool").attacks
+    kind = {math.inf: attacks.LinfDeepFoolAttack, 2.0: attacks.L2DeepFoolAttack}[examples.norm.p]
+    return _through_foolbox(examples, kind(steps=examples.steps))
+
+
+def foolbox_for(attack: str) -> Any:
+    """The optional package, imported late; UserError names the extra where it is not installed."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Please import `gaussian_filter`", DeprecationWarning)
+            import foolbox
+    except ImportError:
+        raise UserError(f"attack {attack}: needs foolbox: pip install 'robust-student[attacks]'") from None
+    return foolbox
+
+
+class _Ruler(nn.Module):
+    """A unit box measured in another unit: foolbox's step sizes are right where perturbations have a size about 1."""
+
+    def __init__(self, box: UnitBox, unit: float) -> None:
+        super().__init__()
+        self.box, self.unit = box, unit
+
+    def forward(self, points: Tensor) -> Tensor:
+        """Logits of points in the box from 0 to 1 / unit."""
+        return self.box(points * self.unit)
+
+
+def _through_foolbox(examples: Standing, attack: Any) -> Iterable[Inputs]:
+    """What a foolbox attack finds where the unit of length is the batch's median first-order radius."""
+    box = examples.box()
+    ruler = _Ruler(box, float(examples.first_order.median()) / box.length).eval()
+    bounds = (0.0, (1 + 1e-6) / ruler.unit)  # foolbox refuses inputs that rounding puts beyond the end
+    model = foolbox_for("foolbox").PyTorchModel(ruler, bounds=bounds, device=examples.inputs.device)
+    points = (box.encode(examples.inputs) / ruler.unit).clamp(*bounds)
+    with torch.random.fork_rng():  # DDN draws from the global generator where a gradient is zero
+        torch.manual_seed(examples.seed)
+        _, found, _ = attack(model, points, examples.labels, epsilons=None)
+    return [box.decode(found * ruler.unit)]

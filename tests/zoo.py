@@ -1,0 +1,427 @@
+"""Small networks, one per kind of layer that can be certified, of a known seed; balls, and points inside them."""
+
+import copy
+import math
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from reference import Array, Shape, as_numpy, norm_for
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils import parametrizations
+
+from robust_student.graph import Graph, trace
+from robust_student.models import NETWORKS
+from robust_student.norms import Norm, NormName
+from robust_student.regions import Ball
+from robust_student.steps import Layers
+from robust_student.tensors import InputRange
+
+CLASSES = 3
+IMAGE: Shape = (1, 6, 6)
+COLOUR: Shape = (3, 5, 5)
+SIGNAL: Shape = (2, 9)
+VECTOR: Shape = (6,)
+
+
+class Body(nn.Module):
+    """A forward pass written as a function of the input and some modules."""
+
+    def __init__(self, forward: Callable[..., Tensor], *parts: nn.Module) -> None:
+        super().__init__()
+        self.function, self.parts = forward, nn.ModuleList(parts)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.function(inputs, *self.parts)
+
+
+class Normalised(nn.Module):
+    """A linear layer behind (x - mean) / std, both buffers, and an offset that is a plain constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor([0.3, 0.4, 0.5]).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor([0.2, 0.3, 0.4]).view(3, 1, 1), persistent=False)
+        self.layer = nn.Linear(75, CLASSES)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        whitened = (inputs - self.get_buffer("mean")) / self.get_buffer("std")
+        return self.layer(whitened.relu().flatten(1)) + torch.tensor([0.1, -0.2, 0.3])
+
+
+class Case(NamedTuple):
+    """How to build a network, and the shape of its inputs."""
+
+    build: Callable[[], nn.Module]
+    shape: Shape
+
+
+def _head(shape: Shape, *layers: nn.Module) -> Case:
+    """The layers, their weights drawn again, and a linear layer of what comes out."""
+
+    def build() -> nn.Module:
+        body = nn.Sequential(*copy.deepcopy(layers))
+        for module in body:
+            reset = getattr(module, "reset_parameters", None)
+            if reset is not None:
+                reset()
+        with torch.no_grad():
+            size = body.eval()(torch.zeros(2, *shape))[0].numel()
+        return nn.Sequential(*body, nn.Flatten(), nn.Linear(size, CLASSES))
+
+    return Case(build, shape)
+
+
+def _around(activation: Callable[[], nn.Module]) -> Case:
+    """Two activations between three linear layers."""
+    return Case(
+        lambda: nn.Sequential(
+            nn.Linear(6, 7), activation(), nn.Linear(7, 7), activation(), nn.Linear(7, CLASSES, bias=False)
+        ),
+        VECTOR,
+    )
+
+
+def _body(shape: Shape, forward: Callable[..., Tensor], *parts: Callable[[], nn.Module]) -> Case:
+    return Case(lambda: Body(forward, *(part() for part in parts)), shape)
+
+
+def _line(inputs: int, outputs: int = CLASSES) -> Callable[[], nn.Module]:
+    return lambda: nn.Linear(inputs, outputs)
+
+
+def _square(x: Tensor, *parts: nn.Module) -> Tensor:
+    """A residual block whose parts are convolutions that keep the shape, then the last part."""
+    *blocks, last = parts
+    for block in blocks:
+        x = (block(x) + x).relu()
+    return last(x.flatten(1))
+
+
+def _shared(x: Tensor, layer: nn.Module, last: nn.Module) -> Tensor:
+    return last(layer(functional.relu(layer(x))).tanh())
+
+
+def _everything_in_place(x: Tensor, layer: nn.Module, last: nn.Module) -> Tensor:
+    hidden = layer(x)
+    hidden += x
+    hidden *= 0.5
+    functional.relu(hidden, inplace=True)  # what comes next reads the changed tensor
+    return functional.leaky_relu(last(hidden.view(-1, 2, 3)).mean(1), 0.2, inplace=True)
+
+
+AFFINE: dict[str, Case] = {
+    "linear": _body(VECTOR, lambda x, a: a(x), _line(6)),
+    "two linear": _body(VECTOR, lambda x, a, b: b(a(x)), _line(6, 5), _line(5)),
+    "conv, then linear": _head(COLOUR, nn.Conv2d(3, 2, 3, padding=1)),
+    "conv 1d, then linear": _head(SIGNAL, nn.Conv1d(2, 3, 3, stride=2)),
+    "average pooling, then linear": _head(IMAGE, nn.AvgPool2d(3, 2, 1)),
+    "difference": _body(VECTOR, lambda x, a, b: b(x - 2 * a(x)), _line(6, 6), _line(6)),
+}
+"""Networks without a bend: every bound has a closed form."""
+ZOO: dict[str, Case] = {
+    # Linear layers and convolutions
+    "mlp": _around(nn.ReLU),
+    "matmul": _body(VECTOR, lambda x, a, b: (x @ a.weight).relu() @ b.weight.T + b.bias, _line(4, 6), _line(4)),
+    "linear on the last of two": _body(SIGNAL, lambda x, a, b: b(a(x).relu().flatten(1)), _line(9, 4), _line(8)),
+    "conv": _head(COLOUR, nn.Conv2d(3, 4, 3), nn.ReLU()),
+    "conv with stride": _head(IMAGE, nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 2)),
+    "conv, sides differ": _head(
+        COLOUR, nn.Conv2d(3, 4, (2, 3), stride=(1, 2), padding=(2, 1), dilation=(2, 1)), nn.ReLU()
+    ),
+    "conv with groups": _head(IMAGE, nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=2), nn.ReLU()),
+    "conv, padding same": _head(COLOUR, nn.Conv2d(3, 2, 3, padding="same", dilation=2), nn.ReLU()),
+    "conv, padding valid": _head(COLOUR, nn.Conv2d(3, 2, 2, padding="valid"), nn.ReLU()),
+    "conv, reflected": _head(COLOUR, nn.Conv2d(3, 2, 3, padding=2, padding_mode="reflect"), nn.ReLU()),
+    "conv, circular": _head(IMAGE, nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular"), nn.ReLU()),
+    "conv, replicated": _head(IMAGE, nn.Conv2d(1, 2, 3, padding=1, padding_mode="replicate", bias=False), nn.ReLU()),
+    "conv 1d": _head(SIGNAL, nn.Conv1d(2, 4, 3, stride=2, padding=2, dilation=2), nn.ReLU()),
+    "conv 1d, same, groups": _head(SIGNAL, nn.Conv1d(2, 4, 3, padding="same", groups=2), nn.ReLU(), nn.Conv1d(4, 2, 3)),
+    "conv 3d": _head((1, 3, 4, 3), nn.Conv3d(1, 3, 2), nn.ReLU()),
+    # Normalisation and dropout
+    "batchnorm 2d": _head(IMAGE, nn.Conv2d(1, 3, 3, bias=False), nn.BatchNorm2d(3), nn.ReLU(), nn.Dropout2d(0.5)),
+    "batchnorm 1d": _head(VECTOR, nn.Linear(6, 7), nn.BatchNorm1d(7), nn.ReLU(), nn.Dropout(0.5)),
+    "batchnorm 1d of signals": _head(SIGNAL, nn.Conv1d(2, 3, 3), nn.BatchNorm1d(3, affine=False), nn.ReLU()),
+    "batchnorm first": _head(COLOUR, nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 2, 3)),
+    "normalised": Case(Normalised, COLOUR),
+    # Activations
+    "relu, functional": _body(VECTOR, lambda x, a, b: b(functional.relu(a(x))), _line(6, 7), _line(7)),
+    "relu, method": _body(VECTOR, lambda x, a, b: b(a(x).relu()), _line(6, 7), _line(7)),
+    "relu in place": _around(lambda: nn.ReLU(inplace=True)),
+    "all in place": _body(VECTOR, _everything_in_place, _line(6, 6), _line(3)),
+    "leaky relu": _around(lambda: nn.LeakyReLU(0.3)),
+    "leaky relu, default": _around(nn.LeakyReLU),
+    "leaky relu, steep": _around(lambda: nn.LeakyReLU(1.7)),
+    "leaky relu, falling": _around(lambda: nn.LeakyReLU(-0.4)),
+    "absolute": _body(VECTOR, lambda x, a, b: b(a(x).abs()), _line(6, 7), _line(7)),
+    "silu": _around(nn.SiLU),
+    "gelu": _around(nn.GELU),
+    "gelu, tanh": _around(lambda: nn.GELU(approximate="tanh")),
+    "tanh": _around(nn.Tanh),
+    "sigmoid": _around(nn.Sigmoid),
+    "bent last": _body(VECTOR, lambda x, a: a(x).tanh(), _line(6)),
+    "bent first": _body(VECTOR, lambda x, a: a((x - 0.5).relu()), _line(6)),
+    "bent twice": _body(VECTOR, lambda x, a, b: b(a(x).tanh().abs()), _line(6, 7), _line(7)),
+    # Pooling
+    "max pooling": _head(IMAGE, nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+    "max pooling, overlapping": _head(COLOUR, nn.Conv2d(3, 3, 2), nn.MaxPool2d(3, 1, 1), nn.ReLU()),
+    "max pooling, sides differ": _head(
+        IMAGE, nn.Conv2d(1, 2, 1), nn.MaxPool2d((2, 3), (3, 2), (1, 0), ceil_mode=True), nn.ReLU()
+    ),
+    "max pooling, dilated": _head(IMAGE, nn.MaxPool2d(2, 1, 1, 3), nn.Conv2d(1, 2, 2), nn.ReLU()),
+    "max pooling, ceiling": _head(COLOUR, nn.MaxPool2d(2, ceil_mode=True), nn.Conv2d(3, 2, 2), nn.ReLU()),
+    "max pooling 1d": _head(SIGNAL, nn.Conv1d(2, 3, 3, padding=1), nn.MaxPool1d(3, 2, 1)),
+    "max pooling 1d, dilated": _head(SIGNAL, nn.Conv1d(2, 2, 2), nn.MaxPool1d(2, 3, dilation=2, ceil_mode=True)),
+    "max pooling, twice": _head(COLOUR, nn.MaxPool2d(2, 1), nn.MaxPool2d(2, 1)),
+    "adaptive max pooling": _head(COLOUR, nn.Conv2d(3, 2, 1), nn.AdaptiveMaxPool2d((2, 3)), nn.ReLU()),
+    "adaptive max pooling 1d": _head(SIGNAL, nn.Conv1d(2, 2, 1), nn.AdaptiveMaxPool1d(4)),
+    "average pooling": _head(
+        COLOUR, nn.Conv2d(3, 3, 2, padding=1), nn.ReLU(), nn.AvgPool2d(3, 2, 1, count_include_pad=False)
+    ),
+    "average pooling, padded": _head(COLOUR, nn.Conv2d(3, 3, 2), nn.ReLU(), nn.AvgPool2d(2, 2, 1, ceil_mode=True)),
+    "average pooling 1d": _head(SIGNAL, nn.Conv1d(2, 3, 3), nn.ReLU(), nn.AvgPool1d(3, 2, 1, count_include_pad=False)),
+    "adaptive average pooling": _head(COLOUR, nn.Conv2d(3, 3, 1), nn.ReLU(), nn.AdaptiveAvgPool2d((2, 3))),
+    "adaptive average pooling 1d": _head(SIGNAL, nn.Conv1d(2, 3, 3), nn.ReLU(), nn.AdaptiveAvgPool1d(3)),
+    "means": _body(IMAGE, lambda x, a, b: b(a(x).relu().mean((2, 3))), lambda: nn.Conv2d(1, 4, 3), _line(4)),
+    "sums": _body(SIGNAL, lambda x, a, b: b(a(x).tanh().sum(-1)), lambda: nn.Conv1d(2, 4, 3), _line(4)),
+    # Shapes
+    "view, permute": _body(
+        COLOUR,
+        lambda x, a, b: b(a(x).permute(0, 2, 3, 1).contiguous().view(x.shape[0], -1, 2).transpose(1, 2).relu().mean(2)),
+        lambda: nn.Conv2d(3, 2, 2),
+        _line(2),
+    ),
+    "squeeze, unsqueeze": _body(
+        VECTOR,
+        lambda x, a, b: b(a(x[:, None]).relu().unsqueeze(3).squeeze(3).reshape(-1, 8)),
+        lambda: nn.Conv1d(1, 2, 3),
+        _line(8),
+    ),
+    "unflatten, view as": _body(
+        VECTOR, lambda x, a, b: b(a(x).unflatten(1, (2, 3)).relu().flatten(1).view_as(x)), _line(6, 6), _line(6)
+    ),
+    "slices": _body(
+        SIGNAL,
+        lambda x, a, b: b(torch.cat([a(x)[:, :, 1::3], a(x)[..., -2:], x[:, :1, :2]], -1).tanh().flatten(1)),
+        lambda: nn.Conv1d(2, 1, 2),
+        _line(7),
+    ),
+    "select": _body(SIGNAL, lambda x, a, b: b(a(x[:, 1]).relu() + a(x)[:, 0]), _line(9, 4), _line(4)),
+    "pad": _body(
+        COLOUR,
+        lambda x, a, b: b(functional.pad(a(x), (1, 0, 2, 1), value=0.7).relu().flatten(1)),
+        lambda: nn.Conv2d(3, 1, 3),
+        _line(24),
+    ),
+    "pad with channels": _body(
+        COLOUR,
+        lambda x, a, b: b(functional.pad(a(x)[:, :, ::2, ::2], (0, 0, 0, 0, 0, 2)).relu().flatten(1)),
+        lambda: nn.Conv2d(3, 1, 1),
+        _line(27),
+    ),
+    "pad, reflected": _body(
+        SIGNAL,
+        lambda x, a, b: b(functional.pad(a(x), (2, 1), mode="reflect").relu().flatten(1)),
+        lambda: nn.Conv1d(2, 1, 3),
+        _line(10),
+    ),
+    # Several branches
+    "residual": _body(COLOUR, _square, *[lambda: nn.Conv2d(3, 3, 3, padding=1)] * 2, _line(75)),
+    "twice itself": _body(VECTOR, lambda x, a, b: b((a(x) + a(x) + x + x).relu()), _line(6, 6), _line(6)),
+    "sums with factors": _body(
+        VECTOR,
+        lambda x, a, b: b(torch.add(torch.sub(x, a(x).relu(), alpha=3), x - 2 * a(x), alpha=-0.5)),
+        _line(6, 6),
+        _line(6),
+    ),
+    "constants": _body(
+        VECTOR, lambda x, a, b: b(-(1 - a(x) / 4).relu() + 2 - torch.rsub(x, 3, alpha=2) * 0.5), _line(6, 6), _line(6)
+    ),
+    "concatenation": _body(
+        VECTOR,
+        lambda x, a, b: b(torch.cat([a(x).relu(), x, torch.ones(1, 2, dtype=x.dtype).expand(len(x), 2)], dim=1)),
+        _line(6, 4),
+        _line(12),
+    ),
+    "concatenation of zeros": _body(
+        COLOUR,
+        lambda x, a, b: b(torch.cat([a(x), torch.zeros(len(x), 2, 4, 4, dtype=x.dtype)], 1).relu().flatten(1)),
+        lambda: nn.Conv2d(3, 2, 2),
+        _line(64),
+    ),
+    "chunks": _body(
+        VECTOR,
+        lambda x, a, b: b(torch.cat([part.relu() * k for k, part in enumerate(a(x).chunk(3, 1))], 1)),
+        _line(6, 7),
+        _line(7),
+    ),
+    "split": _body(
+        VECTOR,
+        lambda x, a, b: b(a(x).split([2, 5], dim=-1)[1].relu() + a(x).split(5, 1)[0].tanh()),
+        _line(6, 7),
+        _line(5),
+    ),
+    "unbind": _body(SIGNAL, lambda x, a, b: b(a(x.unbind(1)[1]).relu() - a(x.unbind(1)[0])), _line(9, 4), _line(4)),
+    "maxout": _body(VECTOR, lambda x, a, b: b(a(x).view(-1, 4, 3).amax(2)), _line(6, 12), _line(4)),
+    "maxout, values": _body(
+        COLOUR,
+        lambda x, a, b: b(a(x).max(dim=1, keepdim=True).values.flatten(1)),
+        lambda: nn.Conv2d(3, 4, 2),
+        _line(16),
+    ),
+    "maxout, two dimensions": _body(
+        COLOUR, lambda x, a, b: b(a(x).relu().amax((1, -1))), lambda: nn.Conv2d(3, 4, 2), _line(4)
+    ),
+    "larger of two": _body(VECTOR, lambda x, a, b, c: c(torch.maximum(a(x), b(x))), *[_line(6, 5)] * 2, _line(5)),
+    "shared weights": _body(VECTOR, _shared, _line(6, 6), _line(6)),
+    "orthogonal": Case(
+        lambda: nn.Sequential(parametrizations.orthogonal(nn.Linear(6, 5)), nn.ReLU(), nn.Linear(5, CLASSES)), VECTOR
+    ),
+    "spectral norm": Case(
+        lambda: nn.Sequential(
+            parametrizations.spectral_norm(nn.Conv2d(3, 2, 2)), nn.ReLU(), nn.Flatten(), nn.Linear(32, CLASSES)
+        ),
+        COLOUR,
+    ),
+}
+"""Networks with bends."""
+
+
+def _built_in(name: str, shape: Shape, *widths: int) -> Case:
+    return Case(lambda: NETWORKS[name](shape, CLASSES, *widths), shape)
+
+
+BUILT_IN: dict[str, Case] = {
+    "built-in linear": _built_in("linear", IMAGE),
+    "built-in mlp": _built_in("mlp", SIGNAL, 8, 6),
+    "built-in cnn": _built_in("cnn", (3, 8, 8), 2),
+    "built-in cnn, large": _built_in("cnn", (1, 20, 20), 1),
+    "built-in resnet8": _built_in("resnet8", (3, 8, 8), 3),
+    "built-in resnet20": _built_in("resnet20", (1, 8, 8), 2),
+    "built-in lipschitz": _built_in("lipschitz", VECTOR, 8, 5),
+}
+"""Every entry of `models.NETWORKS`."""
+ALL: dict[str, Case] = AFFINE | ZOO | BUILT_IN
+
+
+def network_of(name: str, device: torch.device, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """A new network with weights, biases and running statistics of its own, in evaluation mode."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(sum(map(ord, name)))
+        network = ALL[name].build()
+        with torch.no_grad():
+            for module in network.modules():
+                if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+                    _shake(module)
+                elif isinstance(getattr(module, "weight", None), nn.Parameter):
+                    module.get_parameter("weight").mul_(2.0)  # or else the logits hardly depend on the input
+    return network.eval().to(device=device, dtype=dtype)
+
+
+def _shake(module: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
+    """Statistics and weights unlike those of a new layer; some weights are negative."""
+    module.get_buffer("running_mean").normal_(0.1, 0.3)
+    module.get_buffer("running_var").uniform_(0.2, 2.0)
+    if module.affine:
+        module.weight.normal_(0.0, 1.0)
+        module.bias.normal_(0.4, 0.3)
+
+
+@cache
+def traced(name: str, device: torch.device) -> Graph:
+    """The trace of a float32 network, made once; nobody may change its weights."""
+    return trace(network_of(name, device), ALL[name].shape)
+
+
+@cache
+def layers_of(name: str, device: torch.device) -> Layers:
+    """Its operations in float64, without gradients of the weights."""
+    with torch.no_grad():
+        return traced(name, device).layers(torch.float64)
+
+
+def inputs_of(name: str, device: torch.device, examples: int = 3, seed: int = 3) -> Tensor:
+    """Float64 inputs in [0, 1]; the first element of each is 0, the last 1."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.rand((examples, *ALL[name].shape), generator=generator, dtype=torch.float64)
+    inputs.view(examples, -1)[:, 0] = 0.0
+    inputs.view(examples, -1)[:, -1] = 1.0
+    return inputs.to(device)
+
+
+def double(network: nn.Module) -> nn.Module:
+    """A float64 copy."""
+    return copy.deepcopy(network).double()
+
+
+def size_of(shape: Shape) -> int:
+    """Elements of one input."""
+    return math.prod(shape)
+
+
+def matrix_of(name: str, device: torch.device) -> tuple[Array, Array]:
+    """W and b of an affine network, from its logits at the unit vectors."""
+    network, shape = double(network_of(name, device)), ALL[name].shape
+    size = size_of(shape)
+    with torch.no_grad():
+        bias = network(torch.zeros((1, *shape), dtype=torch.float64, device=device))
+        units = torch.eye(size, dtype=torch.float64, device=device).view(size, *shape)
+        return as_numpy((network(units) - bias).T), as_numpy(bias[0])
+
+
+RADII: dict[NormName, float] = {"l1": 1.5, "l2": 0.5, "linf": 0.12}
+
+
+def ball_for(
+    name: str, norm_name: NormName, scaled: bool, limits: InputRange, device: torch.device, share: float = 1.0
+) -> Ball:
+    """A ball around three inputs, of a different radius for each."""
+    inputs = inputs_of(name, device)
+    radius = share * RADII[norm_name] * torch.tensor([0.2, 0.7, 1.0], dtype=torch.float64, device=device)
+    return Ball(inputs, radius, norm_for(norm_name, ALL[name].shape, scaled, device), limits)
+
+
+def points_of(ball: Ball, layers: Layers | None = None, *, count: int = 60, seed: int = 0) -> Tensor:
+    """`(examples, points, *shape)` in the ball and the range: inside, on the surface, corners, ends of ascents."""
+    found = []
+    for k, radius in enumerate(ball.radius.tolist()):
+        x = ball.inputs[k : k + 1]
+        moved = [x, x + _moves(ball.norm, x.expand(count, *x.shape[1:]), radius, seed)]
+        if layers is not None:
+            moved.append(_descents(layers, x, radius, ball))
+        points = ball.input_range.clip(torch.cat(moved))
+        assert ball.norm.size(points - x).max().item() <= radius * (1 + 1e-9) + 1e-12
+        found.append(points)
+    return torch.stack(found)
+
+
+def _moves(norm: Norm, like: Tensor, radius: float, seed: int) -> Tensor:
+    generator = torch.Generator(like.device).manual_seed(seed)
+    inside = norm.random(like, radius, generator)
+    size = norm.size(inside).view(-1, *[1] * (like.dim() - 1))
+    signs = torch.randint(2, like.shape, generator=generator, device=like.device).to(like) * 2 - 1
+    sparse = signs * (torch.rand(like.shape, generator=generator, device=like.device) < 0.2)
+    corners = norm.direction(torch.cat([signs, sparse]) * torch.rand(like.shape[1:], generator=generator).to(like))
+    return torch.cat([inside, inside * radius / size, radius * corners])
+
+
+def _descents(layers: Layers, x: Tensor, radius: float, ball: Ball, steps: int = 5) -> Tensor:
+    """Where projected descent of each margin leads, from the input and from a random point, with shrinking steps."""
+    classes = layers.steps[-1].shape[0]
+    pairs = [(y, j) for y in range(classes) for j in range(classes) if y != j]
+    start = torch.cat(
+        [x.expand(len(pairs), *x.shape[1:]), x + _moves(ball.norm, x, radius, 5)[:1].expand(len(pairs), *x.shape[1:])]
+    )
+    rows = torch.tensor(pairs * 2, device=x.device)
+    points, seen = ball.input_range.clip(start), []
+    for step in range(steps):
+        points = points.detach().requires_grad_()
+        logits = layers(points)
+        gap = (logits.gather(1, rows[:, :1]) - logits.gather(1, rows[:, 1:])).sum()
+        (gradient,) = torch.autograd.grad(gap, points)
+        moved = ball.norm.step(points.detach(), -gradient, radius * 0.7**step, ball.input_range)
+        points = ball.input_range.clip(x + ball.norm.project(moved - x, radius))
+        seen.append(points)
+    return torch.cat(seen[steps // 2 :])
