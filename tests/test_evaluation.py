@@ -436,7 +436,7 @@ def test_tables_are_attacked_in_units_of_their_scale(norm: str, tmp_path: Path) 
 
 
 def test_the_gallery_shows_test_images_with_every_models_prediction(finished: Path) -> None:
-    gallery = read_json(finished / GALLERY)
+    gallery = [entry for entry in read_json(finished / GALLERY) if "levels" in entry]
     subjects = models()
     assert len(gallery) == 6
     for entry in gallery:

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from robust_student import masking
+from robust_student.evidence import read
 from robust_student.pages import number
-from robust_student.report import read, write_report
+from robust_student.report import write_report
 from robust_student.results import Row, find, group, summarise
 from robust_student.tensors import UserError
 
