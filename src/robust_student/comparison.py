@@ -73,9 +73,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def paired(first: Sequence[bool], second: Sequence[bool]) -> Difference:
     """Compare two models on the same examples: bootstrap interval of the difference and McNemar's exact test."""
+    estimate = paired_difference(first, second)
     pairs = list(zip(first, second, strict=True))
     gained, lost = sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
-    return Difference(paired_difference(first, second), (len(pairs),), mcnemar(gained, lost), "McNemar")
+    return Difference(estimate, (len(pairs),), mcnemar(gained, lost), "McNemar")
 
 
 def unpaired(first: Sequence[bool], second: Sequence[bool]) -> Difference:

@@ -33,6 +33,8 @@ from robust_student.tensors import UserError
 
 Place = tuple[str, float | None]
 """A perturbation and its setting."""
+LOWER = ("gaussian_snr_db",)
+"""Perturbations whose name is a common noun."""
 RADII = tuple(f"estimated_{meaning}_radius_{norm}" for meaning in ("decision", "confidence") for norm in NORMS)
 """The radii of which the report shows a distribution."""
 
@@ -181,7 +183,10 @@ class Evidence:
 
     def where(self, at: Place) -> str:
         """The cell as it follows a verb."""
-        return "on clean inputs" if at[0] == "none" else f"under {self.place(at)}"
+        name = self.place(at)
+        return (
+            "on clean inputs" if at[0] == "none" else f"under {name[0].lower() + name[1:] if at[0] in LOWER else name}"
+        )
 
     @cached_property
     def breakdown(self) -> list[dict[str, Any]]:

@@ -50,6 +50,8 @@ SIDES = {
 """Colour and width of each kind of radius, the same in every figure of certificates and in the page's key."""
 BAND = "#FBE7C6"
 """Fill between what is certified and what an attack reached: the truth lies there."""
+FEW = 5
+"""Examples that a bin of confidence must hold to be drawn in a reliability diagram."""
 CROWD = 400
 """Examples from which on a figure draws marks instead of a line where neighbours differ much."""
 
@@ -213,12 +215,16 @@ def search_figure(
 
 
 def reliability_figure(bins: Mapping[str, Sequence[Bin]], styles: Mapping[str, Style], name: str) -> str:
-    """Accuracy over confidence, a point per bin that holds examples; on the diagonal a model knows when it is wrong."""
+    """Accuracy over confidence, a point per bin of at least `FEW` examples; a model on the diagonal is calibrated."""
     with matplotlib.rc_context(_RC):
         figure, axes = _panel("confidence (%)", "accuracy (%)")
         axes.plot([0, 100], [0, 100], color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)), zorder=1)
         for model, found in bins.items():
-            full = [(100 * b.confidence, 100 * b.right / b.count) for b in found if b.confidence is not None]
+            full = [
+                (100 * b.confidence, 100 * b.right / b.count)
+                for b in found
+                if b.confidence is not None and b.count >= FEW
+            ]
             x, y = np.asarray(full, dtype=float).reshape(-1, 2).T
             _line(axes, x, y, styles[model])
         axes.set_xlim(-2, 102)

@@ -35,20 +35,24 @@ class Document:
 
 def as_markdown(document: Document) -> str:
     """The document in GitHub's Markdown; names from users cannot become markup."""
-    blocks = [f"# {plain(document.title)}", *map(plain, document.words)]
+    blocks = [f"# {plain(document.title)}", *map(_paragraph, document.words)]
     for section in document.sections:
-        blocks += [f"## {plain(section.title)}", *map(plain, section.words)]
-        blocks += ["\n".join(f"- {plain(finding)}" for finding in section.findings)] if section.findings else []
+        blocks += [f"## {plain(section.title)}", *map(_paragraph, section.words)]
+        blocks += ["\n".join(f"- {_paragraph(finding)}" for finding in section.findings)] if section.findings else []
         for table in section.tables:
-            blocks += [plain(table.caption), _table(table)]
+            blocks += [_paragraph(table.caption), _table(table)]
     return "\n\n".join(blocks) + "\n"
 
 
 def plain(text: str) -> str:
     """Text on one line in which Markdown sees no markup."""
     line = " ".join(text.replace("\u00a0", " ").split())
-    line = re.sub(r"([\\`*_|]|<(?=[A-Za-z/!?])|\](?=[(\[]))", r"\\\1", line)
-    return re.sub(r"^([-+>#]|\d+(?=[.)]))", r"\\\1", line)
+    return re.sub(r"([\\`*_|]|<(?=[A-Za-z/!?])|\](?=[(\[]))", r"\\\1", line)
+
+
+def _paragraph(text: str) -> str:
+    """Text that begins a line and yet begins no list, heading or quotation."""
+    return re.sub(r"^([-+>#]|\d+(?=[.)] ))", r"\\\1", plain(text))
 
 
 def _table(table: Table) -> str:

@@ -86,7 +86,8 @@ def document(evaluations: Mapping[str, Evidence]) -> Document:
     words = [
         f"Mean over {len(evaluations)} evaluations ({', '.join(evaluations)}) on the {reference.split} split, sd over "
         "them, and Student's 95 % t interval, which covers the luck of training and of the sample as far as the seeds "
-        "changed them. Every model must have been trained anew for each seed."
+        "changed them. Every model must have been trained anew for each seed. The intervals are not corrected for the "
+        "number of comparisons: where there is no difference, one in twenty still excludes 0."
     ]
     main = set(reference.main_places)
     compared = [r for r in records if r["metric"].startswith("accuracy_minus_")]

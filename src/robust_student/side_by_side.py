@@ -151,19 +151,17 @@ def _difference_section(pairs: list[Pair], reference: Evidence) -> Section:
         found = pair.difference
         larger = "no evidence" if pair.doubts else "yes" if found.distinguishable else "no"
         n = " and ".join(f"{count:,}" for count in found.n)
+        evidence = f"{'paired' if found.paired else 'unpaired'}, n = {n}; {found.test} {p_text(found.p or 0.0)}"
         rows.append(
             [
                 f"{pair.first[1]} ({pair.first[0]}) − {pair.second[1]} ({pair.second[0]})",
                 reference.place(pair.at),
                 f"{d} [{low}, {high}]",
-                "paired" if found.paired else "unpaired",
-                n,
-                f"{found.test}, {p_text(found.p or 0.0)}",
-                p_text(found.adjusted_p or 0.0),
+                f"{evidence}; Holm {p_text(found.adjusted_p or 0.0)}",
                 larger,
             ]
         )
-    head = ["Models", "Perturbation", "Points", "Examples", "n", "Test", "Holm", "Larger than its uncertainty"]
+    head = ["Models", "Perturbation", "Points", "Evidence", "Larger than its uncertainty"]
     caption = (
         f"Differences of accuracy on the {reference.split} split with 95 % intervals. Paired (the same examples): "
         "bootstrap interval, McNemar's exact test; unpaired: Newcombe's interval, Fisher's exact test. "
