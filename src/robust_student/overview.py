@@ -162,9 +162,9 @@ def _classes(e: Evidence) -> Section | None:
 def _calibration(e: Evidence) -> Section | None:
     names, rows = list(e.styles), []
     figures = (
-        ("ECE (points)", "expected_calibration_error", 100, ".1f"),
-        ("NLL (nats)", "negative_log_likelihood", 1, ".3f"),
-        ("Brier", "brier_score", 1, ".3f"),
+        ("ECE (points)", "expected_calibration_error", 100.0, ".1f"),
+        ("NLL (nats)", "negative_log_likelihood", 1.0, ".3f"),
+        ("Brier", "brier_score", 1.0, ".3f"),
     )
     for at in e.plan("none") + e.plan("gaussian_snr_db"):
         for title, metric, factor, form in figures:
