@@ -212,7 +212,14 @@ def test_tests_are_corrected_for_the_comparisons_made_together() -> None:
 
 
 def test_rows_of_older_versions_are_read() -> None:
-    old = {"model": "m", "perturbation": "none", "setting": None, "index": 3, "label": 1, "prediction": 1}
+    old: dict[str, Any] = {
+        "model": "m",
+        "perturbation": "none",
+        "setting": None,
+        "index": 3,
+        "label": 1,
+        "prediction": 1,
+    }
     row = Row(**old, correct=True, value=None, detail=None)
     assert (row.confidence, row.nll, row.brier) == (None, None, None)
 

@@ -65,8 +65,8 @@ def test_other_or_unknown_test_sets_are_compared_unpaired(
     found = compare({place.name: read(place) for place in folders})
     assert found and not any(pair.difference.paired for pair in found)
     assert all(pair.difference.n == (40, 40) and pair.difference.test == "Fisher" for pair in found)
-    text = (tmp_path / "a" / "comparison.md", main(["report", *map(str, folders), "--compare", "--format", "markdown"]))
-    assert "unpaired" in text[0].read_text()
+    main(["report", *map(str, folders), "--compare", "--format", "markdown"])
+    assert "unpaired" in (tmp_path / "a" / "comparison.md").read_text()
 
 
 def test_examples_are_paired_where_half_are_shared(tmp_path: Path) -> None:
@@ -121,6 +121,12 @@ def test_the_same_weights_twice_are_no_second_seed(tmp_path: Path) -> None:
     assert "kd has 1 different sets of weights in 2 evaluations" in " ".join(report(*folders, "--seeds")["words"])
 
 
+def test_models_that_some_seeds_lack_are_left_out_and_named(two: tuple[Path, Path]) -> None:
+    found = report(*two, "--seeds")
+    assert {r["model"] for r in found["records"]} == {"robust"}
+    assert "Left out, since not every evaluation has them: teacher, kd, other." in found["words"]
+
+
 def test_shares_over_seeds_stay_between_0_and_1_and_gaps_are_left_out() -> None:
     def summary(value: float | None) -> list[dict[str, Any]]:
         common = {"model": "m", "split": "test", "perturbation": "none", "setting": None, "verdict": None}
@@ -137,6 +143,7 @@ def test_what_does_not_belong_together_is_refused_in_one_line(
     first, second = map(str, two)
     strange = marked(files())
     strange["evaluation.json"]["classes"] = ["other", "one"]
+    strangers = str(folder(tmp_path / "strangers", marked(files({"kd": "nobody"}))))
     third = str(folder(tmp_path / "third", strange))
     proofs = tmp_path / "proofs"
     proofs.mkdir()
@@ -144,7 +151,7 @@ def test_what_does_not_belong_together_is_refused_in_one_line(
     for words, reason in (
         ([first, "--compare"], "two or more"),
         ([first, first, "--seeds"], "named twice"),
-        ([first, second, "--seeds"], "models of the same names only"),
+        ([first, strangers, "--seeds"], "no model of the same name"),
         ([first, third, "--compare"], "other classes"),
         ([first, third, "--seeds"], "other classes"),
         ([first, str(proofs), "--compare"], "takes evaluations only"),

@@ -57,16 +57,15 @@ def merge(summaries: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, An
 
 
 def check(evaluations: Mapping[str, Evidence]) -> None:
-    """UserError where the evaluations do not belong together: other models, classes or splits."""
+    """UserError where the evaluations do not belong together: no model in common, other classes or splits."""
     (label, reference), *later = evaluations.items()
     for other, evidence in later:
-        if list(evidence.styles) != list(reference.styles):
-            raise UserError(
-                f"report: {label} has the models {', '.join(reference.styles)}, {other} has "
-                f"{', '.join(evidence.styles)}; seeds can be averaged over models of the same names only"
-            )
         if evidence.details["classes"] != reference.details["classes"] or evidence.split != reference.split:
             raise UserError(f"report: {label} and {other} have other classes or splits")
+    if not _shared(evaluations):
+        raise UserError(
+            f"report: {', '.join(evaluations)} have no model of the same name, so there is nothing to average"
+        )
 
 
 def numbers(evaluations: Mapping[str, Evidence]) -> dict[str, Any]:
@@ -76,7 +75,7 @@ def numbers(evaluations: Mapping[str, Evidence]) -> dict[str, Any]:
     said = [plain_spaces(_said(r, reference)) for r in records if r["metric"].startswith("accuracy_minus_")]
     sources = {label: e.details["provenance"] for label, e in evaluations.items()}
     head = {"schema": REPORT_SCHEMA, "kind": "seeds", "split": reference.split, "evaluations": sources}
-    return head | {"words": [*_weights(evaluations), *said], "records": records}
+    return head | {"words": [*_caveats(evaluations), *said], "records": records}
 
 
 def document(evaluations: Mapping[str, Evidence]) -> Document:
@@ -107,7 +106,7 @@ def document(evaluations: Mapping[str, Evidence]) -> Document:
     ]
     return Document(
         "Several seeds: " + str(reference.details["provenance"].get("data", "unnamed data")),
-        [*words, *_weights(evaluations)],
+        [*words, *_caveats(evaluations)],
         [
             Section("Differences", (), findings, [table for table in pairs if table]),
             Section("Figures", (), (), [table for table in tables if table]),
@@ -154,10 +153,18 @@ def _said(record: Mapping[str, Any], reference: Evidence) -> str:
     return f"{record['model']} and {rival} are not distinguishable {where}: {evidence}{doubt}"
 
 
-def _weights(evaluations: Mapping[str, Evidence]) -> list[str]:
-    """A sentence for each model whose weights are the same in several evaluations."""
-    words = []
-    for name in next(iter(evaluations.values())).styles:
+def _shared(evaluations: Mapping[str, Evidence]) -> list[str]:
+    """The models that every evaluation has."""
+    first = next(iter(evaluations.values()))
+    return [name for name in first.styles if all(name in e.styles for e in evaluations.values())]
+
+
+def _caveats(evaluations: Mapping[str, Evidence]) -> list[str]:
+    """Which models are left out, and which have the same weights in several evaluations."""
+    shared = _shared(evaluations)
+    missing = dict.fromkeys(name for e in evaluations.values() for name in e.styles if name not in shared)
+    words = [f"Left out, since not every evaluation has them: {', '.join(missing)}."] if missing else []
+    for name in shared:
         digests = [e.weights(name) for e in evaluations.values() if e.weights(name) is not None]
         if len(set(digests)) < len(digests):
             words.append(
