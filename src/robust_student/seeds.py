@@ -108,7 +108,7 @@ def document(evaluations: Mapping[str, Evidence]) -> Document:
         "Several seeds: " + str(reference.details["provenance"].get("data", "unnamed data")),
         [*words, *_caveats(evaluations)],
         [
-            Section("Differences", (), findings, [table for table in pairs if table]),
+            *([Section("Differences", (), findings, [table for table in pairs if table])] if compared else []),
             Section("Figures", (), (), [table for table in tables if table]),
         ],
     )
