@@ -51,6 +51,7 @@ class _Record(TypedDict):
     unit: NotRequired[str | None]
     interval: NotRequired[str | None]
     seed: NotRequired[int]
+    verdict: NotRequired[None]
 
 
 class _Smoothing(TypedDict):

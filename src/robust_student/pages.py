@@ -65,7 +65,7 @@ def heat(share: float) -> str:
     """Colours of a heat map's cell as CSS: white for 0, dark blue for 1, and text that stays readable on it."""
     share = min(max(share, 0.0), 1.0)
     red, green, blue = (round(255 + share * (end - 255)) for end in (0, 78, 140))
-    return f"background:rgb({red},{green},{blue});color:{'#fff' if share > 0.55 else '#1b1f24'}"
+    return f"background:rgb({red},{green},{blue});color:{'#fff' if share > 0.7 else '#1b1f24'}"
 
 
 def require_finished(folder: Path, details: str, command: str) -> None:
