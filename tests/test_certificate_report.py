@@ -443,3 +443,18 @@ def test_directories_that_do_not_belong_together(
     details["models"]["kd"]["card"] = {"sha256": "another"}
     (both[0] / "evaluation.json").write_text(json.dumps(details))
     assert "'kd' has other weights there" in refused(evaluation, "--certificates", certificates)
+
+
+def test_certificates_in_every_format_have_the_records(both: tuple[Path, Path], tmp_path: Path) -> None:
+    evaluation, certificates = both
+    records = json.loads((certificates / "summary.json").read_text())
+    main(["report", str(certificates), "--format", "json"])
+    assert json.loads((certificates / "report.json").read_text())["records"] == records
+    main(["report", str(evaluation), "--certificates", str(certificates), "--output", str(tmp_path / "both.json")])
+    assert json.loads((tmp_path / "both.json").read_text())["certificates"]["records"] == records
+    for words in ([str(certificates)], [str(evaluation), "--certificates", str(certificates)]):
+        main(["report", *words, "--output", str(tmp_path / "text.md"), "--overwrite"])
+        lines = [line for line in (tmp_path / "text.md").read_text().splitlines() if line.startswith("|")]
+        assert sum("certified accuracy" in line for line in lines) == sum(
+            record["metric"] == "certified_accuracy" for record in records
+        )

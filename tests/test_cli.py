@@ -69,7 +69,9 @@ def test_help_states_every_setting(command: str, capsys: pytest.CaptureFixture[s
         run(command, "--help")
     assert stop.value.code in (0, None)
     shown = capsys.readouterr().out
-    flags = {name for name in COMMANDS[command].model_fields if name not in ("models", "images", "evaluation")}
+    flags = {
+        name for name in COMMANDS[command].model_fields if name not in ("models", "images", "directories", "evaluation")
+    }
     flags -= {"training", "objective", "certification"}
     assert all(f"--{name.replace('_', '-')}" in shown for name in flags)
 

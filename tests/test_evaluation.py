@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from robust_student import ledger, measurements
 from robust_student.bounds import estimated_confidence_radius, estimated_decision_radius
+from robust_student.breakdown import breakdown
 from robust_student.data import Data, Examples, load_data
 from robust_student.evaluation import evaluate, headline
 from robust_student.intervals import median, paired_difference, wilson
 from robust_student.ledger import Shard
 from robust_student.norms import Norm
-from robust_student.results import EVALUATION, GALLERY, ROWS, SUMMARY
+from robust_student.results import BREAKDOWN, EVALUATION, GALLERY, ROWS, SUMMARY, Row, group
 from robust_student.runs import Model, append_jsonl, as_model, read_json, read_jsonl, save
 from robust_student.settings import EvaluationSettings
 from robust_student.tensors import UNBOUNDED
@@ -441,7 +442,7 @@ def test_tables_are_attacked_in_units_of_their_scale(norm: str, tmp_path: Path) 
 
 
 def test_the_gallery_shows_test_images_with_every_models_prediction(finished: Path) -> None:
-    gallery = read_json(finished / GALLERY)
+    gallery = [entry for entry in read_json(finished / GALLERY) if "levels" in entry]
     subjects = models()
     assert len(gallery) == 6
     for entry in gallery:
@@ -456,6 +457,40 @@ def test_the_gallery_shows_test_images_with_every_models_prediction(finished: Pa
             shown = clean["predictions"][name]
             assert shown["prediction"] == int(prediction)
             assert shown["confidence"] == pytest.approx(float(confidence.detach()), abs=1e-4)
+
+
+def test_the_worst_attacked_examples_are_the_surest_ones_that_pgd_broke(finished: Path) -> None:
+    worst = [entry for entry in read_json(finished / GALLERY) if "attack" in entry]
+    default = Norm.named("linf").default_radius(DATA.input_range, DATA.shape)
+    radius = min((0.05, 0.1), key=lambda budget: abs(budget - default))
+    subjects = models()
+    for name, model in subjects.items():
+        clean = {row["index"]: row for row in rows_of(finished, model=name, perturbation="none")}
+        attacked = rows_of(finished, model=name, perturbation="pgd_linf", setting=radius)
+        broken = {row["index"] for row in attacked if clean[row["index"]]["correct"] and not row["correct"]}
+        mine = [entry for entry in worst if entry["attack"]["model"] == name]
+        surest = sorted(broken, key=lambda index: -clean[index]["confidence"])[:3]
+        assert [entry["index"] for entry in mine] == surest
+        for entry in mine:
+            assert entry["attack"]["setting"] == radius and entry["attack"]["perturbation"] == "pgd_linf"
+            pictures = [
+                np.asarray(Image.open(io.BytesIO(base64.b64decode(entry[part]["png"]))), dtype=float) / 255
+                for part in ("original", "perturbed", "change")
+            ]
+            change = pictures[1] - pictures[0]
+            assert 0 < abs(change).max() <= radius + 1 / 255
+            magnified = 0.5 + entry["attack"]["magnified"] * change
+            assert abs(magnified - pictures[2]).max() <= (entry["attack"]["magnified"] + 1) / 255
+            assert entry["perturbed"]["predictions"][name]["prediction"] != entry["label"]
+            assert set(entry["original"]["predictions"]) == set(subjects)
+            example = DATA.test.subset(torch.tensor([entry["index"]]))
+            assert entry["original"]["predictions"][name]["prediction"] == int(model(example.floats()).argmax())
+    assert worst
+
+
+def test_the_breakdown_is_that_of_the_rows(finished: Path) -> None:
+    rows = group(Row(**row) for row in read_jsonl(finished / ROWS))
+    assert read_json(finished / BREAKDOWN) == breakdown(rows)
 
 
 @pytest.mark.parametrize(("shape", "shown"), [((5,), False), ((2, 4, 4), False), ((3, 4, 4), True)])
@@ -681,4 +716,11 @@ def test_the_batch_size_changes_nothing_outside_autoattack(size: int, finished: 
     assert [[r[name] for name in names] for r in records] == [[r[name] for name in names] for r in expected]
     assert [r["value"] for r in records] == pytest.approx([r["value"] for r in expected], rel=1e-4)
     noise = {"perturbation": "gaussian_snr_db"}
-    assert sorted(map(str, rows_of(tmp_path / "out", **noise))) == sorted(map(str, rows_of(finished, **noise)))
+    scores = ("confidence", "nll", "brier")
+    found, usual = (
+        sorted(rows_of(folder, **noise), key=lambda row: (row["model"], row["setting"], row["index"]))
+        for folder in (tmp_path / "out", finished)
+    )
+    for mine, its in zip(found, usual, strict=True):
+        assert {k: v for k, v in mine.items() if k not in scores} == {k: v for k, v in its.items() if k not in scores}
+        assert [mine[k] for k in scores] == pytest.approx([its[k] for k in scores], rel=1e-3)

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import lzma
 import os
 import re
 import subprocess
@@ -15,8 +16,10 @@ from typing import Any
 import pytest
 
 from robust_student import masking
+from robust_student.cli import main
+from robust_student.evidence import read
 from robust_student.pages import number
-from robust_student.report import read, write_report
+from robust_student.report import write_report
 from robust_student.results import Row, find, group, summarise
 from robust_student.tensors import UserError
 
@@ -47,11 +50,26 @@ def rows(names: dict[str, str]) -> list[Row]:
         for (kind, setting), right in RIGHT.items():
             for k in range(N):
                 realised = setting + 1 if kind == "gaussian_snr_db" and setting is not None else None
-                made.append(Row(name, kind, setting, k, k % 2, k % 2, k < right[model], realised))
+                made.append(Row(name, kind, setting, k, k % 2, k % 2, k < right[model], realised, **scores(kind, k)))
         for kind in ("estimated_decision_radius_linf", "estimated_confidence_radius_linf"):
             made += [Row(name, kind, None, k, k % 2, k % 2, True, k / 100) for k in range(N - 2)]
             made += [Row(name, kind, None, k, k % 2, k % 2, True, None, "infinite") for k in (N - 2, N - 1)]
     return made
+
+
+def scores(kind: str, k: int) -> dict[str, Any]:
+    """Confidence, log-likelihood and Brier score of an example, where an evaluation records them."""
+    recorded = kind in ("none", "gaussian_snr_db")
+    return {"confidence": 0.5 + k / 80, "nll": k / 40, "brier": k / 80} if recorded else {}
+
+
+def corruptions(model: str, right: dict[tuple[str, float], int]) -> list[Row]:
+    """Rows of a model under corruptions."""
+    return [
+        Row(model, f"corruption_{kind}", severity, k, k % 2, k % 2, k < count)
+        for (kind, severity), count in right.items()
+        for k in range(N)
+    ]
 
 
 def files(
@@ -82,6 +100,9 @@ def files(
     source = {"version": "0.1.0", "git_commit": "abc123", "seed": 7, "settings": settings, "data": "digits"}
     card = {"network": "cnn:4", "input_range": [0.0, 1.0], "provenance": source | {"data": "training digits"}}
     level = {"snr_db": None, "png": PNG, "predictions": {name: {"prediction": 1, "confidence": 0.5} for name in costs}}
+    seen = {"png": PNG, "predictions": {name: {"prediction": 0, "confidence": 0.91} for name in costs}}
+    attack = {"model": next(iter(costs)), "perturbation": "pgd_linf", "setting": 0.1, "magnified": 5.0}
+    attacked = {"index": 9, "label": 0, "attack": attack, "original": seen, "perturbed": level, "change": {"png": PNG}}
     return {
         "rows.jsonl": [asdict(row) for row in made],
         "summary.json": summarise(group(made), verdicts=verdicts, costs=costs, baseline=baseline, seed=7),
@@ -93,7 +114,7 @@ def files(
             "classes": ["zero", "one"],
             "models": {name: {"card": card, "history": history, "search": search} for name in costs},
         },
-        "gallery.json": [{"index": 3, "label": 0, "levels": [level, level | {"snr_db": -5.0}]}],
+        "gallery.json": [{"index": 3, "label": 0, "levels": [level, level | {"snr_db": -5.0}]}, attacked],
     }
 
 
@@ -278,7 +299,7 @@ def test_names_from_users_are_only_text(page: Callable[..., Page]) -> None:
     made = page(content)
     assert "script" not in made.tags
     assert not [name for _, name, _ in made.attributes if name.startswith("on")]
-    assert made.tags.count("img") == 2
+    assert made.tags.count("img") == 5
     assert hostile in made.text["sentence"] and hostile in made.text["provenance"]
 
 
@@ -300,7 +321,7 @@ def test_nothing_is_fetched_and_ids_are_unique(tmp_path: Path) -> None:
 def test_every_figure_and_table_has_words(page: Callable[..., Page]) -> None:
     made = page()
     labels = [value for tag, name, value in made.attributes if (tag, name) == ("div", "aria-label")]
-    assert made.tags.count("table") == made.tags.count("caption") and made.tags.count("figure") == len(labels) + 1
+    assert made.tags.count("table") == made.tags.count("caption") and made.tags.count("figure") == len(labels) + 2
     assert all(len(label) > 30 for label in labels) and ("html", "lang", "en") in made.attributes
 
 
@@ -418,3 +439,158 @@ def test_damaged_files_are_named(tmp_path: Path, name: str, text: str, words: st
 def test_output_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot write there"):
         write_report(save(tmp_path, files()), tmp_path / "missing" / "report.html")
+
+
+# Statistics -----------------------------------------------------------------------------------------------------------
+
+
+def test_differences_are_said_in_words_with_their_test(page: Callable[..., Page]) -> None:
+    text = page().words("differences")
+    gained = 27 - 5
+    comparisons = 2 * len(RIGHT)
+    assert (
+        "robust is 55.0 points [40.0, 70.0] above kd under AutoAttack (fast), L∞ 0.1; larger than its uncertainty "
+        f"(McNemar p < 0.001, Holm over {comparisons} comparisons p < 0.001, n = 40)." in text
+    )
+    assert 2 * 0.5**gained * comparisons < 0.001
+    assert "robust and kd are not distinguishable on clean inputs: −2.5 points [−7.5, 0.0] (McNemar p = 1" in text
+
+
+def test_a_difference_that_does_not_survive_the_correction_is_not_claimed(page: Callable[..., Page]) -> None:
+    content = adjust(files(), "robust", "holm_p_against_kd", "autoattack_linf", value=0.2)
+    made = page(content)
+    assert "shows no difference larger than its uncertainty under AutoAttack" in made.words("sentence")
+    assert "alone it would be, but not among so many comparisons" in made.words("differences")
+
+
+def test_an_evaluation_of_an_older_version_is_shown_by_its_intervals(page: Callable[..., Page]) -> None:
+    content = files()
+    content["summary.json"] = [r for r in content["summary.json"] if "_p_against_" not in r["metric"]]
+    for row in content["rows.jsonl"]:
+        for name in ("confidence", "nll", "brier"):
+            del row[name]
+    made = page(content)
+    assert "robust is 55.0 points [40.0, 70.0] above kd" in made.words("differences")
+    assert "No test was recorded" in made.words("differences")
+    assert "No confidences were recorded" in made.words("calibration")
+
+
+def test_compressed_rows_are_read(tmp_path: Path) -> None:
+    page = html(tmp_path, files())
+    (tmp_path / "rows.jsonl.xz").write_bytes(lzma.compress((tmp_path / "rows.jsonl").read_bytes()))
+    (tmp_path / "rows.jsonl").unlink()
+    write_report(tmp_path, tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text() == page
+    (tmp_path / "rows.jsonl.xz").write_bytes(b"nonsense")
+    with pytest.raises(UserError, match="not an xz file"):
+        read(tmp_path)
+
+
+def test_classes_are_shown_with_the_worst_in_front(page: Callable[..., Page]) -> None:
+    text = page().words("classes")
+    clean = text[: text.index("Noise, −1 dB")]
+    assert clean.index("one") < clean.index("zero") or "90.0 % [69.9, 97.2] n = 20" in clean
+    assert "robust: worst class 90.0 % [69.9, 97.2] n = 20" in clean
+    assert "on the test split" in clean
+
+
+def test_calibration_is_that_of_the_records(page: Callable[..., Page]) -> None:
+    content = files()
+    text = page(content).words("calibration")
+    record = find(content["summary.json"], "kd", "expected_calibration_error")[0]
+    value, low, high = (f"{100 * record[end]:.1f}" for end in ("value", "low", "high"))
+    assert f"{value} [{low}, {high}] n = 40" in text and "biased upwards" in text
+
+
+def test_corruptions_are_a_heat_map(page: Callable[..., Page]) -> None:
+    content = files({"kd": "kd", "robust": "robust"})
+    right = {"kd": {("fog", 1.0): 30, ("fog", 5.0): 0, ("jpeg_compression", 1.0): 40}}
+    right["robust"] = {("fog", 1.0): 20, ("fog", 5.0): 10, ("jpeg_compression", 1.0): 36}
+    made = [row for model, counts in right.items() for row in corruptions(model, counts)]
+    records = summarise(group(made), verdicts={}, costs={}, baseline="kd", seed=7)
+    overall = {"perturbation": "corruption", "setting": None, "metric": "mean_corruption_accuracy", "value": 0.583}
+    content["summary.json"] += records + [records[0] | overall | {"model": "kd"}]
+    content["summary.json"] += [records[0] | overall | {"metric": "relative_corruption_drop", "value": 0.386}]
+    content["rows.jsonl"] += [asdict(row) for row in made]
+    made_page = page(content)
+    text = made_page.words("corruptions")
+    assert "Mean corruption accuracy: 58.3 %" in text and "relative drop: 38.6 %" in text
+    assert "fog75.00.0 jpeg compression100.0–" in text and "fog50.025.0" in text
+    cells = [style for tag, name, style in made_page.attributes if tag == "td" and name == "style"]
+    assert len(cells) == 6 and "background:rgb(255,255,255)" in cells[1] and "background:rgb(0,78,140)" in cells[2]
+    assert "robust is 25.0 points" not in made_page.words("words")  # only the main cells are put in words
+    assert "fog, severity 5" in made_page.words("differences") and "fog" not in made_page.words("attacks")
+
+
+def test_worst_examples_show_both_answers_and_the_magnified_change(page: Callable[..., Page]) -> None:
+    text = page().words("worst")
+    assert "Against teacher: zero" in text and "change magnified 5×" in text and "PGD, L∞ 0.1 against teacher" in text
+    assert "✓ zero 91 %" in text and "✗ one 50 %" in text
+    content = files()
+    content["gallery.json"] = content["gallery.json"][:1]
+    assert "worst" not in page(content).text
+
+
+def test_a_verdict_with_other_figures_is_shown(page: Callable[..., Page]) -> None:
+    verdict = {"level": "WARN", "reasons": ["many-step PGD is weaker than one-step"], "one_step": 0.125, "nan": None}
+    text = page(files(verdicts={"robust": verdict})).words("masking")
+    assert "many-step PGD is weaker than one-step" in text and "one step" in text and "0.125" in text
+
+
+# Formats --------------------------------------------------------------------------------------------------------------
+
+
+def written(folder: Path, suffix: str, *options: str) -> str:
+    """What the command writes."""
+    output = folder / f"out.{suffix}"
+    main(["report", str(folder), "--output", str(output), "--overwrite", *options])
+    return output.read_text()
+
+
+def test_every_format_has_the_same_numbers(tmp_path: Path) -> None:
+    content = files()
+    save(tmp_path, content)
+    found = json.loads(written(tmp_path, "json"))
+    assert found["records"] == content["summary.json"] and found["kind"] == "evaluation" and found["split"] == "test"
+    page, text = Page(written(tmp_path, "html")), written(tmp_path, "md")
+    listed = {float(value) for tag, name, value in page.attributes if (tag, name) == ("data", "value")}
+    known = {float(number) for number in re.findall(r"-?\d+\.?\d*(?:e-?\d+)?", json.dumps(found))}
+    assert listed and listed <= known
+    for said in found["differences"]:
+        if (said["perturbation"], said["setting"]) in [("none", None), ("autoattack_linf", 0.1)]:
+            assert f"- {said['words']}." in text and said["words"] in page.words("words")
+    for record in content["summary.json"]:
+        if record["metric"] in ("accuracy", "worst_class_accuracy") and record["perturbation"] == "autoattack_linf":
+            low, high = 100 * record["low"], 100 * record["high"]
+            assert f"{100 * record['value']:.1f} [{low:.1f}, {high:.1f}]" in text
+    assert "on the test split" in text
+
+
+def test_the_format_is_the_option_s_else_the_suffix_s(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(tmp_path, files())
+    assert written(tmp_path, "md").startswith("# Robustness report") and written(tmp_path, "json").startswith("{")
+    assert written(tmp_path, "txt", "--format", "markdown") == written(tmp_path, "md")
+    assert written(tmp_path, "json", "--format", "html").startswith("<!DOCTYPE html>")
+    main(["report", str(tmp_path), "--format", "json"])
+    assert (tmp_path / "report.json").exists()
+    capsys.readouterr()
+    for words, reason in (
+        ([str(tmp_path), "--output", str(tmp_path / "a.pdf")], "none of .html, .md and .json"),
+        ([str(tmp_path), "--output", str(tmp_path / "out.md")], "exists already"),
+        ([str(tmp_path), str(tmp_path)], "pass --compare or --seeds"),
+        ([], "at least one directory"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(["report", *words])
+        assert stop.value.code == 2 and reason in capsys.readouterr().err
+
+
+def test_names_are_not_markup_in_markdown(tmp_path: Path) -> None:
+    hostile = "a|b*c*<script>[x](http://y)\n# d"
+    content = files({"kd": "kd", "robust": hostile}, verdicts={"robust": FAIL})
+    text = (save(tmp_path, content), written(tmp_path, "md"))[1]
+    assert (
+        "<script>" not in text.replace("\\<script>", "") and "\n# d" not in text and not re.search(r"(?<!\\)\]\(", text)
+    )
+    lines = [line for line in text.splitlines() if line.startswith("| Clean")]
+    assert lines and all(len(re.findall(r"(?<!\\)\|", line)) in (4, 5) for line in lines)

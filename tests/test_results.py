@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from robust_student.breakdown import breakdown
 from robust_student.intervals import median, paired_difference, wilson
 from robust_student.results import COST_UNITS, Key, Row, find, group, summarise
 
@@ -107,7 +108,7 @@ def test_a_model_is_compared_at_the_same_perturbation_and_setting_only() -> None
 @pytest.mark.parametrize("baseline", [None, "kd", "absent"])
 def test_the_baseline_is_not_compared_with_itself(baseline: str | None) -> None:
     records = summary(rows("kd", "none", None, [True]), baseline=baseline)
-    assert [record["metric"] for record in records] == ["accuracy"]
+    assert [record["metric"] for record in records] == ["accuracy", "worst_class_accuracy"]
 
 
 def radius_rows(*radii: float) -> list[Row]:
@@ -177,3 +178,62 @@ def test_records_are_found_by_growing_setting() -> None:
 def test_a_row_survives_json() -> None:
     row = Row("m", "autoattack_linf", 0.1, 3, 1, 2, False, None, "square")
     assert Row(**json.loads(json.dumps(asdict(row), allow_nan=False))) == row
+
+
+def test_the_worst_class_is_the_class_with_the_lowest_accuracy() -> None:
+    every = [Row("m", "pgd_l2", 1.0, i, i % 3, 0, i % 3 > 0 or i < 3) for i in range(12)]
+    record = only(summary(every, verdicts={"m": {"level": "PASS"}}), "m", "worst_class_accuracy", "pgd_l2")
+    assert values(record) == pytest.approx(tuple(wilson(1, 4)))
+    assert (record["n"], record["interval"], record["verdict"]) == (4, "wilson95", {"level": "PASS"})
+
+
+def test_calibration_is_recorded_where_confidences_are() -> None:
+    scored = [Row("m", "none", None, i, 0, 0, i > 1, confidence=0.9, nll=0.1 * i, brier=0.02) for i in range(8)]
+    records = summary([*scored, *rows("m", "pgd_l2", 1.0, [True])])
+    error = only(records, "m", "expected_calibration_error")
+    assert (error["value"], error["n"], error["interval"]) == (pytest.approx(0.9 - 6 / 8), 8, "bootstrap95")
+    loss = only(records, "m", "negative_log_likelihood")
+    assert (loss["value"], loss["unit"]) == (pytest.approx(0.35), "nats") and loss["low"] < 0.35 < loss["high"]
+    assert only(records, "m", "brier_score")["value"] == pytest.approx(0.02)
+    assert find(records, "m", "brier_score", "pgd_l2") == []
+
+
+def test_tests_are_corrected_for_the_comparisons_made_together() -> None:
+    every = []
+    for model, right in (("kd", 10), ("new", 20)):
+        every += [row for s in (1.0, 2.0) for row in rows(model, "pgd_l2", s, [i < right for i in range(20)])]
+        every += rows(model, "corruption_fog", 3.0, [i < 10 for i in range(20)])
+    records = summary(every, baseline="kd")
+    p = 2 / 2**10
+    alone, many = (find(records, "new", f"{test}_p_against_kd", "pgd_l2")[0] for test in ("mcnemar", "holm"))
+    assert (alone["value"], alone["n"]) == (pytest.approx(p), 20)
+    assert (many["value"], many["n"]) == (pytest.approx(2 * p), 2)  # corruptions are a family of their own
+    assert only(records, "new", "holm_p_against_kd", "corruption_fog")["n"] == 1
+
+
+def test_rows_of_older_versions_are_read() -> None:
+    old: dict[str, Any] = {
+        "model": "m",
+        "perturbation": "none",
+        "setting": None,
+        "index": 3,
+        "label": 1,
+        "prediction": 1,
+    }
+    row = Row(**old, correct=True, value=None, detail=None)
+    assert (row.confidence, row.nll, row.brier) == (None, None, None)
+
+
+def test_a_breakdown_counts_by_class_and_by_confidence() -> None:
+    scored = [
+        Row("m", "none", None, i, i % 2, 0, i % 2 == 0, confidence=c, nll=0.0, brier=0.0)
+        for i, c in enumerate([0.5, 0.51, 0.99, 1.0, 0.0])
+    ]
+    attacked = rows("m", "pgd_l2", 1.0, [True, None])
+    clean, attack = breakdown(group([*scored, *attacked, *radius_rows(1.0)]))
+    assert [(c["label"], c["value"], c["n"]) for c in clean["classes"]] == [(0, 1.0, 3), (1, 0.0, 2)]
+    filled = {k: (b["count"], b["right"]) for k, b in enumerate(clean["confidence"]) if b["count"]}
+    assert filled == {0: (1, 1), 7: (2, 1), 14: (2, 1)} and len(clean["confidence"]) == 15
+    assert clean["confidence"][7]["confidence"] == pytest.approx(0.505)
+    assert attack["confidence"] is None and [c["n"] for c in attack["classes"]] == [1]
+    assert (attack["perturbation"], attack["setting"], attack["split"]) == ("pgd_l2", 1.0, "test")

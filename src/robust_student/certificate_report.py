@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired
 
 import numpy as np
 from pydantic import Field, FiniteFloat, TypeAdapter
@@ -48,6 +48,10 @@ class _Record(TypedDict):
     low: Number
     high: Number
     n: int
+    unit: NotRequired[str | None]
+    interval: NotRequired[str | None]
+    seed: NotRequired[int]
+    verdict: NotRequired[None]
 
 
 class _Smoothing(TypedDict):

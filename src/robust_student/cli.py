@@ -1,19 +1,15 @@
-"""The command `robust-student`: flags and YAML in, settings objects out; the only room that parses arguments."""
+"""The command `robust-student`: what each of its commands takes and does."""
 
-import contextlib
-import io
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-import tyro
 from pydantic import Field, ValidationError
-from rich.console import Console
-from rich.table import Table
 
+from robust_student import terminal
+from robust_student.arguments import Command, Config, Flat, Paths, Words, merged, parse, value_of
 from robust_student.settings import (
     METHODS,
     CertificationSettings,
@@ -21,19 +17,13 @@ from robust_student.settings import (
     EvaluationSettings,
     ObjectiveSettings,
     SelectionSettings,
-    Settings,
     TrainingSettings,
     nearest,
-    read_yaml,
 )
 from robust_student.tensors import UserError
 
-Flat = tyro.conf.arg(name="")
-"""Mark of a group whose flags carry no prefix."""
-Config = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
 
-
-class Demo(Settings):
+class Demo(Command):
     """Teacher, plain student and robust student on embedded data, evaluated and reported."""
 
     output: Path = Path("runs/demo")
@@ -56,10 +46,10 @@ class Demo(Settings):
             raise UserError(f"output {self.output}: is not the result of a demo; choose another name or remove it")
         with replacing(self.output) as draft:
             records = run_demo(draft, seed=self.seed, device=self.device)
-        _show(records, self.output / "report.html")
+        terminal.show(records, self.output / "report.html")
 
 
-class Train(Settings):
+class Train(Command):
     """Train a network on labels: this is how teachers are made."""
 
     data: str
@@ -74,6 +64,13 @@ class Train(Settings):
     config: Config = None
     """YAML file with any of these settings; flags win over it."""
 
+    @classmethod
+    def complete(cls, given: dict[str, Any], words: list[str]) -> dict[str, Any]:
+        """A teacher is selected by its accuracy unless the file says otherwise."""
+        if isinstance(given.get("training"), dict):
+            return given | {"training": merged({"selection": {"metric": "accuracy"}}, given["training"])}
+        return given
+
     def run(self) -> None:
         """Do it."""
         from robust_student.data import load_data
@@ -83,10 +80,10 @@ class Train(Settings):
         require_new(self.output)
         data = load_data(self.data, image_size=self.image_size)
         trained = train(self.model, data, self.training, output=self.output)
-        _finished(trained, self.output)
+        terminal.finished(trained, self.output)
 
 
-class Distill(Settings):
+class Distill(Command):
     """Teach a small student to be accurate and robust."""
 
     teacher: Path
@@ -108,6 +105,17 @@ class Distill(Settings):
     objective: Annotated[ObjectiveSettings, Flat] = METHODS["secant"]
     config: Config = None
     """YAML file with any of these settings; flags win over it."""
+
+    @classmethod
+    def complete(cls, given: dict[str, Any], words: list[str]) -> dict[str, Any]:
+        """The objective starts from the method that a flag or the file names."""
+        method = value_of(words, "--method") or given.get("method", "secant")
+        if not isinstance(method, str) or method not in METHODS:
+            raise UserError(f"distill: unknown method '{method}'" + nearest(str(method), list(METHODS)))
+        objective = given.get("objective") or {}
+        if isinstance(objective, dict):
+            return given | {"objective": merged(METHODS[method].model_dump(), objective), "method": method}
+        return given
 
     def run(self) -> None:
         """Do it."""
@@ -132,14 +140,14 @@ class Distill(Settings):
                 tries=self.tries,
                 output=self.output,
             )
-            _show_search(trained.model.search or {})
-        _finished(trained, self.output)
+            terminal.show_search(trained.model.search or {})
+        terminal.finished(trained, self.output)
 
 
-class Evaluate(Settings):
+class Evaluate(Command):
     """Measure models on the same test examples: noise, attacks, masking verdict, estimated radii, size, speed."""
 
-    models: tyro.conf.Positional[tuple[str, ...]]
+    models: Words
     """Run directories, each as NAME=DIR or DIR; or NAME=file.py:factory@WEIGHTS for a network of your own (also
     pkg.module:factory; WEIGHTS: a state_dict in a .safetensors or torch.save file)."""
     data: str
@@ -156,13 +164,13 @@ class Evaluate(Settings):
 
         models, data = _models(self.models, self.data, "evaluate")
         records = evaluate(models, data, self.evaluation, output=self.output)
-        _show(records, self.output / "summary.json")
+        terminal.show(records, self.output / "summary.json")
 
 
-class Certify(Settings):
+class Certify(Command):
     """Bound the perturbation that each example survives, from below (certified) and from above (attacks)."""
 
-    models: tyro.conf.Positional[tuple[str, ...]]
+    models: Words
     """Run directories, each as NAME=DIR or DIR; bound B and agreement refer to the one named teacher."""
     data: str
     """digits, mnist:DIR, folder:DIR, npz:FILE or parquet:DIR; only the test split is used."""
@@ -178,18 +186,24 @@ class Certify(Settings):
 
         models, data = _models(self.models, self.data, "certify")
         records = certify(models, data, self.certification, output=self.output)
-        _show_radii(records, self.output / "summary.json")
+        terminal.show_radii(records, self.output / "summary.json")
 
 
-class Report(Settings):
-    """Turn an evaluation or certificates into one self-contained HTML page; it recomputes nothing of a model."""
+class Report(Command):
+    """Turn what `evaluate` or `certify` wrote into a page, Markdown or JSON; it recomputes nothing of a model."""
 
-    evaluation: tyro.conf.Positional[Path]
-    """Directory that `evaluate` or `certify` wrote."""
+    directories: Paths
+    """Directory that `evaluate` or `certify` wrote; two or more of `evaluate` with --compare or --seeds."""
+    compare: bool = False
+    """Put the evaluations side by side and compare each model with the first one's of that name, else its baseline."""
+    seeds: bool = False
+    """Average models of the same names over evaluations with other seeds: mean, sd, n, Student's t interval."""
     certificates: Path | None = None
     """Directory that `certify` wrote, to be shown below an evaluation."""
+    format: Literal["html", "markdown", "json"] | None = None
+    """What to write; None: by the suffix of the output (.html, .md, .json), html where there is none."""
     output: Path | None = None
-    """HTML file to write; None: report.html in the first directory."""
+    """File to write; None: report.html, report.md or report.json (comparison.*, seeds.*) in the first directory."""
     overwrite: bool = False
     """Replace an existing file."""
 
@@ -197,17 +211,25 @@ class Report(Settings):
         """Do it."""
         from robust_student.report import write_report
 
-        output = self.output if self.output is not None else self.evaluation / "report.html"
+        if not self.directories:
+            raise UserError("report: name at least one directory")
+        if self.compare and self.seeds:
+            raise UserError("report: --compare and --seeds exclude each other")
+        kind: Literal["report", "comparison", "seeds"]
+        kind = "comparison" if self.compare else "seeds" if self.seeds else "report"
+        style = self.format or _format(self.output)
+        suffix = {"html": "html", "markdown": "md", "json": "json"}[style]
+        output = self.output if self.output is not None else self.directories[0] / f"{kind}.{suffix}"
         if output.exists() and not self.overwrite:
             raise UserError(f"output {output}: exists already; choose another name or pass --overwrite")
-        write_report(self.evaluation, output, self.certificates)
+        write_report(self.directories, output, certificates=self.certificates, kind=kind, style=style)
         print(f"report: {output}")
 
 
-class Predict(Settings):
+class Predict(Command):
     """Classify image files."""
 
-    images: tyro.conf.Positional[tuple[Path, ...]]
+    images: Paths
     """Image files of any size; they are resized to the model's input."""
     model: Path
     """Run directory of the model."""
@@ -230,7 +252,7 @@ class Predict(Settings):
             print(f"{image}\t{model.card.classes[k]}\t{value:.4f}")
 
 
-COMMANDS: dict[str, type[Settings]] = {
+COMMANDS: dict[str, type[Command]] = {
     "demo": Demo,
     "train": Train,
     "distill": Distill,
@@ -243,10 +265,8 @@ COMMANDS: dict[str, type[Settings]] = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; bad input ends with one line on standard error and exit code 2."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        command = _parse(words)
-        command.run()  # type: ignore[attr-defined]
+        parse(arguments, COMMANDS).run()
     except (UserError, ValidationError) as error:
         message = str(error) if isinstance(error, UserError) else error.errors()[0]["msg"].removeprefix("Value error, ")
         print(f"robust-student: error: {message}", file=sys.stderr)
@@ -257,72 +277,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("robust-student: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
-
-
-def _parse(words: list[str]) -> Settings:
-    """The command that the words ask for, with defaults from its YAML file and its method."""
-    defaults = {name: _defaults(kind, words[1:] if words[:1] == [name] else []) for name, kind in COMMANDS.items()}
-    union = tyro.extras.subcommand_type_from_defaults(
-        defaults, {name: kind.__doc__ or "" for name, kind in COMMANDS.items()}, prefix_names=False
-    )
-    config = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.EnumChoicesFromValues)
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            return tyro.cli(union, args=words, prog="robust-student", config=config)
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        raise UserError(_one_line(complaint.getvalue(), words)) from None
-
-
-def _defaults(kind: type[Settings], words: list[str]) -> Settings:
-    """An instance to start from: YAML values over the method's over the built-in ones; MISSING where none is given."""
-    path = _value(words, "--config")
-    given: dict[str, Any] = read_yaml(Path(path)) if path is not None and "config" in kind.model_fields else {}
-    source = f"config {path}"
-    if kind is Distill:
-        method = _value(words, "--method") or given.get("method", "secant")
-        if not isinstance(method, str) or method not in METHODS:
-            raise UserError(f"distill: unknown method '{method}'" + nearest(str(method), list(METHODS)))
-        objective = given.get("objective") or {}
-        if isinstance(objective, dict):
-            given = given | {"objective": _merged(METHODS[method].model_dump(), objective), "method": method}
-    if kind is Train and isinstance(given.get("training"), dict):
-        given = given | {"training": _merged({"selection": {"metric": "accuracy"}}, given["training"])}
-    required = [name for name, field in kind.model_fields.items() if field.is_required() and name not in given]
-    placeholders = {name: ("x",) if name in ("models", "images") else "x" for name in required}
-    instance = kind.parse(given | placeholders, source)
-    return instance.model_copy(update={name: tyro.MISSING for name in required})
-
-
-def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`base` with `changes` put over it, group by group."""
-    merged = dict(base)
-    for name, value in changes.items():
-        both = isinstance(value, dict) and isinstance(merged.get(name), dict)
-        merged[name] = _merged(merged[name], value) if both else value
-    return merged
-
-
-def _value(words: list[str], flag: str) -> str | None:
-    """The value of a flag given as `--flag VALUE` or `--flag=VALUE`."""
-    for position, word in enumerate(words):
-        if word == flag and position + 1 < len(words):
-            return words[position + 1]
-        if word.startswith(f"{flag}="):
-            return word.partition("=")[2]
-    return None
-
-
-def _one_line(complaint: str, words: list[str]) -> str:
-    """tyro's boxed complaint as one line."""
-    text = re.sub(r"^.*╮$", "", complaint, flags=re.MULTILINE)  # the box's title
-    text = re.sub(r"[╭╮╰╯─│]+", " ", text)
-    text = re.sub(r"For full helptext.*", " ", " ".join(text.split()))
-    text = re.sub(r" in robust-student \w+ --help", "", text)
-    command = f" {words[0]}" if words and words[0] in COMMANDS else ""
-    return f"{text.strip().rstrip('.')} (see robust-student{command} --help)"
 
 
 def _models(texts: Sequence[str], data_spec: str, command: str) -> tuple[dict[str, Any], Any]:
@@ -356,80 +310,12 @@ def _models(texts: Sequence[str], data_spec: str, command: str) -> tuple[dict[st
     return {name: models[name] for name in sources}, data
 
 
-def _finished(trained: Any, output: Path) -> None:
-    figures = ", ".join(f"{name} {100 * value:.1f} %" for name, value in trained.validation.items())
-    print(f"epoch {trained.best_epoch} of {len(trained.history)} kept; validation: {figures}")
-    print(f"model: {output}")
-
-
-def _show_search(record: dict[str, Any]) -> None:
-    """The trade-off curve of a search as a table."""
-    table = Table(title="search on validation", title_justify="left")
-    for column in ("radius", "weight", "clean", "selection", ""):
-        table.add_column(column, justify="left" if column == "" else "right")
-    plain = record["baseline"]
-    table.add_row("", "plain", f"{100 * plain['clean']:.1f}", f"{100 * plain['selection']:.1f}", "")
-    for k, attempt in enumerate(record["tries"]):
-        accuracies = attempt["validation"]
-        mark = "chosen" if k == record["chosen"] else "" if attempt["accepted"] else "drops too much"
-        figures = f"{100 * accuracies['clean']:.1f}", f"{100 * accuracies['selection']:.1f}"
-        table.add_row(f"{attempt['radius']:.4g}", f"{attempt['weight']:.4g}", *figures, mark)
-    Console().print(table)
-
-
-def _show(records: list[dict[str, Any]], path: Path) -> None:
-    """The headline figures as a table, and where the rest is."""
-    from robust_student.evaluation import headline
-
-    table = Table(title="test accuracy in % with 95 % intervals", title_justify="left")
-    lines = headline(records)
-    noise = next((line["noise"] for line in lines if line["noise"]), None)
-    attack = next((line["autoattack"] for line in lines if line["autoattack"]), None)
-    table.add_column("model")
-    table.add_column("parameters", justify="right")
-    table.add_column("clean", justify="right")
-    table.add_column(f"noise {noise['setting']:g} dB" if noise else "noise", justify="right")
-    table.add_column(f"AutoAttack {attack['unit']} {attack['setting']:g}" if attack else "AutoAttack", justify="right")
-    table.add_column("masking")
-    for line in lines:
-        verdict = (line["autoattack"] or {}).get("verdict") or {}
-        cells = (_percent(line[name]) for name in ("clean", "noise", "autoattack"))
-        table.add_row(line["model"], f"{line['parameters']:,}", *cells, verdict.get("level", "not run"))
-    console = Console()
-    console.print(table)
-    print(f"{'report' if path.suffix == '.html' else 'summary'}: {path}")
-
-
-def _show_radii(records: list[dict[str, Any]], path: Path) -> None:
-    """Certified and attacked accuracy by budget and median radii, from the best deterministic certificate."""
-    from robust_student.results import find
-
-    names = list(dict.fromkeys(record["model"] for record in records))
-    kind, unit = "certified_decision_radius", records[0]["unit"]
-    title = f"decision under {unit} perturbations: examples in % with 95 % intervals, medians of radii"
-    table = Table(title=title, title_justify="left")
-    budgets = sorted({record["setting"] for record in records if record["metric"] == "attack_accuracy"})
-    table.add_column("model", no_wrap=True)
-    for budget in budgets:
-        table.add_column(f"certified\n{budget:g}", justify="right")
-    for heading in (f"stands\n{budgets[-1]:g}", "certified\nradius", "attack\nradius", "violations"):
-        table.add_column(heading, justify="right")
-    for name in names:
-        held = [_percent(record) for record in find(records, name, "certified_accuracy", kind)] or ["-"] * len(budgets)
-        attacked = find(records, name, "attack_accuracy", "attack_decision_radius")
-        radii = [find(records, name, f"median_{side}_decision_radius") for side in ("certified", "attack")]
-        medians = ["-" if not found or found[0]["value"] is None else f"{found[0]['value']:.4g}" for found in radii]
-        broken = find(records, name, "sandwich_violations", kind)
-        count = f"{broken[0]['value']:.0f} of {broken[0]['n']}" if broken else "-"
-        table.add_row(name, *held, _percent(attacked[-1]), *medians, count)
-    Console().print(table)
-    for name in names:
-        for record in find(records, name, "certified_accuracy", "certified_smoothed_radius"):
-            print(f"{name}, smoothed: {_percent(record)} certified at {unit} {record['setting']:g}, n = {record['n']}")
-    print(f"summary: {path}")
-
-
-def _percent(record: dict[str, Any] | None) -> str:
-    if record is None or record["value"] is None:
-        return "-"
-    return f"{100 * record['value']:.1f} [{100 * record['low']:.1f}, {100 * record['high']:.1f}]"
+def _format(output: Path | None) -> Literal["html", "markdown", "json"]:
+    """The format that a file's suffix asks for."""
+    if output is None or output.suffix in (".html", ".htm"):
+        return "html"
+    if output.suffix in (".md", ".markdown"):
+        return "markdown"
+    if output.suffix == ".json":
+        return "json"
+    raise UserError(f"output {output}: ends in none of .html, .md and .json; rename it or pass --format")

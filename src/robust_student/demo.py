@@ -6,7 +6,7 @@ from typing import Any
 from robust_student.data import load_data
 from robust_student.evaluation import evaluate
 from robust_student.report import write_report
-from robust_student.results import EVALUATION, GALLERY, ROWS, SUMMARY
+from robust_student.results import BREAKDOWN, EVALUATION, GALLERY, ROWS, SUMMARY
 from robust_student.settings import (
     METHODS,
     DistillSettings,
@@ -25,7 +25,7 @@ ROBUST = METHODS["secant"].model_copy(
     update={"norm": "l2", "radius": 2.0, "secant": SecantSettings(weight=2.0, step=0.3)}
 )
 """A wide ball for noise and a short ascent step in it for attacks, chosen on validation (docs/results.md)."""
-FILES = ("report.html", ROWS, SUMMARY, EVALUATION, GALLERY)
+FILES = ("report.html", ROWS, SUMMARY, BREAKDOWN, EVALUATION, GALLERY)
 """What a demo leaves beside the models."""
 
 

@@ -7,14 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robust_student.breakdown import breakdown
 from robust_student.costs import costs
 from robust_student.data import Data, stratified_sample
-from robust_student.gallery import gallery
+from robust_student.gallery import gallery, worst_examples
 from robust_student.ledger import Ledger, Sample, Shard, describe, fingerprint, parts, prepare
 from robust_student.margins import input_gradient, margin
 from robust_student.masking import judge
 from robust_student.measurements import autoattack_suite, plan
-from robust_student.results import EVALUATION, GALLERY, SUMMARY, Key, Row, find, summarise
+from robust_student.results import BREAKDOWN, EVALUATION, GALLERY, SUMMARY, Key, Row, find, summarise
 from robust_student.runs import Model, read_json, resolve_device, write_json
 from robust_student.settings import EvaluationSettings
 from robust_student.tensors import UserError
@@ -38,7 +39,7 @@ def evaluate(
         models: name -> model; a plain module must take inputs in natural units and return logits.
         data: from `load_data`; only its test split is used.
         settings: what to measure.
-        output: directory for rows.jsonl, summary.json, evaluation.json and gallery.json.
+        output: directory for rows.jsonl, summary.json, breakdown.json, evaluation.json and gallery.json.
         shard: the part of the batches that this process is to measure, with an empty summary; once all shards are
             done, the same call without one puts them together. The numbers are those of a single process.
     """
@@ -70,7 +71,8 @@ def evaluate(
         seed=settings.seed,
     )
     if len(data.shape) == 3 and data.shape[0] in (1, 3):
-        write_json(output / GALLERY, gallery(ready, data, sample, settings.seed))
+        worst = worst_examples(ready, data, used, settings)
+        write_json(output / GALLERY, gallery(ready, data, sample, settings.seed) + worst)
     details = read_json(output / EVALUATION) | {
         "baseline": baseline,
         "skipped_certified": {name: _skipped(used, name) for name in ready} if settings.skip_certified else None,
@@ -81,6 +83,7 @@ def evaluate(
         "classes": list(data.classes),
         "models": {name: describe(model) for name, model in ready.items()},
     }
+    write_json(output / BREAKDOWN, breakdown(used))
     write_json(output / EVALUATION, details)
     write_json(output / SUMMARY, records)
     return records

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from robust_student.calibration import Bin
 from robust_student.results import find
 
 Records = Sequence[Mapping[str, Any]]
@@ -49,6 +50,8 @@ SIDES = {
 """Colour and width of each kind of radius, the same in every figure of certificates and in the page's key."""
 BAND = "#FBE7C6"
 """Fill between what is certified and what an attack reached: the truth lies there."""
+FEW = 5
+"""Examples that a bin of confidence must hold to be drawn in a reliability diagram."""
 CROWD = 400
 """Examples from which on a figure draws marks instead of a line where neighbours differ much."""
 
@@ -208,6 +211,37 @@ def search_figure(
         axes.plot(100 * baseline[0], 100 * baseline[1], "D", color=INK, markersize=6)
         axes.axvline(100 * limit, color=INK, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
         axes.margins(0.12, 0.16)
+        return _svg(figure, name)
+
+
+def reliability_figure(bins: Mapping[str, Sequence[Bin]], styles: Mapping[str, Style], name: str) -> str:
+    """Accuracy over confidence, a point per bin of at least `FEW` examples; a model on the diagonal is calibrated."""
+    with matplotlib.rc_context(_RC):
+        figure, axes = _panel("confidence (%)", "accuracy (%)")
+        axes.plot([0, 100], [0, 100], color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)), zorder=1)
+        for model, found in bins.items():
+            full = [
+                (100 * b.confidence, 100 * b.right / b.count)
+                for b in found
+                if b.confidence is not None and b.count >= FEW
+            ]
+            x, y = np.asarray(full, dtype=float).reshape(-1, 2).T
+            _line(axes, x, y, styles[model])
+        axes.set_xlim(-2, 102)
+        return _percent_svg(figure, axes, name)
+
+
+def confidence_figure(bins: Mapping[str, Sequence[Bin]], styles: Mapping[str, Style], name: str) -> str:
+    """Share of examples over confidence, as steps."""
+    with matplotlib.rc_context(_RC):
+        figure, axes = _panel("confidence (%)", "share of examples (%)")
+        for model, found in bins.items():
+            edges = np.repeat(np.linspace(0, 100, len(found) + 1), 2)[1:-1]
+            heights = np.repeat([100 * b.count / max(sum(b.count for b in found), 1) for b in found], 2)
+            style = styles[model]
+            axes.plot(edges, heights, color=style.color, linewidth=style.width, dashes=style.dash or (None, None))
+        axes.set_xlim(-2, 102)
+        axes.set_ylim(bottom=0)
         return _svg(figure, name)
 
 

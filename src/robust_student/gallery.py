@@ -1,20 +1,27 @@
-"""A few real test examples under growing noise, as pictures with every model's answer."""
+"""Real test examples as pictures with every model's answer: a few under growing noise, and the worst attacked ones."""
 
 import base64
 import io
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
+from robust_student.attacks import pgd
 from robust_student.data import Data
 from robust_student.measurements import example_seeds
+from robust_student.norms import Norm
 from robust_student.perturbations import gaussian_at_snr, normal_per_example
+from robust_student.results import Key, Row
 from robust_student.runs import Model
+from robust_student.settings import EvaluationSettings
 
 EXAMPLES, SNR_DB = 6, (None, 10.0, 0.0, -5.0)
 """How many examples, at which noise levels (None: clean)."""
+WORST = 3
+"""Worst attacked examples shown of each model."""
 
 
 def gallery(models: Mapping[str, Model], data: Data, sample: Tensor, seed: int) -> list[dict[str, Any]]:
@@ -29,21 +36,105 @@ def gallery(models: Mapping[str, Model], data: Data, sample: Tensor, seed: int) 
     ]
     for snr_db in SNR_DB:
         shown = inputs if snr_db is None else gaussian_at_snr(inputs, snr_db, data.input_range, noise)[0]
-        confidences = {name: model.logits(shown).softmax(dim=1).max(dim=1) for name, model in models.items()}
+        said = _predictions(models, shown)
         for k, entry in enumerate(entries):
-            predictions = {
-                name: {"prediction": int(best.indices[k]), "confidence": round(float(best.values[k]), 4)}
-                for name, best in confidences.items()
-            }
-            entry["levels"].append({"snr_db": snr_db, "png": _png(shown[k], data), "predictions": predictions})
+            entry["levels"].append({"snr_db": snr_db, "png": _png(shown[k], data), "predictions": said[k]})
     return entries
+
+
+def worst_examples(
+    models: Mapping[str, Model], data: Data, groups: Mapping[Key, Mapping[int, Row]], settings: EvaluationSettings
+) -> list[dict[str, Any]]:
+    """The examples that PGD broke although the model was surest of the right answer, with what the attack added.
+
+    Of every model the `WORST` with the highest clean confidence, at the PGD budget nearest to AutoAttack's in its norm.
+    The attack is run again on them with their own starts; a point that does not fool the model this time is left out.
+    """
+    norm = Norm.named(settings.autoattack_norm, data.scale)
+    wanted = settings.autoattack_radius or norm.default_radius(data.input_range, data.shape)
+    widest = data.input_range.width if norm.name == "linf" else float("inf")
+    budgets = {s for _, kind, s in groups if kind == f"pgd_{norm.name}" and s is not None and s < widest}
+    if not budgets:
+        return []
+    radius = min(sorted(budgets), key=lambda budget: abs(budget - wanted))
+    entries = []
+    for name, model in models.items():
+        clean, attacked = groups[name, "none", None], groups[name, f"pgd_{norm.name}", radius]
+        broken = [index for index, row in attacked.items() if clean[index].correct and not row.correct]
+        chosen = sorted(broken, key=lambda index: (-(clean[index].confidence or 0.0), index))[:WORST]
+        if not chosen:
+            continue
+        examples = data.test.subset(torch.tensor(chosen))
+        inputs = examples.floats()
+        points = _attacked(model, inputs, examples.labels, chosen, norm, radius, data, settings)
+        before, after = _predictions(models, inputs), _predictions(models, points)
+        for k, (index, label) in enumerate(zip(chosen, examples.labels.tolist(), strict=True)):
+            if after[k][name]["prediction"] == label:
+                continue
+            change = points[k] - inputs[k]
+            factor = 0.5 / max(float(change.abs().max()), 1e-12)
+            attack = {"model": name, "perturbation": f"pgd_{norm.name}", "setting": radius, "magnified": factor}
+            pictures = {"original": inputs[k], "perturbed": points[k]}
+            shown: dict[str, dict[str, Any]]
+            shown = {part: {"png": _png(picture, data)} for part, picture in pictures.items()}
+            shown["original"]["predictions"], shown["perturbed"]["predictions"] = before[k], after[k]
+            shown["change"] = {"png": _encoded(0.5 + factor * change)}
+            entries.append({"index": index, "label": label, "attack": attack, **shown})
+    return entries
+
+
+def _attacked(
+    model: Model,
+    inputs: Tensor,
+    labels: Tensor,
+    indices: list[int],
+    norm: Norm,
+    radius: float,
+    data: Data,
+    settings: EvaluationSettings,
+) -> Tensor:
+    """What PGD makes of these examples, forced into the ball and the range, on the CPU."""
+    draws = [
+        norm.random(x[None], radius, torch.Generator().manual_seed(seed))
+        for x, seed in zip(inputs, example_seeds(settings.seed, indices), strict=True)
+    ]
+    device = model.mean.device
+    start = data.input_range.clip(inputs + torch.cat(draws))
+    found = pgd(
+        model,
+        inputs.to(device),
+        labels.to(device),
+        norm=norm,
+        radius=radius,
+        steps=settings.pgd_steps,
+        input_range=data.input_range,
+        start=start.to(device),
+    ).cpu()
+    return data.input_range.clip(inputs + norm.project(found - inputs, radius))
+
+
+def _predictions(models: Mapping[str, Model], inputs: Tensor) -> list[dict[str, dict[str, Any]]]:
+    """Every model's answer with its confidence, for each input."""
+    answers = {name: model.logits(inputs).softmax(dim=1).max(dim=1) for name, model in models.items()}
+    return [
+        {
+            name: {"prediction": int(best.indices[k]), "confidence": round(float(best.values[k]), 4)}
+            for name, best in answers.items()
+        }
+        for k in range(len(inputs))
+    ]
 
 
 def _png(image: Tensor, data: Data) -> str:
     lower, width = data.input_range.lower, data.input_range.width
     if not data.input_range.bounded:
         lower, width = float(image.min()), float(image.max() - image.min()) or 1.0
-    pixels = ((image - lower) / width * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    return _encoded((image - lower) / width)
+
+
+def _encoded(image: Tensor) -> str:
+    """An image with values in [0, 1] as PNG in base64."""
+    pixels = (image * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
     buffer = io.BytesIO()
     Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(buffer, "PNG", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode()

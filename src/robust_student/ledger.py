@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from robust_student.costs import serialised
 from robust_student.data import Data
 from robust_student.measurements import Batch, Measurement
-from robust_student.results import GALLERY, ROWS, SUMMARY, Key, Row, group
+from robust_student.results import BREAKDOWN, GALLERY, ROWS, SUMMARY, Key, Row, group
 from robust_student.runs import (
     Model,
     append_jsonl,
@@ -93,7 +93,7 @@ class Ledger:
                 return cls(output, shard)
             raise UserError(f"output {output}: holds an unfinished run with other models, data or settings")
         require_writable(output)
-        for name in (ROWS, SUMMARY, GALLERY):
+        for name in (ROWS, SUMMARY, BREAKDOWN, GALLERY):
             if (output / name).exists():
                 raise UserError(f"output {output}: holds a finished run ({name}); choose another name or remove it")
         output.mkdir(exist_ok=True)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -97,20 +97,18 @@ def autoattack_suite(data: Data, settings: EvaluationSettings) -> AutoAttack:
 
 
 def _clean(model: Model, batch: Batch) -> list[Row]:
-    predictions = model.logits(batch.inputs).argmax(dim=1).tolist()
-    return _rows(batch, "none", None, predictions)
+    return _scored(batch, "none", None, model.logits(batch.inputs))
 
 
 def _noise(data: Data, settings: EvaluationSettings, snr_db: float) -> Callable[[Model, Batch], list[Row]]:
     def run(model: Model, batch: Batch) -> list[Row]:
         noise = normal_per_example(data.shape, example_seeds(settings.seed, batch.indices)).to(batch.inputs)
         noisy, realised = gaussian_at_snr(batch.inputs, snr_db, data.input_range, noise)
-        predictions = model.logits(noisy).argmax(dim=1).tolist()
-        rows = _rows(batch, "gaussian_snr_db", snr_db, predictions)
+        rows = _scored(batch, "gaussian_snr_db", snr_db, model.logits(noisy))
 
         def measured(snr: float) -> dict[str, Any]:
             if math.isnan(snr):
-                return {"correct": None}
+                return {"correct": None, "confidence": None, "nll": None, "brier": None}
             return {"value": round(snr, 4)} if math.isfinite(snr) else {"detail": "infinite"}
 
         return [Row(**asdict(row) | measured(snr)) for row, snr in zip(rows, realised.tolist(), strict=True)]
@@ -210,6 +208,25 @@ def _rows(batch: Batch, perturbation: str, setting: float | None, predictions: l
         Row(batch.model, perturbation, setting, index, label, prediction, prediction == label)
         for index, label, prediction in zip(batch.indices, batch.labels.tolist(), predictions, strict=True)
     ]
+
+
+def _scored(batch: Batch, perturbation: str, setting: float | None, logits: Tensor) -> list[Row]:
+    """Rows with what calibration needs: confidence, -log p_y and sum_k (p_k - [k = y])^2; None where not finite."""
+    labels, log_p = batch.labels.cpu(), logits.double().log_softmax(dim=1)
+    truth = torch.nn.functional.one_hot(labels, logits.shape[1])
+    nll = -log_p.gather(1, labels[:, None])[:, 0]
+    brier = (log_p.exp() - truth).square().sum(dim=1)
+    rows = _rows(batch, perturbation, setting, logits.argmax(dim=1).tolist())
+    scores = zip(log_p.exp().amax(dim=1).tolist(), nll.tolist(), brier.tolist(), strict=True)
+    return [
+        replace(row, confidence=_rounded(confidence), nll=_rounded(loss), brier=_rounded(distance))
+        for row, (confidence, loss, distance) in zip(rows, scores, strict=True)
+    ]
+
+
+def _rounded(value: float) -> float | None:
+    """Six digits: the rest depends on the batching."""
+    return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
 def example_seeds(seed: int, indices: list[int]) -> list[int]:

@@ -1,6 +1,7 @@
 """What every page of the report shares: checked reading of saved files, the templates, numbers for people."""
 
-from collections.abc import Callable
+import lzma
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -8,9 +9,10 @@ from typing import Any, TypeVar
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from pydantic import ValidationError
 
+from robust_student.comparison import p_text
 from robust_student.figures import BAND, NORMS, SIDES
 from robust_student.results import ROWS, SUMMARY
-from robust_student.runs import read_json, read_jsonl
+from robust_student.runs import parse_jsonl, read_json, read_jsonl
 from robust_student.tensors import UserError
 
 T = TypeVar("T")
@@ -21,7 +23,7 @@ def render(template: str, **content: Any) -> str:
     environment = Environment(
         loader=FunctionLoader(_source), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["number"] = number
+    environment.filters |= {"number": number, "heat": heat, "p_text": p_text}
     environment.globals |= {"norms": NORMS, "looks": SIDES | {"band": BAND}}
     return environment.get_template(template).render(**content)
 
@@ -30,6 +32,40 @@ def number(value: float, form: str = ".3g") -> str:
     """A number for people, with a true minus sign; zero has no sign."""
     text = f"{value:{form}}"
     return text.lstrip("+-") if float(text) == 0 else text.replace("-", "\u2212")
+
+
+def place(perturbation: str, setting: float | None, suite: str | None = None) -> str:
+    """The name of a perturbation at a setting for people; `suite` is AutoAttack's."""
+    value = "" if setting is None else number(setting, "g")
+    head, _, rest = perturbation.partition("_")
+    if perturbation == "none":
+        return "Clean"
+    if perturbation == "gaussian_snr_db":
+        return f"Noise, {value}\u00a0dB" if value else "Noise"
+    if head == "pgd":
+        return f"PGD, {NORMS.get(rest, rest)}\u00a0{value}"
+    if head == "autoattack":
+        return f"AutoAttack{f' ({suite})' if suite else ''}, {NORMS.get(rest, rest)}\u00a0{value}"
+    if head == "corruption":
+        return f"{rest.replace('_', ' ')}, severity\u00a0{value}"
+    return f"{perturbation} {value}".strip()
+
+
+def percent(record: Mapping[str, Any] | None) -> str:
+    """An accuracy with its interval in percent, as text: "80.5 [74.5, 85.4]"."""
+    if record is None or record["value"] is None:
+        return "\u2013"
+    text = number(100 * record["value"], ".1f")
+    if record["low"] is None or record["high"] is None:
+        return text
+    return f"{text} [{number(100 * record['low'], '.1f')}, {number(100 * record['high'], '.1f')}]"
+
+
+def heat(share: float) -> str:
+    """Colours of a heat map's cell as CSS: white for 0, dark blue for 1, and text that stays readable on it."""
+    share = min(max(share, 0.0), 1.0)
+    red, green, blue = (round(255 + share * (end - 255)) for end in (0, 78, 140))
+    return f"background:rgb({red},{green},{blue});color:{'#fff' if share > 0.7 else '#1b1f24'}"
 
 
 def require_finished(folder: Path, details: str, command: str) -> None:
@@ -44,7 +80,13 @@ def read_checked(path: Path, parse: Callable[[Any], T]) -> T:
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """The rows of an evaluation's or a certification's directory, not checked yet."""
+    """The rows of an evaluation's or a certification's directory, xz-compressed or not; not checked yet."""
+    packed = folder / f"{ROWS}.xz"
+    if packed.is_file() and not (folder / ROWS).exists():
+        try:
+            return parse_jsonl(lzma.decompress(packed.read_bytes()).decode("utf-8", errors="replace"), packed)
+        except lzma.LZMAError:
+            raise UserError(f"file {packed}: damaged (not an xz file)") from None
     if not (folder / ROWS).is_file():
         raise UserError(f"file {folder / ROWS}: cannot read it (no such file)")
     return read_jsonl(folder / ROWS)

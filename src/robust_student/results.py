@@ -6,11 +6,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from robust_student.intervals import Estimate, median, paired_difference, wilson
+from robust_student.calibration import calibration
+from robust_student.comparison import Difference, adjust, paired
+from robust_student.intervals import Estimate, median, wilson
 
 SUMMARY_SCHEMA = 1
 ROWS, SUMMARY, EVALUATION, GALLERY = "rows.jsonl", "summary.json", "evaluation.json", "gallery.json"
 """File names in an evaluation's directory."""
+BREAKDOWN = "breakdown.json"
+"""Accuracy by class and counts by confidence, in an evaluation's directory."""
 CERTIFICATION = "certification.json"
 """What tells a directory of certificates from one of an evaluation."""
 
@@ -38,6 +42,12 @@ class Row:
     """Realised SNR in dB, or the estimated radius in units of the norm; None: none, or infinite."""
     detail: str | None = None
     """The attack that broke the example first, or `infinite` for a radius."""
+    confidence: float | None = None
+    """Largest softmax probability; None: not recorded (attacks, radii, files of older versions) or not finite."""
+    nll: float | None = None
+    """-log of the true class's probability, in nats."""
+    brier: float | None = None
+    """Sum over the classes of (p_k - [k is the label])^2."""
 
     @property
     def key(self) -> Key:
@@ -51,6 +61,26 @@ def group(rows: Iterable[Row]) -> dict[Key, dict[int, Row]]:
     for row in rows:
         groups[row.key][row.index] = row
     return groups
+
+
+def shared_answers(first: Mapping[int, Row], second: Mapping[int, Row]) -> tuple[list[bool], list[bool]]:
+    """Whether two models are right on each of the examples that both have and neither excludes."""
+    mine, its = answers(first), answers(second)
+    shared = [index for index in mine if index in its]
+    return [mine[index] for index in shared], [its[index] for index in shared]
+
+
+def answers(rows: Mapping[int, Row]) -> dict[int, bool]:
+    """Whether each example is right, by its position; without the excluded ones."""
+    return {index: bool(row.correct) for index, row in rows.items() if row.correct is not None}
+
+
+def class_accuracies(rows: Mapping[int, Row]) -> dict[int, tuple[Estimate, int]]:
+    """Accuracy with its Wilson interval, and the number of examples, of each true class, by its number."""
+    by_class: dict[int, list[bool]] = defaultdict(list)
+    for index, right in answers(rows).items():
+        by_class[rows[index].label].append(right)
+    return {label: (wilson(sum(found), len(found)), len(found)) for label, found in sorted(by_class.items())}
 
 
 def summarise(
@@ -73,6 +103,7 @@ def summarise(
         split: which examples they are.
     """
     records = []
+    compared: list[tuple[dict[str, Any], Any, Difference]] = []
     for (model, perturbation, setting), rows in groups.items():
         common: dict[str, Any] = {
             "model": model,
@@ -89,27 +120,65 @@ def summarise(
             continue
         common["unit"] = _unit(perturbation)
         verdict = verdicts.get(model) if perturbation.startswith(("pgd_", "autoattack_")) else None
-        counted = {index: bool(row.correct) for index, row in rows.items() if row.correct is not None}
-        estimate = wilson(sum(counted.values()), len(counted))
-        records.append(record({**common, "metric": "accuracy"}, estimate, "wilson95", len(counted), verdict))
-        if perturbation == "gaussian_snr_db":
-            realised = [row.value for row in rows.values() if row.value is not None]
-            mean = sum(realised) / len(realised) if realised else math.nan
-            alone = Estimate(mean, math.nan, math.nan)
-            records.append(record({**common, "metric": "mean_realised_snr_db"}, alone, None, len(realised)))
-            excluded = Estimate(len(rows) - len(counted), math.nan, math.nan)
-            records.append(record({**common, "metric": "excluded_examples"}, excluded, None, len(rows)))
+        records += _accuracies(common, rows, verdict)
         rival = groups.get((baseline, perturbation, setting)) if baseline and model != baseline else None
         if rival is not None:
-            shared = [i for i in counted if i in rival and rival[i].correct is not None]
-            pair = paired_difference([counted[i] for i in shared], [bool(rival[i].correct) for i in shared])
-            common["metric"] = f"accuracy_minus_{baseline}"
-            records.append(record(common, pair, "paired_bootstrap95", len(shared), verdict))
+            difference = paired(*shared_answers(rows, rival))
+            named = {**common, "metric": f"accuracy_minus_{baseline}"}
+            records.append(record(named, difference.estimate, "paired_bootstrap95", difference.n[0], verdict))
+            compared.append((common, verdict, difference))
+    records += _tests(compared, baseline)
     for model, cost in costs.items():
         for metric, value in cost.items():
             common = {"model": model, "split": split, "perturbation": "none", "setting": None, "seed": seed}
             common |= {"unit": COST_UNITS[metric], "metric": metric}
             records.append(record(common, Estimate(value, math.nan, math.nan), None, 1))
+    return records
+
+
+def _accuracies(common: Mapping[str, Any], rows: Mapping[int, Row], verdict: Any) -> list[dict[str, Any]]:
+    """Accuracy, worst class, calibration and, under noise, the realised SNR of one model in one cell."""
+    counted = answers(rows)
+    estimate = wilson(sum(counted.values()), len(counted))
+    records = [record({**common, "metric": "accuracy"}, estimate, "wilson95", len(counted), verdict)]
+    worst = min(class_accuracies(rows).values(), key=lambda found: found[0].value, default=None)
+    if worst is not None:
+        records.append(record({**common, "metric": "worst_class_accuracy"}, worst[0], "wilson95", worst[1], verdict))
+    if common["perturbation"] == "gaussian_snr_db":
+        realised = [row.value for row in rows.values() if row.value is not None]
+        mean = sum(realised) / len(realised) if realised else math.nan
+        alone = Estimate(mean, math.nan, math.nan)
+        records.append(record({**common, "metric": "mean_realised_snr_db"}, alone, None, len(realised)))
+        excluded = Estimate(len(rows) - len(counted), math.nan, math.nan)
+        records.append(record({**common, "metric": "excluded_examples"}, excluded, None, len(rows)))
+    scored = [
+        (row.confidence, bool(row.correct), row.nll, row.brier)
+        for row in rows.values()
+        if row.confidence is not None and row.nll is not None and row.brier is not None
+    ]
+    if scored:
+        found = calibration(
+            [s[0] for s in scored], [s[1] for s in scored], [s[2] for s in scored], [s[3] for s in scored]
+        )
+        for metric, estimate in found._asdict().items():
+            unit = "nats" if metric == "negative_log_likelihood" else None
+            records.append(record({**common, "unit": unit, "metric": metric}, estimate, "bootstrap95", len(scored)))
+    return records
+
+
+def _tests(compared: list[tuple[dict[str, Any], Any, Difference]], baseline: str | None) -> list[dict[str, Any]]:
+    """McNemar's p-values, alone and after Holm's correction over the comparisons made together.
+
+    Corruptions, of which there may be dozens, are a family of their own.
+    """
+    records = []
+    for corrupted in (False, True):
+        family = [found for found in compared if found[0]["perturbation"].startswith("corruption_") is corrupted]
+        for (common, verdict, _), d in zip(family, adjust([found[2] for found in family]), strict=True):
+            for metric, p, n in (("mcnemar_p", d.p, d.n[0]), ("holm_p", d.adjusted_p, d.family)):
+                alone = Estimate(math.nan if p is None else p, math.nan, math.nan)
+                named = {**common, "unit": None, "metric": f"{metric}_against_{baseline}"}
+                records.append(record(named, alone, None, n, verdict))
     return records
 
 

@@ -302,8 +302,13 @@ def append_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Rows of a JSON-lines file; a last line cut short by a crash is dropped, any other bad line is a UserError."""
+    return parse_jsonl(path.read_text(encoding="utf-8", errors="replace"), path)
+
+
+def parse_jsonl(text: str, path: Path) -> list[dict[str, Any]]:
+    """Rows in the text of a JSON-lines file, as `read_jsonl` reads them."""
     rows = []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    lines = text.split("\n")
     for number, line in enumerate(lines, start=1):
         if not line:
             continue

@@ -1,0 +1,360 @@
+"""The saved files of one evaluation, read and checked, and what a report shows of them; no model is ever run here."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+
+from robust_student import figures
+from robust_student.breakdown import breakdown
+from robust_student.calibration import Bin
+from robust_student.comparison import Difference, in_words
+from robust_student.figures import NORMS, Style
+from robust_student.intervals import Estimate
+from robust_student.pages import checked, place, read_checked, read_rows, require_finished
+from robust_student.results import (
+    CERTIFICATION,
+    EVALUATION,
+    GALLERY,
+    ROWS,
+    SUMMARY,
+    Key,
+    Row,
+    find,
+    group,
+)
+from robust_student.saved import Attacked, Details, Example, Masking, Record, Search
+from robust_student.tensors import UserError
+
+Place = tuple[str, float | None]
+"""A perturbation and its setting."""
+LOWER = ("gaussian_snr_db",)
+"""Perturbations whose name is a common noun."""
+RADII = tuple(f"estimated_{meaning}_radius_{norm}" for meaning in ("decision", "confidence") for norm in NORMS)
+"""The radii of which the report shows a distribution."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The saved files of one evaluation, read and checked; the template asks it for what it shows."""
+
+    details: Details
+    records: list[Record]
+    rows: Mapping[Key, Mapping[int, Row]]
+    gallery: list[Example]
+    attacked: list[Attacked]
+    """The worst attacked examples."""
+
+    @cached_property
+    def styles(self) -> dict[str, Style]:
+        """Each model's colour, marker and dash, in the order of the evaluation."""
+        return {name: figures.model_style(k) for k, name in enumerate(self.details["models"])}
+
+    @property
+    def baseline(self) -> str | None:
+        """The model that the others are compared to."""
+        return self.details["baseline"]
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What the evaluation was told."""
+        return self.details["provenance"].get("settings") or {}
+
+    @cached_property
+    def teacher(self) -> str:
+        """Name of the teacher, whether it was evaluated or not."""
+        return str(self.settings.get("teacher", "teacher"))
+
+    @cached_property
+    def students(self) -> list[str]:
+        """Models that are neither the baseline nor the teacher."""
+        return [name for name in self.styles if name not in (self.baseline, self.teacher)]
+
+    @cached_property
+    def hero(self) -> str | None:
+        """The student of the verdict: the best under AutoAttack, else under noise, else on clean inputs."""
+        places = [self.attack, ("gaussian_snr_db", self.level), ("none", None)]
+        return max(self.students, key=lambda name: [self._accuracy(name, place) for place in places], default=None)
+
+    @cached_property
+    def alarms(self) -> list[str]:
+        """Models whose masking verdict is not PASS."""
+        verdicts = {name: self.masking(name) for name in self.styles}
+        return [name for name, verdict in verdicts.items() if verdict and verdict["level"] != "PASS"]
+
+    @cached_property
+    def level(self) -> float | None:
+        """The noise level nearest to 0 dB."""
+        settings = {setting for _, setting in self.plan("gaussian_snr_db") if setting is not None}
+        return min(sorted(settings), key=abs, default=None)
+
+    @cached_property
+    def attack(self) -> Place:
+        """AutoAttack's perturbation and budget; one that no record has where it was not run."""
+        return next(iter(self.plan("autoattack_")), ("autoattack_", None))
+
+    @cached_property
+    def radius_norm(self) -> str | None:
+        """Norm of the table's median radius: AutoAttack's, else the first measured."""
+        head = "median_estimated_decision_radius_"
+        norms = [r["metric"].removeprefix(head) for r in self.records if r["metric"].startswith(head)]
+        wanted = self.attack[0].removeprefix("autoattack_")
+        return wanted if wanted in norms else next(iter(norms), None)
+
+    def plan(self, kind: str) -> list[Place]:
+        """Measured (perturbation, setting) pairs whose perturbation begins with `kind`, in order."""
+        found = [(r["perturbation"], r["setting"]) for r in self.records if r["metric"] == "accuracy"]
+        return [place for place in dict.fromkeys(found) if place[0].startswith(kind)]
+
+    def get(self, model: str, metric: str, perturbation: str = "none", setting: float | None = None) -> Record | None:
+        """The record of one model, metric, perturbation and setting; None where it was not measured."""
+        found = find(self.records, model, metric, perturbation)
+        return next((record for record in found if record["setting"] == setting), None)
+
+    def masking(self, model: str) -> Masking | None:
+        """The model's masking verdict; None where it was not attacked."""
+        return next((r["verdict"] for r in self.records if r["model"] == model and r["verdict"]), None)
+
+    @cached_property
+    def split(self) -> str:
+        """Which examples every accuracy is of."""
+        return self.records[0]["split"] if self.records else "test"
+
+    @property
+    def test_set(self) -> str | None:
+        """Checksum of the test set that the examples are from; None where it was not recorded."""
+        fingerprint = self.details.get("fingerprint")
+        return None if fingerprint is None else fingerprint["test"]
+
+    def weights(self, model: str) -> str | None:
+        """Checksum of a model's weights; None where it was not recorded."""
+        fingerprint = self.details.get("fingerprint")
+        return None if fingerprint is None else fingerprint["models"].get(model)
+
+    @cached_property
+    def main_places(self) -> list[Place]:
+        """Clean, the noise level nearest to 0 dB, AutoAttack (else the last PGD budget that is not the check's)."""
+        budgets = [at for at in self.plan("pgd_") if at[1] is None or at[1] < self.range_width]
+        wanted = [("none", None), ("gaussian_snr_db", self.level), self.attack]
+        wanted += budgets[-1:] if self.attack[1] is None else []
+        return [at for at in wanted if at in self.plan("")]
+
+    def place(self, at: Place) -> str:
+        """The name of a cell."""
+        return place(*at, suite=self.details["autoattack_suite"])
+
+    def difference(self, model: str, at: Place) -> Difference | None:
+        """The model minus the baseline in a cell, as recorded; None where they were not compared."""
+        found = self.get(model, f"accuracy_minus_{self.baseline}", *at)
+        if found is None or found["value"] is None:
+            return None
+        ends = (found["value"], found["low"], found["high"])
+        estimate = Estimate(*(math.nan if end is None else end for end in ends))
+        alone, many = (self.get(model, f"{test}_p_against_{self.baseline}", *at) for test in ("mcnemar", "holm"))
+        p, adjusted = (None if record is None else record["value"] for record in (alone, many))
+        return Difference(estimate, (found["n"],), p, "McNemar", adjusted, many["n"] if many else 1)
+
+    def outcome(self, model: str, at: Place) -> Literal["better", "worse", "same", "unknown"]:
+        """How the model compares with the baseline in a cell."""
+        found = self.difference(model, at)
+        if found is None or math.isnan(found.estimate.low):
+            return "unknown"
+        if not found.distinguishable:
+            return "same"
+        return "better" if found.estimate.low > 0 else "worse"
+
+    def doubted(self, model: str, at: Place) -> bool:
+        """Whether masking makes the comparison of this model with the baseline worthless in a cell."""
+        return at[0].startswith(("pgd_", "autoattack_")) and bool({model, self.baseline} & set(self.alarms))
+
+    def said(self, model: str, at: Place) -> str:
+        """In words whether the model's difference from the baseline is larger than its uncertainty."""
+        found = self.difference(model, at)
+        if found is None:
+            return f"{model} and {self.baseline} were not compared {self.where(at)}"
+        words = in_words(found, model, str(self.baseline), self.where(at))
+        doubt = [f"{name} {verdict['level']}" for name in (model, self.baseline) if (verdict := self._alarm(name))]
+        return words + (f"; no evidence: masking verdict of {' and '.join(doubt)}" if self.doubted(model, at) else "")
+
+    def where(self, at: Place) -> str:
+        """The cell as it follows a verb."""
+        name = self.place(at)
+        return (
+            "on clean inputs" if at[0] == "none" else f"under {name[0].lower() + name[1:] if at[0] in LOWER else name}"
+        )
+
+    @cached_property
+    def breakdown(self) -> list[dict[str, Any]]:
+        """Accuracy by class and counts by confidence of every cell, from the rows."""
+        return breakdown(self.rows, self.split)
+
+    def by_class(self, at: Place) -> dict[int, dict[str, dict[str, Any]]]:
+        """Accuracies of a cell by class, then by model; the classes on which some model is worst come first."""
+        classes: dict[int, dict[str, dict[str, Any]]] = {}
+        for entry in self.breakdown:
+            if (entry["perturbation"], entry["setting"]) == at:
+                for found in entry["classes"]:
+                    classes.setdefault(found["label"], {})[entry["model"]] = found
+        return dict(sorted(classes.items(), key=lambda item: min(found["value"] for found in item[1].values())))
+
+    def bins(self, at: Place) -> dict[str, list[Bin]]:
+        """Counts by confidence in a cell, by model, where they were recorded."""
+        return {
+            entry["model"]: [Bin(b["count"], b["right"], b["confidence"]) for b in entry["confidence"]]
+            for entry in self.breakdown
+            if (entry["perturbation"], entry["setting"]) == at and entry["confidence"]
+        }
+
+    def calibration_svgs(self, at: Place) -> tuple[str, str] | None:
+        """Reliability diagram and confidence histogram of a cell; None where no confidence was recorded."""
+        bins, name = self.bins(at), f"{at[0]}-{'' if at[1] is None else f'{at[1]:g}'}".replace(".", "_")
+        if not bins:
+            return None
+        return (
+            figures.reliability_figure(bins, self.styles, f"reliability-{name}"),
+            figures.confidence_figure(bins, self.styles, f"confidence-{name}"),
+        )
+
+    @cached_property
+    def calibrated(self) -> list[Place]:
+        """The main cells in which confidences were recorded."""
+        return [at for at in self.main_places if self.bins(at)]
+
+    @cached_property
+    def plain_plan(self) -> list[Place]:
+        """Every measured cell but the corruptions, of which there may be dozens."""
+        return [at for at in self.plan("") if not at[0].startswith("corruption_")]
+
+    def worst_class(self, model: str, at: Place) -> int | None:
+        """The class on which a model is least accurate in a cell."""
+        values = {label: found[model]["value"] for label, found in self.by_class(at).items() if model in found}
+        return min(values, key=values.__getitem__, default=None)
+
+    @cached_property
+    def corruptions(self) -> list[str]:
+        """The kinds of corruption that were measured."""
+        return list(dict.fromkeys(kind.removeprefix("corruption_") for kind, _ in self.plan("corruption_")))
+
+    @cached_property
+    def severities(self) -> list[float]:
+        """The severities of corruption that were measured, growing."""
+        return sorted({setting for _, setting in self.plan("corruption_") if setting is not None})
+
+    def overall(self, model: str, metric: str) -> Record | None:
+        """The only record of a metric over all corruptions."""
+        return next((r for r in self.records if (r["model"], r["metric"]) == (model, metric)), None)
+
+    @cached_property
+    def figures_of_masking(self) -> list[str]:
+        """Names of the numbers that masking verdicts rest on."""
+        verdicts: list[dict[str, Any]] = [dict(self.masking(name) or {}) for name in self.styles]
+        plain = {key for verdict in verdicts for key, value in verdict.items() if isinstance(value, float | int)}
+        order = list(dict.fromkeys(chain(*verdicts)))
+        empty = {key for verdict in verdicts for key, value in verdict.items() if value is None}
+        return [key for key in order if key in plain | empty]
+
+    def counts(self, place: Place) -> str:
+        """The number of examples of a perturbation at a setting, or their range over the models."""
+        measured = [self.get(name, "accuracy", *place) for name in self.styles]
+        numbers = sorted({record["n"] for record in measured if record})
+        return "\u2013".join(dict.fromkeys(f"{n:,}" for n in (numbers[0], numbers[-1]))) if numbers else "0"
+
+    def noise_svg(self) -> str:
+        """Accuracy over SNR."""
+        return figures.noise_figure(self.records, self.styles, "noise")
+
+    def budget_svgs(self) -> dict[str, str]:
+        """Accuracy over the attack's budget, by norm; the budget of the masking check is left out."""
+        kinds = [kind for kind, _ in self.plan("pgd_") + self.plan("autoattack_")]
+        limits = {"linf": self.range_width}
+        return {
+            norm: figures.budget_figure(self.records, self.styles, norm, limits.get(norm, math.inf), f"budget-{norm}")
+            for norm in dict.fromkeys(kind.split("_")[1] for kind in kinds)
+        }
+
+    @property
+    def range_width(self) -> float:
+        """Width of the inputs' range; infinite where there is no limit."""
+        lower, upper = next(iter(self.details["models"].values()))["card"].get("input_range", (None, None))
+        return math.inf if lower is None or upper is None else float(upper - lower)
+
+    def radius_svgs(self) -> list[tuple[str, str, str, dict[str, int]]]:
+        """(decision or confidence, norm, distribution of the estimated radii, infinite ones by model)."""
+        found = []
+        for kind in RADII:
+            radii = {model: self._radii(model, kind) for model in self.styles if self._radii(model, kind)}
+            if radii:
+                _, meaning, _, norm = kind.split("_")
+                svg = figures.radius_figure(radii, self.styles, norm, kind)
+                found.append((meaning, norm, svg, {name: sum(map(math.isinf, mine)) for name, mine in radii.items()}))
+        return found
+
+    def training_svg(self, model: str, field: Literal["terms", "validation"]) -> tuple[str, dict[str, Style]]:
+        """Loss terms or validation accuracies over the epochs, and the key to the lines."""
+        history, name = self.details["models"][model]["history"], f"{field}-{list(self.styles).index(model)}"
+        measured = [epoch[field] for epoch in history]
+        lines = {line: [values.get(line) for values in measured] for line in dict.fromkeys(chain(*measured))}
+        key, epochs = figures.term_styles(list(lines), self.styles[model]), [epoch["epoch"] for epoch in history]
+        marked, accuracy = self.marked_epoch(model), field == "validation"
+        return figures.epoch_figure(lines, key, epochs, marked, name, accuracy=accuracy), key
+
+    def marked_epoch(self, model: str) -> int | None:
+        """The epoch whose weights were kept, where recorded; else the last one with the highest selection score."""
+        described = self.details["models"][model]
+        scores = [(e["validation"].get("selection"), e["epoch"]) for e in described["history"]]
+        best = max(((score, epoch) for score, epoch in scores if score is not None), default=(None, None))
+        return described.get("best_epoch", best[1])
+
+    def search_svg(self, model: str, search: Search) -> str:
+        """The trade-off that a search saw between clean accuracy and the selection score."""
+        tries = [(*_pair(tried["validation"]), tried["accepted"]) for tried in search["tries"]]
+        baseline = _pair(search["baseline"] or {})
+        limit, name = baseline[0] - search["max_accuracy_drop"], f"search-{list(self.styles).index(model)}"
+        return figures.search_figure(tries, search["chosen"], baseline, limit, self.styles[model], name)
+
+    def _alarm(self, model: str | None) -> Masking | None:
+        return self.masking(model) if model in self.alarms and model is not None else None
+
+    def _accuracy(self, model: str, place: Place) -> float:
+        record = self.get(model, "accuracy", *place)
+        return -1.0 if record is None or record["value"] is None else record["value"]
+
+    def _radii(self, model: str, kind: str) -> list[float]:
+        rows = self.rows.get((model, kind, None), {}).values()
+        return [math.inf if row.detail == "infinite" else float(row.value or 0.0) for row in rows]
+
+
+def read(evaluation: Path) -> Evidence:
+    """The checked files of an evaluation's directory; UserError, one line, where one is missing or damaged."""
+    if evaluation.is_dir() and not (evaluation / EVALUATION).exists():
+        raise UserError(f"directory {evaluation}: holds neither {EVALUATION} nor {CERTIFICATION}, so nothing to report")
+    require_finished(evaluation, EVALUATION, "evaluate")
+    details = read_checked(evaluation / EVALUATION, TypeAdapter(Details).validate_python)
+    records = read_checked(evaluation / SUMMARY, TypeAdapter(list[Record]).validate_python)
+    rows = group(checked(TypeAdapter(list[Row]).validate_python, read_rows(evaluation), evaluation / ROWS))
+    growing, attacked = _gallery(evaluation / GALLERY)
+    return Evidence(details, records, rows, growing, attacked)
+
+
+def _gallery(path: Path) -> tuple[list[Example], list[Attacked]]:
+    """The pictures under growing noise and the worst attacked ones; images only have them."""
+    if not path.exists():
+        return [], []
+    entries = read_checked(path, TypeAdapter(list[dict[str, Any]]).validate_python)
+    growing = [entry for entry in entries if "attack" not in entry]
+    attacked = [entry for entry in entries if "attack" in entry]
+    return (
+        checked(TypeAdapter(list[Example]).validate_python, growing, path),
+        checked(TypeAdapter(list[Attacked]).validate_python, attacked, path),
+    )
+
+
+def _pair(validation: Mapping[str, float | None]) -> tuple[float, float]:
+    """(clean, selection); NaN where there is none."""
+    clean, selection = validation.get("clean"), validation.get("selection")
+    return math.nan if clean is None else clean, math.nan if selection is None else selection

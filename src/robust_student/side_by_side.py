@@ -1,0 +1,212 @@
+"""Several evaluations side by side: paired where the same examples were measured, unpaired otherwise, said in words."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from robust_student.comparison import Difference, adjust, in_words, p_text, paired, unpaired
+from robust_student.evidence import Evidence, Place
+from robust_student.overview import REPORT_SCHEMA, masking_rows, plain_spaces
+from robust_student.pages import number, percent
+from robust_student.results import answers, shared_answers
+from robust_student.sections import Document, Section, Table
+from robust_student.tensors import UserError
+
+SETTINGS = ("pgd_steps", "autoattack", "autoattack_norm", "autoattack_radius", "seed")
+"""Settings of an evaluation that change what a number of it means."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A model of a later evaluation and its partner in the first one, compared in one cell."""
+
+    first: tuple[str, str]
+    """(evaluation, model)."""
+    second: tuple[str, str]
+    at: Place
+    difference: Difference
+    doubts: tuple[str, ...]
+    """Why the comparison is no evidence, if it is not."""
+    same_weights: bool
+
+
+def compare(evaluations: Mapping[str, Evidence]) -> list[Pair]:
+    """Every model of the later evaluations against the first one's of that name, else against its baseline.
+
+    Paired where both measured the same test set and share at least half of the examples of the smaller sample; Holm's
+    correction goes over all pairs and cells.
+
+    Raises UserError where the classes differ.
+    """
+    (label, reference), *later = evaluations.items()
+    pairs = []
+    for other, evidence in later:
+        if evidence.details["classes"] != reference.details["classes"]:
+            raise UserError(f"report: {label} and {other} have other classes, so nothing in them can be compared")
+        for model in evidence.styles:
+            rival = model if model in reference.styles else reference.baseline
+            if rival in reference.styles and rival is not None:
+                pairs += _pairs((other, model), evidence, (label, rival), reference)
+    adjusted = adjust([pair.difference for pair in pairs])
+    return [Pair(p.first, p.second, p.at, d, p.doubts, p.same_weights) for p, d in zip(pairs, adjusted, strict=True)]
+
+
+def _pairs(first: tuple[str, str], mine: Evidence, second: tuple[str, str], its: Evidence) -> list[Pair]:
+    weights = (mine.weights(first[1]), its.weights(second[1]))
+    pairs = []
+    for at in its.plan(""):
+        rows = mine.rows.get((first[1], *at), {}), its.rows.get((second[1], *at), {})
+        if rows[0] and rows[1]:
+            same = mine.test_set is not None and mine.test_set == its.test_set
+            shared = shared_answers(rows[0], rows[1]) if same else ([], [])
+            if len(shared[0]) * 2 >= min(len(rows[0]), len(rows[1])):
+                difference = paired(*shared)
+            else:
+                difference = unpaired(list(answers(rows[0]).values()), list(answers(rows[1]).values()))
+            doubts = _doubts(first, mine, second, its) if at[0].startswith(("pgd_", "autoattack_")) else ()
+            suites = mine.details["autoattack_suite"], its.details["autoattack_suite"]
+            if at[0].startswith("autoattack_") and suites[0] != suites[1]:
+                doubts += (f"AutoAttack suites {suites[0]} and {suites[1]} differ",)
+            same_weights = weights[0] is not None and weights[0] == weights[1]
+            pairs.append(Pair(first, second, at, difference, doubts, same_weights))
+    return pairs
+
+
+def _doubts(first: tuple[str, str], mine: Evidence, second: tuple[str, str], its: Evidence) -> tuple[str, ...]:
+    verdicts = {f"{name} ({label})": e.masking(name) for (label, name), e in ((first, mine), (second, its))}
+    return tuple(f"masking verdict of {who} {v['level']}" for who, v in verdicts.items() if v and v["level"] != "PASS")
+
+
+def said(pair: Pair, where: str) -> str:
+    """In words whether a pair's difference is larger than its uncertainty."""
+    first, second = (f"{name} ({label})" for label, name in (pair.first, pair.second))
+    words = in_words(pair.difference, first, second, where)
+    words += "; the weights are the same" if pair.same_weights else ""
+    return words + (f"; no evidence: {', '.join(pair.doubts)}" if pair.doubts else "")
+
+
+def document(evaluations: Mapping[str, Evidence]) -> Document:
+    """The evaluations side by side."""
+    pairs = compare(evaluations)
+    reference = next(iter(evaluations.values()))
+    words = [
+        f"{len(evaluations)} evaluations; every accuracy is of the {reference.split} split, in percent with its 95 % "
+        "Wilson interval. Models of the later evaluations are compared with the first one’s model of the same name, "
+        "else with its baseline."
+    ]
+    findings = [f"{_sample_words(label, evidence)}" for label, evidence in evaluations.items()]
+    findings += _setting_words(evaluations)
+    masking = [row for label, e in evaluations.items() for row in masking_rows(e, [label])]
+    return Document(
+        "Comparison: " + ", ".join(evaluations),
+        words,
+        [
+            Section("What is compared", (), findings),
+            _difference_section(pairs, reference),
+            Section("Accuracy", (), (), [_accuracies(evaluations)]),
+            Section(
+                "Masking verdict", (), (), [Table("Verdicts.", ["Evaluation", "Model", "Verdict", "Reasons"], masking)]
+            ),
+        ],
+    )
+
+
+def numbers(evaluations: Mapping[str, Evidence]) -> dict[str, Any]:
+    """Everything that the document shows, as plain values."""
+    reference = next(iter(evaluations.values()))
+    differences = [
+        {
+            "first": {"evaluation": p.first[0], "model": p.first[1]},
+            "second": {"evaluation": p.second[0], "model": p.second[1]},
+            "split": reference.split,
+            "perturbation": p.at[0],
+            "setting": p.at[1],
+            **{end: None if value != value else value for end, value in p.difference.estimate._asdict().items()},
+            "paired": p.difference.paired,
+            "n": list(p.difference.n),
+            "test": p.difference.test,
+            "p": p.difference.p,
+            "holm_p": p.difference.adjusted_p,
+            "comparisons": p.difference.family,
+            "larger_than_uncertainty": p.difference.distinguishable and not p.doubts,
+            "words": plain_spaces(said(p, reference.where(p.at))),
+        }
+        for p in compare(evaluations)
+    ]
+    sources = {
+        label: {"provenance": e.details["provenance"], "sample": e.details["sample"], "records": e.records}
+        for label, e in evaluations.items()
+    }
+    return {"schema": REPORT_SCHEMA, "kind": "comparison", "evaluations": sources, "differences": differences}
+
+
+def _difference_section(pairs: list[Pair], reference: Evidence) -> Section:
+    if not pairs:
+        return Section("Differences", ["No cell was measured in both for models that belong together."])
+    main = set(reference.main_places)
+    findings = [f"{said(pair, reference.where(pair.at))}." for pair in pairs if pair.at in main]
+    rows = []
+    for pair in pairs:
+        d, low, high = (number(100 * value, "+.1f") for value in pair.difference.estimate)
+        found = pair.difference
+        larger = "no evidence" if pair.doubts else "yes" if found.distinguishable else "no"
+        n = " and ".join(f"{count:,}" for count in found.n)
+        evidence = f"{'paired' if found.paired else 'unpaired'}, n = {n}; {found.test} {p_text(found.p or 0.0)}"
+        rows.append(
+            [
+                f"{pair.first[1]} ({pair.first[0]}) − {pair.second[1]} ({pair.second[0]})",
+                reference.place(pair.at),
+                f"{d} [{low}, {high}]",
+                f"{evidence}; Holm {p_text(found.adjusted_p or 0.0)}",
+                larger,
+            ]
+        )
+    head = ["Models", "Perturbation", "Points", "Evidence", "Larger than its uncertainty"]
+    caption = (
+        f"Differences of accuracy on the {reference.split} split with 95 % intervals. Paired (the same examples): "
+        "bootstrap interval, McNemar's exact test; unpaired: Newcombe's interval, Fisher's exact test. "
+        f"Holm: corrected for all {len(pairs)} comparisons of this table."
+    )
+    return Section("Differences", (), findings, [Table(caption, head, rows)])
+
+
+def _accuracies(evaluations: Mapping[str, Evidence]) -> Table:
+    places = dict.fromkeys(at for e in evaluations.values() for at in e.plan(""))
+    columns = [(label, name) for label, e in evaluations.items() for name in e.styles]
+    rows = []
+    for at in places:
+        cells = []
+        for label, name in columns:
+            record = evaluations[label].get(name, "accuracy", *at)
+            cells.append("-" if record is None else f"{percent(record)}, n = {record['n']:,}")
+        if any(cell != "-" for cell in cells):
+            rows.append([next(iter(evaluations.values())).place(at), *cells])
+    split = next(iter(evaluations.values())).split
+    caption = f"Accuracy in percent on the {split} split; columns: model (evaluation)."
+    return Table(caption, ["Perturbation", *(f"{name} ({label})" for label, name in columns)], rows)
+
+
+def _sample_words(label: str, e: Evidence) -> str:
+    sample, source = e.details["sample"], e.details["provenance"]
+    return (
+        f"{label}: {', '.join(e.styles)} on {source.get('data', 'unnamed data')}, {sample['examples']:,} of "
+        f"{sample['test']:,} {e.split} examples, {sample['attacked']:,} under attack, evaluation seed "
+        f"{source.get('seed', 'unknown')}."
+    )
+
+
+def _setting_words(evaluations: Mapping[str, Evidence]) -> list[str]:
+    """Whether the test sets are the same, and which settings are not."""
+    tests = {e.test_set for e in evaluations.values()}
+    if None in tests:
+        words = ["The test sets are not recorded everywhere: comparisons are unpaired."]
+    elif len(tests) == 1:
+        words = ["The test set is the same: comparisons are paired where the same examples of it were measured."]
+    else:
+        words = ["The test sets differ: comparisons between them are unpaired, and the sets may differ in difficulty."]
+    for name in SETTINGS:
+        values = {label: e.settings.get(name) for label, e in evaluations.items()}
+        if len(set(values.values())) > 1:
+            told = ", ".join(f"{label} {value}" for label, value in values.items())
+            words.append(f"The setting {name} differs: {told}.")
+    return words

@@ -1,0 +1,87 @@
+"""What the commands print when they are done."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def finished(trained: Any, output: Path) -> None:
+    """Which epoch was kept, its validation figures, where the model is."""
+    figures = ", ".join(f"{name} {100 * value:.1f} %" for name, value in trained.validation.items())
+    print(f"epoch {trained.best_epoch} of {len(trained.history)} kept; validation: {figures}")
+    print(f"model: {output}")
+
+
+def show_search(record: dict[str, Any]) -> None:
+    """The trade-off curve of a search as a table."""
+    table = Table(title="search on validation", title_justify="left")
+    for column in ("radius", "weight", "clean", "selection", ""):
+        table.add_column(column, justify="left" if column == "" else "right")
+    plain = record["baseline"]
+    table.add_row("", "plain", f"{100 * plain['clean']:.1f}", f"{100 * plain['selection']:.1f}", "")
+    for k, attempt in enumerate(record["tries"]):
+        accuracies = attempt["validation"]
+        mark = "chosen" if k == record["chosen"] else "" if attempt["accepted"] else "drops too much"
+        figures = f"{100 * accuracies['clean']:.1f}", f"{100 * accuracies['selection']:.1f}"
+        table.add_row(f"{attempt['radius']:.4g}", f"{attempt['weight']:.4g}", *figures, mark)
+    Console().print(table)
+
+
+def show(records: list[dict[str, Any]], path: Path) -> None:
+    """The headline figures as a table, and where the rest is."""
+    from robust_student.evaluation import headline
+
+    table = Table(title="test accuracy in % with 95 % intervals", title_justify="left")
+    lines = headline(records)
+    noise = next((line["noise"] for line in lines if line["noise"]), None)
+    attack = next((line["autoattack"] for line in lines if line["autoattack"]), None)
+    table.add_column("model")
+    table.add_column("parameters", justify="right")
+    table.add_column("clean", justify="right")
+    table.add_column(f"noise {noise['setting']:g} dB" if noise else "noise", justify="right")
+    table.add_column(f"AutoAttack {attack['unit']} {attack['setting']:g}" if attack else "AutoAttack", justify="right")
+    table.add_column("masking")
+    for line in lines:
+        verdict = (line["autoattack"] or {}).get("verdict") or {}
+        cells = (_percent(line[name]) for name in ("clean", "noise", "autoattack"))
+        table.add_row(line["model"], f"{line['parameters']:,}", *cells, verdict.get("level", "not run"))
+    console = Console()
+    console.print(table)
+    print(f"{'report' if path.suffix == '.html' else 'summary'}: {path}")
+
+
+def show_radii(records: list[dict[str, Any]], path: Path) -> None:
+    """Certified and attacked accuracy by budget and median radii, from the best deterministic certificate."""
+    from robust_student.results import find
+
+    names = list(dict.fromkeys(record["model"] for record in records))
+    kind, unit = "certified_decision_radius", records[0]["unit"]
+    title = f"decision under {unit} perturbations: examples in % with 95 % intervals, medians of radii"
+    table = Table(title=title, title_justify="left")
+    budgets = sorted({record["setting"] for record in records if record["metric"] == "attack_accuracy"})
+    table.add_column("model", no_wrap=True)
+    for budget in budgets:
+        table.add_column(f"certified\n{budget:g}", justify="right")
+    for heading in (f"stands\n{budgets[-1]:g}", "certified\nradius", "attack\nradius", "violations"):
+        table.add_column(heading, justify="right")
+    for name in names:
+        held = [_percent(record) for record in find(records, name, "certified_accuracy", kind)] or ["-"] * len(budgets)
+        attacked = find(records, name, "attack_accuracy", "attack_decision_radius")
+        radii = [find(records, name, f"median_{side}_decision_radius") for side in ("certified", "attack")]
+        medians = ["-" if not found or found[0]["value"] is None else f"{found[0]['value']:.4g}" for found in radii]
+        broken = find(records, name, "sandwich_violations", kind)
+        count = f"{broken[0]['value']:.0f} of {broken[0]['n']}" if broken else "-"
+        table.add_row(name, *held, _percent(attacked[-1]), *medians, count)
+    Console().print(table)
+    for name in names:
+        for record in find(records, name, "certified_accuracy", "certified_smoothed_radius"):
+            print(f"{name}, smoothed: {_percent(record)} certified at {unit} {record['setting']:g}, n = {record['n']}")
+    print(f"summary: {path}")
+
+
+def _percent(record: dict[str, Any] | None) -> str:
+    if record is None or record["value"] is None:
+        return "-"
+    return f"{100 * record['value']:.1f} [{100 * record['low']:.1f}, {100 * record['high']:.1f}]"
