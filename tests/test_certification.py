@@ -1,6 +1,8 @@
 """`certify`: rows that agree with direct calls, both sides of every radius, resumption, and options that matter."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch
 from reference import message_of, prototype_classifier, toy_data
 from torch import nn
 
+from robust_student import certification
 from robust_student.certificates import Certifier
 from robust_student.certification import certify
 from robust_student.intervals import median, wilson
@@ -17,6 +20,7 @@ from robust_student.results import Key, Row
 from robust_student.runs import as_model
 from robust_student.sandwich import radius_of, summarise_radii
 from robust_student.settings import CertificationSettings, SmoothingSettings
+from robust_student.smallest import Effort, smallest_confidence_loss, smallest_decision_change
 
 DATA = toy_data()
 BASE: dict[str, Any] = {
@@ -28,6 +32,8 @@ BASE: dict[str, Any] = {
     "budgets": [0.02, 0.1],
     "device": "cpu",
 }
+SMALL: dict[str, Any] = BASE | {"examples": 8, "linear_examples": 3, "methods": ["interval", "lipschitz"]}
+"""Settings of runs without the slow bounds, for two models."""
 
 
 def models() -> dict[str, nn.Module]:
@@ -40,6 +46,17 @@ def run(output: Path, **changes: Any) -> list[dict[str, Any]]:
     return certify(models(), DATA, CertificationSettings.parse(BASE | changes), output=output)
 
 
+def small_run(output: Path, **changes: Any) -> list[dict[str, Any]]:
+    """A run whose attacks try less hard, which every run does alike."""
+    two = {name: model for name, model in models().items() if name != "kd"}
+    less = Effort(budgets=5, restarts=1, pgd_steps=3, steps=5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(certification, "smallest_decision_change", partial(smallest_decision_change, effort=less))
+        patch.setattr(certification, "smallest_confidence_loss", partial(smallest_confidence_loss, effort=less))
+        patch.setattr(certification, "AGREEMENT_STEPS", 5)
+        return certify(two, DATA, CertificationSettings.parse(SMALL | changes), output=output)
+
+
 def rows_of(output: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (output / "rows.jsonl").read_text().splitlines()]
 
@@ -49,6 +66,21 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("certified") / "run"
     run(output)
     return output
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Path, list[dict[str, Any]]]]:
+    """Directory and records of a small run, made once for each set of changes."""
+    made: dict[str, tuple[Path, list[dict[str, Any]]]] = {}
+
+    def make(**changes: Any) -> tuple[Path, list[dict[str, Any]]]:
+        key = json.dumps(changes)
+        if key not in made:
+            output = tmp_path_factory.mktemp("small") / "run"
+            made[key] = output, small_run(output, **changes)
+        return made[key]
+
+    return make
 
 
 def column(output: Path, model: str, kind: str) -> dict[int, float]:
@@ -85,23 +117,29 @@ def test_every_bound_is_on_its_side_and_some_are_positive(finished: Path) -> Non
 
 def test_the_teacher_gets_no_linear_bounds_unless_named(finished: Path, tmp_path: Path) -> None:
     assert not column(finished, "teacher", "certified_linear_decision_radius_linf")
-    run(tmp_path / "out", linear_models=["teacher"])
+    run(tmp_path / "out", linear_models=["teacher"], methods=["linear"], examples=4, linear_examples=2)
     assert column(tmp_path / "out", "teacher", "certified_linear_decision_radius_linf")
     assert not column(tmp_path / "out", "student", "certified_linear_decision_radius_linf")
 
 
-@pytest.mark.parametrize("kept", [0, 1, 900, 20_000, -7])
-def test_an_interrupted_run_goes_on_with_the_same_result(finished: Path, tmp_path: Path, kept: int) -> None:
-    output = tmp_path / "run"
+@pytest.mark.parametrize("share", [1e-9, 0.1, 0.7, 1.0])
+def test_an_interrupted_run_goes_on_with_the_same_result(
+    small: Callable[..., tuple[Path, list[dict[str, Any]]]], tmp_path: Path, share: float
+) -> None:
+    """`share` of the rows' bytes had been written, and at last half of a line."""
+    whole, output = small()[0], tmp_path / "run"
     output.mkdir()
-    marks = json.loads((finished / "certification.json").read_text())
+    marks = json.loads((whole / "certification.json").read_text())
     started = {key: marks[key] for key in ("fingerprint", "provenance")}
     (output / "certification.json").write_text(json.dumps(started))
-    (output / "rows.jsonl").write_bytes((finished / "rows.jsonl").read_bytes()[:kept])
-    run(output)
+    written = (whole / "rows.jsonl").read_bytes()
+    end = written.rfind(b"\n", 0, int(share * len(written)) - 1) + 30
+    assert len(written) > 20_000 and written[end - 1 : end + 1].count(b"\n") == 0
+    (output / "rows.jsonl").write_bytes(written[:end])
+    small_run(output)
     # A batch that was cut short is computed again: its rows may stand there twice, and are the same.
-    assert set(map(str, rows_of(output))) == set(map(str, rows_of(finished)))
-    assert json.loads((output / "summary.json").read_text()) == json.loads((finished / "summary.json").read_text())
+    assert set(map(str, rows_of(output))) == set(map(str, rows_of(whole)))
+    assert json.loads((output / "summary.json").read_text()) == json.loads((whole / "summary.json").read_text())
 
 
 def test_another_run_and_a_finished_one_are_left_alone(finished: Path, tmp_path: Path) -> None:
@@ -118,11 +156,11 @@ CHANGES: dict[str, dict[str, Any]] = {
     "methods": {"methods": ["interval"]},
     "examples": {"examples": 7},
     "linear_examples": {"linear_examples": 4},
-    "linear_models": {"linear_models": ["kd"]},
+    "linear_models": {"linear_models": ["teacher"]},
     "tolerance": {"tolerance": 0.5},
     "attacks": {"attacks": ["fab"]},
     "baseline": {"baseline": "student"},
-    "teacher": {"teacher": "kd"},
+    "teacher": {"teacher": "student"},
     "seed": {"seed": 3},
     "smoothing.sigma": {"norm": "l2", "smoothing": {"sigma": 0.2, "samples": 50, "examples": 4}},
     "smoothing.samples": {"norm": "l2", "smoothing": {"sigma": 0.2, "samples": 60, "examples": 4}},
@@ -143,16 +181,19 @@ def test_the_table_has_every_option() -> None:
 
 
 @pytest.mark.parametrize("option", list(CHANGES))
-def test_the_option_changes_the_result(option: str, finished: Path, tmp_path: Path) -> None:
-    base: dict[str, Any] = {"examples": 8, "linear_examples": 3, "methods": ["interval", "lipschitz"]}
+def test_the_option_changes_the_result(
+    option: str, small: Callable[..., tuple[Path, list[dict[str, Any]]]], tmp_path: Path
+) -> None:
+    base: dict[str, Any] = {}
     if option.startswith("smoothing."):
-        base |= {"norm": "l2"}
+        base = {"norm": "l2"}
         if option != "smoothing.sigma":
             base |= {"smoothing": {"sigma": 0.2, "samples": 50, "examples": 4}}
-    linear = {"methods": ["interval", "linear"]} if option in ("linear_models", "linear_examples") else {}
-    before = run(tmp_path / "before", **(base | linear))
-    after = run(tmp_path / "after", **(base | linear | CHANGES[option]))
-    first, second = rows_of(tmp_path / "before"), rows_of(tmp_path / "after")
+    elif option in ("linear_models", "linear_examples"):
+        base = {"methods": ["interval", "linear"]}
+    output, before = small(**base)
+    after = small_run(tmp_path / "after", **(base | CHANGES[option]))
+    first, second = rows_of(output), rows_of(tmp_path / "after")
     if option == "smoothing.selection_samples":
         assert len(first) == len(second)  # the class is chosen from fewer votes; which one may well be the same
     else:
@@ -175,7 +216,7 @@ def test_more_sampled_points_find_steeper_slopes_of_a_bent_network(tmp_path: Pat
 
 
 def test_the_size_of_a_batch_changes_nothing_but_rounding(finished: Path, tmp_path: Path) -> None:
-    run(tmp_path / "out", batch_size=12)
+    run(tmp_path / "out", batch_size=12, methods=["linear", "gradient"])
     for kind in ("certified_linear_decision_radius_linf", "certified_gradient_confidence_radius_linf"):
         one, other = column(finished, "student", kind), column(tmp_path / "out", "student", kind)
         assert one.keys() == other.keys() and list(one.values()) == pytest.approx([other[k] for k in one], rel=1e-6)
