@@ -17,7 +17,7 @@ from robust_student.bounds import (
     sampled_decision_radius,
 )
 from robust_student.certificates import Certifier
-from robust_student.data import Data, stratified_sample
+from robust_student.data import Data, nested_sample
 from robust_student.graph import trace
 from robust_student.ledger import Ledger, Sample, describe, fingerprint, prepare
 from robust_student.measurements import Batch, Measurement, example_seeds
@@ -76,7 +76,7 @@ def certify(
     norm = Norm.named(settings.norm, data.scale)
     budgets = _budgets(settings, norm, data)
     certifiers = _certifiers(ready, norm, data, settings)
-    positions, linear = _samples(data, settings)
+    positions, linear = nested_sample(data.test.labels, settings.examples, settings.linear_examples, settings.seed)
     ledger = Ledger.open(output, CERTIFICATION, fingerprint(ready, data, settings))
     examples = data.test.subset(positions)
     inputs, labels = examples.floats().to(device), examples.labels.to(device)
@@ -107,17 +107,6 @@ def _budgets(settings: CertificationSettings, norm: Norm, data: Data) -> tuple[f
         return tuple(sorted(set(settings.budgets)))
     radius = norm.default_radius(data.input_range, data.shape)
     return tuple(float(f"{factor * radius:.4g}") for factor in RELATIVE_BUDGETS)
-
-
-def _samples(data: Data, settings: CertificationSettings) -> tuple[Tensor, int]:
-    """Test positions in the order measured, and how many of them, counted from the front, get the slow methods."""
-    wanted = min(settings.examples or len(data.test), len(data.test))
-    sample = stratified_sample(data.test.labels, wanted, settings.seed)
-    slow = min(settings.linear_examples or wanted, wanted)
-    front = stratified_sample(data.test.labels[sample], slow, settings.seed)
-    rest = torch.ones(wanted, dtype=torch.bool)
-    rest[front] = False
-    return torch.cat([sample[front], sample[rest]]), slow
 
 
 def _certifiers(

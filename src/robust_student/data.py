@@ -119,6 +119,20 @@ def stratified_sample(labels: Tensor, count: int, seed: int) -> Tensor:
     return torch.from_numpy(rng.permutation(np.concatenate(chosen)))
 
 
+def nested_sample(labels: Tensor, examples: int | None, slow: int | None, seed: int) -> tuple[Tensor, int]:
+    """Positions in the order measured, and how many of them, counted from the front, get the slow measurements.
+
+    A stratified sample of `examples` (None: all) whose front is a stratified sample of itself, of `slow` (None: all).
+    """
+    wanted = min(examples or len(labels), len(labels))
+    sample = stratified_sample(labels, wanted, seed)
+    few = min(slow or wanted, wanted)
+    front = stratified_sample(labels[sample], few, seed)
+    rest = torch.ones(wanted, dtype=torch.bool)
+    rest[front] = False
+    return torch.cat([sample[front], sample[rest]]), few
+
+
 def split(examples: Examples, fraction: float, seed: int) -> tuple[Examples, Examples]:
     """Divide into (rest, held out), the latter a stratified `fraction` of the examples; the seed fixes the split."""
     count = max(1, round(fraction * len(examples)))

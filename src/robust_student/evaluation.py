@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from robust_student.breakdown import breakdown
 from robust_student.costs import costs
-from robust_student.data import Data, stratified_sample
+from robust_student.data import Data, nested_sample
 from robust_student.gallery import gallery, worst_examples
 from robust_student.ledger import Ledger, Sample, Shard, describe, fingerprint, parts, prepare
 from robust_student.margins import input_gradient, margin
@@ -51,7 +51,7 @@ def evaluate(
     baseline = settings.baseline if settings.baseline is not None else ("kd" if "kd" in ready else None)
     if baseline is not None and baseline not in ready:
         raise UserError(f"evaluate: baseline '{baseline}' is not among the models ({', '.join(ready)})")
-    sample, attacked = _samples(data, settings)
+    sample, attacked = nested_sample(data.test.labels, settings.examples, settings.attack_examples, settings.seed)
     ledger = Ledger.open(output, EVALUATION, fingerprint(ready, data, settings), shard)
     examples = data.test.subset(sample)
     inputs, labels = examples.floats().to(device), examples.labels.to(device)
@@ -108,21 +108,6 @@ def headline(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
             }
         )
     return lines
-
-
-def _samples(data: Data, settings: EvaluationSettings) -> tuple[Tensor, int]:
-    """Test positions in the order measured, and how many of them, counted from the front, are attacked.
-
-    The attacked ones are a stratified sample of the sample, moved to the front.
-    """
-    total = len(data.test)
-    wanted = min(settings.examples or total, total)
-    sample = stratified_sample(data.test.labels, wanted, settings.seed)
-    attacked = min(settings.attack_examples or wanted, wanted)
-    front = stratified_sample(data.test.labels[sample], attacked, settings.seed)
-    rest = torch.ones(wanted, dtype=torch.bool)
-    rest[front] = False
-    return torch.cat([sample[front], sample[rest]]), attacked
 
 
 def _skipped(groups: Mapping[Key, Mapping[int, Row]], name: str) -> int:
