@@ -16,7 +16,7 @@ ROOMS = [
     *("intervals", "comparison", "calibration", "results", "breakdown", "masking", "sandwich"),
     *("measurements", "costs", "ledger", "gallery", "evaluation", "certification"),
     *("figures", "pages", "certificate_report", "saved", "evidence", "sections", "overview", "side_by_side", "seeds"),
-    *("report", "demo", "arguments", "terminal", "cli", "__main__"),
+    *("report", "demo", "arguments", "terminal", "workers", "cli", "__main__"),
 ]
 STATISTICS = {"breakdown", "calibration", "comparison", "intervals", "results", "tensors"}
 """Rooms that compute with saved rows and records; none of them can run a model."""

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from reference import message_of
 
+from robust_student import ledger
 from robust_student.cli import COMMANDS, main
-from robust_student.runs import load, read_json
+from robust_student.runs import append_jsonl, load, read_json
+from robust_student.workers import beside
 
 TRAIN = ["--data", "digits", "--model", "linear", "--epochs", "2", "--device", "cpu"]
 
@@ -248,3 +251,79 @@ def test_output_is_plain_where_there_is_no_terminal(teacher: Path, tmp_path: Pat
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
     card = json.loads((tmp_path / "run" / "model.json").read_text())
     assert card["provenance"]["seed"] == 0
+
+
+# Several processes ----------------------------------------------------------------------------------------------------
+
+QUICK = ["--examples", "40", "--attack-examples", "20", "--batch-size", "5", "--pgd-steps", "3", "--snr-db", "0", "--autoattack", "none"]
+
+
+def test_workers_and_shards_measure_what_one_process_measures(teacher: Path, tmp_path: Path) -> None:
+    models = ["evaluate", f"teacher={teacher}", "--data", "digits", "--device", "cpu", *QUICK]
+    run(*models, "--output", str(tmp_path / "one"))
+    run(*models, "--output", str(tmp_path / "two"), "--workers", "2")
+    for index in (1, 0):
+        run(*models, "--output", str(tmp_path / "shards"), "--shard", f"{index}/2")
+        assert not (tmp_path / "shards" / "summary.json").exists()
+    run(*models, "--output", str(tmp_path / "shards"))
+    rows = {name: set((tmp_path / name / "rows.jsonl").read_text().splitlines()) for name in ("one", "two", "shards")}
+    assert rows["one"] == rows["two"] == rows["shards"] and len(rows["one"]) > 100
+
+
+def test_workers_share_the_batches(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[int] = []
+
+    def append(path: Path, rows: list[dict[str, Any]]) -> None:
+        append_jsonl(path, rows)
+        measured.append(len(rows))
+
+    monkeypatch.setattr(ledger, "append_jsonl", append)
+    run("evaluate", str(teacher), "--data", "digits", *QUICK, "--workers", "3", "--output", str(tmp_path / "out"))
+    whole = len((tmp_path / "out" / "rows.jsonl").read_text().splitlines())
+    assert whole / 4 < sum(measured) < whole / 2
+
+
+def test_a_worker_that_fails_is_reported_in_one_line() -> None:
+    def work() -> None:
+        with beside([["evaluate", "--data", "digits", "--output", "nowhere"]]):
+            pass
+
+    assert message_of(work).startswith("worker 1: evaluate: name at least one run directory")
+
+
+def test_a_worker_does_not_outlive_a_failure_of_the_first_process() -> None:
+    with pytest.raises(KeyboardInterrupt), beside([["demo", "--output", "unwanted"]]):
+        raise KeyboardInterrupt
+    assert not Path("unwanted").exists()
+
+
+def test_bad_shards_are_refused(teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["evaluate", str(teacher), "--data", "digits", "--output", str(tmp_path / "out")]
+    assert "'2/2' is not INDEX/COUNT" in refused(capsys, *words, "--shard", "2/2")
+    assert "exclude each other" in refused(capsys, *words, "--shard", "0/2", "--workers", "2")
+    assert not (tmp_path / "out").exists()
+
+
+# Certificates ---------------------------------------------------------------------------------------------------------
+
+
+def test_certify_brackets_radii_goes_on_and_is_reported(
+    teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "certificates"
+    words = ["certify", f"student={teacher}", "--data", "digits", "--output", str(output), "--examples", "12"]
+    words += ["--linear-examples", "6", "--budgets", "0.01", "0.03", "--attacks", "pgd-bisection"]
+    run(*words)
+    assert "0.01" in capsys.readouterr().out
+    records = read_json(output / "summary.json")
+    certified = [r["value"] for r in records if r["metric"] == "certified_accuracy"]
+    assert certified and {r["setting"] for r in records if r["metric"] == "certified_accuracy"} == {0.01, 0.03}
+    rows = [json.loads(line) for line in (output / "rows.jsonl").read_text().splitlines()]
+    radii = {(row["perturbation"], row["index"]): row["value"] for row in rows}
+    for (kind, index), value in radii.items():
+        if kind == "certified_linear_decision_radius_linf":
+            attack = radii["attack_decision_radius_linf", index]
+            assert value is not None and (attack is None or value <= attack)
+    assert "holds a finished run" in refused(capsys, *words)
+    run("report", str(output))
+    assert "certified" in (output / "report.html").read_text()

@@ -1,7 +1,9 @@
 """The command `robust-student`: what each of its commands takes and does."""
 
+import json
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -154,6 +156,11 @@ class Evaluate(Command):
     """digits, mnist:DIR, folder:DIR, npz:FILE or parquet:DIR; only the test split is used."""
     output: Path
     """Directory for rows.jsonl, summary.json and the rest; the same command continues an interrupted evaluation."""
+    workers: int = Field(1, ge=1)
+    """Processes that share the batches; the numbers do not depend on it. Set OMP_NUM_THREADS to cores / workers."""
+    shard: str | None = None
+    """INDEX/COUNT: measure only every COUNT-th batch, from INDEX on (other machines, job arrays); the same command
+    without it puts all shards together."""
     evaluation: Annotated[EvaluationSettings, Flat] = EvaluationSettings()
     config: Config = None
     """YAML file with any of these settings; flags win over it."""
@@ -161,8 +168,25 @@ class Evaluate(Command):
     def run(self) -> None:
         """Do it."""
         from robust_student.evaluation import evaluate
+        from robust_student.ledger import Shard
+        from robust_student.workers import beside
 
+        shard = None if self.shard is None else Shard.parse(self.shard)
+        if shard is not None and self.workers > 1:
+            raise UserError("evaluate: --workers and --shard exclude each other")
         models, data = _models(self.models, self.data, "evaluate")
+        if shard is not None:
+            evaluate(models, data, self.evaluation, output=self.output, shard=shard)
+            print(f"shard {self.shard} measured; the same command without --shard puts the shards together")
+            return
+        if self.workers > 1:
+            with tempfile.TemporaryDirectory() as folder:
+                config = Path(folder) / "settings.yaml"
+                config.write_text(json.dumps({"evaluation": self.evaluation.model_dump(mode="json")}), encoding="utf-8")
+                words = ["evaluate", *self.models, "--data", self.data, "--output", str(self.output)]
+                words += ["--config", str(config)]
+                with beside([[*words, "--shard", f"{k}/{self.workers}"] for k in range(1, self.workers)]):
+                    evaluate(models, data, self.evaluation, output=self.output, shard=Shard(0, self.workers))
         records = evaluate(models, data, self.evaluation, output=self.output)
         terminal.show(records, self.output / "summary.json")
 
