@@ -11,9 +11,11 @@ ROOMS = [
     *("tensors", "norms", "margins", "settings", "bounds", "smoothing"),
     *("activations", "operations", "steps", "translations", "graph", "regions", "propagation", "certificates"),
     *("ascent", "slopes", "objective", "perturbations", "attacks", "smallest"),
+    *("resampling", "corruption_noise", "corruption_blur", "corruption_weather", "corruption_digital", "corruptions"),
     *("models", "weights", "parquet", "data", "runs", "validation", "training", "search"),
     *("intervals", "results", "masking", "sandwich"),
-    *("measurements", "costs", "ledger", "gallery", "evaluation", "certification"),
+    *("measurements", "corruption_sets", "corruption_measurements"),
+    *("costs", "ledger", "gallery", "evaluation", "certification"),
     *("figures", "pages", "certificate_report", "report", "demo", "cli", "__main__"),
 ]
 ONLY = {

@@ -45,7 +45,8 @@ def motion_blur(images: Images, severity: int, seeds: Sequence[int]) -> Images:
 
 def along(images: Images, angles: torch.Tensor, length: float) -> Images:
     """Average over a segment of `length` pixels at one angle per image, `angles` `(batch, 1)` in radians."""
-    steps = length * (torch.linspace(-0.5, 0.5, 4 * math.ceil(length) + 9, dtype=images.dtype, device=images.device))
+    count = 4 * math.ceil(length) + 8
+    steps = length * ((torch.arange(count, dtype=images.dtype, device=images.device) + 0.5) / count - 0.5)
     points = torch.stack([angles.cos() * steps, angles.sin() * steps], dim=2)
     return averaged(images, averaging_kernels(points, math.ceil(length / 2)))
 
@@ -70,7 +71,8 @@ def zoom_blur(images: Images, severity: int, seeds: Sequence[int]) -> Images:
 
 def gaussian_smoothed(images: Images, sigma: float) -> Images:
     """Average over a normal cloud of `sigma` pixels cut at 3 sigma, first along rows, then along columns."""
-    probabilities = torch.linspace(0, 1, 8 * math.ceil(sigma) + 60, dtype=torch.float64)[1:-1]
+    count = 8 * math.ceil(sigma) + 60
+    probabilities = (torch.arange(count, dtype=torch.float64) + 0.5) / count
     line = (sigma * torch.special.ndtri(probabilities)).clamp(-3 * sigma, 3 * sigma).to(images)
     reach = math.ceil(3 * sigma)
     row = averaging_kernels(torch.stack([line, torch.zeros_like(line)], dim=1)[None], reach)[:, reach : reach + 1]

@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -101,7 +102,10 @@ def _coarse(length: int, share: float, like: Tensor) -> Tensor:
     return (shared.T @ shared * count / length).to(like)
 
 
-def _through_jpeg(pixels: np.ndarray, quality: int) -> np.ndarray:
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+def _through_jpeg(pixels: Pixels, quality: int) -> Pixels:
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "JPEG", quality=quality)
     with Image.open(buffer) as image:

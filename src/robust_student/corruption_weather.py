@@ -96,7 +96,7 @@ def plasma(images: Images, seeds: Sequence[int]) -> Float[Tensor, "batch 1 heigh
     lattices = [2**k + 1 for k in range(1, max(2, math.ceil(math.log2(max(height, width)))))]
     draws = uniform_per_example((sum(n * n for n in lattices),), seeds).to(images)
     field, size = torch.zeros_like(images[:, :1]), 1.0
-    for part, n in zip(draws.split([n * n for n in lattices], dim=1), lattices, strict=True):
+    for part, n in zip(torch.split(draws, [n * n for n in lattices], dim=1), lattices, strict=True):
         lattice = part.reshape(-1, 1, n, n)
         field = field + size * functional.interpolate(lattice, (height, width), mode="bilinear", align_corners=True)
         size *= ROUGHNESS

@@ -43,8 +43,8 @@ CORRUPTIONS: Mapping[str, Callable[[Images, int, Sequence[int]], Images]] = {
 def corrupt(kind: str, inputs: Inputs, severity: int, seeds: Sequence[int], input_range: InputRange) -> Inputs:
     """The images under one kind of corruption, clipped to the input range, in their dtype and on their device.
 
-    An image depends on itself, the severity and its own seed only, not on the batch. A kind uses the same draws at every
-    severity. Raises UserError for an unknown kind or severity and for inputs that are not images with a range.
+    The result depends on the image, the severity and the image's own seed, not on the batch. A kind uses the same draws
+    at every severity. Raises UserError for an unknown kind or severity and for inputs that are not images with a range.
 
     Args:
         kind: a name in `CORRUPTIONS`.

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robust_student.corruption_measurements import corruption_kinds, corruption_plan, describe_corruptions
 from robust_student.costs import costs
 from robust_student.data import Data, stratified_sample
 from robust_student.gallery import gallery
@@ -29,9 +30,9 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """Measure models on the same test examples; write rows, summary and provenance; return the summary records.
 
-    Clean accuracy, Gaussian noise, PGD, AutoAttack with a masking verdict, estimated radii, size and speed. Rows are
-    appended batch by batch: run again with the same arguments after an interruption and only the missing batches are
-    computed, with the same result. Raises UserError on bad input and where `output` holds something else.
+    Clean accuracy, noise, corruptions, PGD, AutoAttack with a masking verdict, estimated radii, size and speed. Rows
+    are appended batch by batch: run again with the same arguments after an interruption and only the missing batches
+    are computed, with the same result. Raises UserError on bad input and where `output` holds something else.
 
     Args:
         models: name -> model; a plain module must take inputs in natural units and return logits.
@@ -47,12 +48,13 @@ def evaluate(
     baseline = settings.baseline if settings.baseline is not None else ("kd" if "kd" in ready else None)
     if baseline is not None and baseline not in ready:
         raise UserError(f"evaluate: baseline '{baseline}' is not among the models ({', '.join(ready)})")
-    sample, attacked = _samples(data, settings)
+    sample, attacked, corrupted = _samples(data, settings)
+    under_corruption = corruption_plan(data, settings, corrupted)
     ledger = Ledger.open(output, EVALUATION, fingerprint(ready, data, settings))
     examples = data.test.subset(sample)
     inputs, labels = examples.floats().to(device), examples.labels.to(device)
     teacher = ready[settings.teacher].logits(inputs).to(device) if settings.teacher in ready else None
-    cells = plan(data, settings, len(sample), attacked, teacher is not None)
+    cells = plan(data, settings, len(sample), attacked, teacher is not None) + under_corruption
     used = ledger.fill(ready, dict.fromkeys(ready, cells), Sample(sample, inputs, labels, teacher), settings.batch_size)
     verdicts = {
         name: _verdict(model, used, name, inputs[:attacked], labels[:attacked], data) for name, model in ready.items()
@@ -72,6 +74,7 @@ def evaluate(
         if settings.autoattack != "none"
         else None,
         "sample": {"test": len(data.test), "examples": len(sample), "attacked": attacked},
+        "corruptions": describe_corruptions(settings.corruptions, corrupted),
         "classes": list(data.classes),
         "models": {name: describe(model) for name, model in ready.items()},
     }
@@ -101,19 +104,34 @@ def headline(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return lines
 
 
-def _samples(data: Data, settings: EvaluationSettings) -> tuple[Tensor, int]:
-    """Test positions in the order measured, and how many of them, counted from the front, are attacked.
+def _samples(data: Data, settings: EvaluationSettings) -> tuple[Tensor, int, int]:
+    """Test positions in the order measured, and how many, from the front, are attacked and how many corrupted.
 
-    The attacked ones are a stratified sample of the sample, moved to the front.
+    The attacked ones are a stratified sample of the sample, moved to the front. So are the corrupted ones: of the
+    attacked ones where they are fewer, else of the others, behind the attacked ones.
     """
     total = len(data.test)
     wanted = min(settings.examples or total, total)
     sample = stratified_sample(data.test.labels, wanted, settings.seed)
     attacked = min(settings.attack_examples or wanted, wanted)
-    front = stratified_sample(data.test.labels[sample], attacked, settings.seed)
-    rest = torch.ones(wanted, dtype=torch.bool)
+    corrupted = min(settings.corruptions.examples or wanted, wanted) if corruption_kinds(settings.corruptions) else 0
+    sample = _to_the_front(sample, data.test.labels, attacked, settings.seed)
+    front, rest = sample[:attacked], sample[attacked:]
+    if corrupted < attacked:
+        front = _to_the_front(front, data.test.labels, corrupted, settings.seed)
+    else:
+        rest = _to_the_front(rest, data.test.labels, corrupted - attacked, settings.seed)
+    return torch.cat([front, rest]), attacked, corrupted
+
+
+def _to_the_front(positions: Tensor, labels: Tensor, count: int, seed: int) -> Tensor:
+    """The same positions, beginning with a stratified sample of `count` of them."""
+    if count == 0:
+        return positions
+    front = stratified_sample(labels[positions], count, seed)
+    rest = torch.ones(len(positions), dtype=torch.bool)
     rest[front] = False
-    return torch.cat([sample[front], sample[rest]]), attacked
+    return torch.cat([positions[front], positions[rest]])
 
 
 def _verdict(

@@ -6,13 +6,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from robust_student.intervals import Estimate, median, paired_difference, wilson
+from robust_student.intervals import Estimate, mean_over_examples, median, paired_difference, relative_drop, wilson
 
 SUMMARY_SCHEMA = 1
 ROWS, SUMMARY, EVALUATION, GALLERY = "rows.jsonl", "summary.json", "evaluation.json", "gallery.json"
 """File names in an evaluation's directory."""
 CERTIFICATION = "certification.json"
 """What tells a directory of certificates from one of an evaluation."""
+
+CORRUPTION = "corruption_"
+"""What the perturbation of rows under a corruption begins with; the kind follows."""
 
 Key = tuple[str, str, float | None]
 """(model, perturbation, setting)."""
@@ -24,9 +27,9 @@ class Row:
 
     model: str
     perturbation: str
-    """`none`, `gaussian_snr_db`, `pgd_linf`, `autoattack_linf`, ... or `estimated_decision_radius_linf`, ..."""
+    """`none`, `gaussian_snr_db`, `corruption_snow`, `pgd_linf`, ... or `estimated_decision_radius_linf`, ..."""
     setting: float | None
-    """SNR in dB or budget in input units; None where there is nothing to set."""
+    """SNR in dB, severity, or budget in input units; None where there is nothing to set."""
     index: int
     """Position of the example in the test set."""
     label: int
@@ -92,7 +95,7 @@ def summarise(
         counted = {index: bool(row.correct) for index, row in rows.items() if row.correct is not None}
         estimate = wilson(sum(counted.values()), len(counted))
         records.append(record({**common, "metric": "accuracy"}, estimate, "wilson95", len(counted), verdict))
-        if perturbation == "gaussian_snr_db":
+        if perturbation.endswith("_snr_db"):
             realised = [row.value for row in rows.values() if row.value is not None]
             mean = sum(realised) / len(realised) if realised else math.nan
             alone = Estimate(mean, math.nan, math.nan)
@@ -105,11 +108,40 @@ def summarise(
             pair = paired_difference([counted[i] for i in shared], [bool(rival[i].correct) for i in shared])
             common["metric"] = f"accuracy_minus_{baseline}"
             records.append(record(common, pair, "paired_bootstrap95", len(shared), verdict))
+    records += _corruption_records(groups, baseline, seed, split)
     for model, cost in costs.items():
         for metric, value in cost.items():
             common = {"model": model, "split": split, "perturbation": "none", "setting": None, "seed": seed}
             common |= {"unit": COST_UNITS[metric], "metric": metric}
             records.append(record(common, Estimate(value, math.nan, math.nan), None, 1))
+    return records
+
+
+def _corruption_records(
+    groups: Mapping[Key, Mapping[int, Row]], baseline: str | None, seed: int, split: str
+) -> list[dict[str, Any]]:
+    """Means over all kinds and severities, with intervals over examples: the same examples are in every cell."""
+    right: dict[str, dict[int, list[bool]]] = defaultdict(lambda: defaultdict(list))
+    for (model, perturbation, _), rows in groups.items():
+        if perturbation.startswith(CORRUPTION):
+            for index, row in rows.items():
+                right[model][index].append(bool(row.correct))
+    share = {model: {i: sum(cells) / len(cells) for i, cells in of.items()} for model, of in right.items()}
+    records = []
+    for model, shares in share.items():
+        common: dict[str, Any] = {"model": model, "split": split, "perturbation": "corruptions", "setting": None}
+        common |= {"unit": None, "seed": seed}
+        clean = groups[(model, "none", None)]
+        mean = mean_over_examples(list(shares.values()))
+        drop = relative_drop([bool(clean[i].correct) for i in shares], list(shares.values()))
+        found = {"mean_corruption_accuracy": (mean, "bootstrap95"), "relative_corruption_drop": (drop, "bootstrap95")}
+        if baseline in share and model != baseline:
+            pair = mean_over_examples([value - share[baseline][i] for i, value in shares.items()])
+            found[f"mean_corruption_accuracy_minus_{baseline}"] = (pair, "paired_bootstrap95")
+        records += [
+            record({**common, "metric": metric}, estimate, interval, len(shares))
+            for metric, (estimate, interval) in found.items()
+        ]
     return records
 
 
@@ -149,4 +181,6 @@ def record(
 def _unit(perturbation: str) -> str | None:
     if perturbation == "none":
         return None
-    return "dB" if perturbation == "gaussian_snr_db" else perturbation.rsplit("_", 1)[1]
+    if perturbation.startswith(CORRUPTION):
+        return "severity"
+    return "dB" if perturbation.endswith("_snr_db") else perturbation.rsplit("_", 1)[1]
