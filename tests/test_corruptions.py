@@ -347,7 +347,7 @@ def test_elastic_displacements_are_smooth_and_of_the_stated_size(severity: int) 
     for n, seed in enumerate(SEEDS):
         field = np.array([gaussian_oracle(part, 2.0) for part in draws((2, 24, 20), seed, torch.randn)])
         field *= 20 * corruption_digital.ELASTIC[severity - 1] / np.sqrt((field**2).sum(axis=0).mean())
-        np.testing.assert_allclose(found[n, 1], look(inputs[n, 1].numpy(), *field, "reflect"), atol=0.01)
+        np.testing.assert_allclose(found[n, 1], look(inputs[n, 1].numpy(), field[0], field[1], "reflect"), atol=0.01)
 
 
 @pytest.mark.parametrize("severity", list(SEVERITIES))

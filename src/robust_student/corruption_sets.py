@@ -62,12 +62,9 @@ def _open(folder: Path, name: str) -> np.ndarray[Any, np.dtype[Any]]:
         hint = nearest(name, present) if name != LABELS else ""
         raise UserError(f"corruption set {folder}: no file {name}.npy{hint}")
     try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.lib.format.open_memmap(path, mode="r")  # never unpickles
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"corruption set {folder}: cannot read {name}.npy ({' '.join(str(error).split())})") from None
-    if not isinstance(found, np.ndarray):
-        raise UserError(f"corruption set {folder}: {name}.npy is not a single array")
-    return found
 
 
 def _check_labels(folder: Path, labels: np.ndarray[Any, np.dtype[Any]], data: Data) -> None:

@@ -131,9 +131,10 @@ def _corruption_records(
     for model, shares in share.items():
         common: dict[str, Any] = {"model": model, "split": split, "perturbation": "corruptions", "setting": None}
         common |= {"unit": None, "seed": seed}
-        clean = groups[(model, "none", None)]
+        clean = groups.get((model, "none", None), {})
+        before = {i: float(bool(clean[i].correct)) for i in shares if i in clean}
         mean = mean_over_examples(list(shares.values()))
-        drop = relative_drop([bool(clean[i].correct) for i in shares], list(shares.values()))
+        drop = relative_drop(list(before.values()), [shares[i] for i in before])
         found = {"mean_corruption_accuracy": (mean, "bootstrap95"), "relative_corruption_drop": (drop, "bootstrap95")}
         if baseline in share and model != baseline:
             pair = mean_over_examples([value - share[baseline][i] for i, value in shares.items()])
