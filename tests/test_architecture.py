@@ -12,9 +12,11 @@ ROOMS = [
     *("activations", "operations", "steps", "translations", "graph", "regions", "propagation", "certificates"),
     *("ascent", "slopes", "objective", "perturbations", "attacks", "borrowed_attacks"),
     *("feasible", "apgd", "fab", "square", "autoattack", "smallest"),
+    *("resampling", "corruption_noise", "corruption_blur", "corruption_weather", "corruption_digital", "corruptions"),
     *("models", "weights", "parquet", "data", "runs", "validation", "training", "search"),
     *("intervals", "comparison", "calibration", "results", "breakdown", "masking", "sandwich"),
-    *("measurements", "costs", "ledger", "gallery", "evaluation", "certification"),
+    *("measurements", "corruption_sets", "corruption_measurements"),
+    *("costs", "ledger", "gallery", "evaluation", "certification"),
     *("figures", "pages", "certificate_report", "saved", "evidence", "sections", "overview", "side_by_side", "seeds"),
     *("report", "demo", "arguments", "terminal", "workers", "cli", "__main__"),
 ]

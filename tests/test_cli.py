@@ -14,6 +14,7 @@ from reference import message_of
 
 from robust_student import ledger
 from robust_student.cli import COMMANDS, main
+from robust_student.data import load_data
 from robust_student.runs import append_jsonl, load, read_json
 from robust_student.workers import beside
 
@@ -124,6 +125,43 @@ def test_flags_win_over_the_file_and_the_file_over_the_method(teacher: Path, tmp
     assert settings["objective"]["gradient"]["score"] == "probability"  # the method
 
 
+def test_corruptions_and_noises_are_asked_for_by_flag_and_change_the_result(teacher: Path, tmp_path: Path) -> None:
+    few = ["--examples", "30", "--attack-examples", "10", "--pgd-steps", "1", "--autoattack", "none"]
+
+    def found(name: str, *flags: str) -> dict[tuple[str, float | None], float]:
+        run("evaluate", str(teacher), "--data", "digits", "--output", str(tmp_path / name), *few, *flags)
+        records = read_json(tmp_path / name / "summary.json")
+        wanted = [r for r in records if r["metric"] in ("accuracy", "mean_corruption_accuracy")]
+        return {(r["perturbation"], r["setting"]): r["value"] for r in wanted}
+
+    plain = found("plain")
+    assert not [key for key in plain if "corruption" in key[0] or key[0] == "impulse_snr_db"]
+    every = found("all", "--corruptions.kinds", "all")
+    assert len([key for key in every if key[0].startswith("corruption_")]) == 75
+    some = found(
+        *("some", "--corruptions.kinds", "rotate", "contrast", "--corruptions.severities", "3", "5"),
+        *("--corruptions.examples", "20", "--noises", "gaussian", "impulse"),
+    )
+    cells = [key for key in some if key[0].startswith("corruption_")]
+    assert cells == [(f"corruption_{kind}", float(s)) for kind in ("rotate", "contrast") for s in (3, 5)]
+    assert some["corruptions", None] != every["corruptions", None]
+    assert ("impulse_snr_db", 0.0) in some
+
+
+def test_a_published_set_is_named_by_flag(teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    test = load_data("digits").test
+    black = np.zeros((5 * len(test), 8, 8, 1), np.uint8)
+    np.save(tmp_path / "soot.npy", black)
+    np.save(tmp_path / "labels.npy", test.labels.numpy())
+    words = ["evaluate", str(teacher), "--data", "digits", "--output", str(tmp_path / "out"), "--pgd-steps", "1"]
+    words += ["--attack-examples", "10", "--autoattack", "none", "--corruptions.set", str(tmp_path)]
+    assert "no file gaussian_noise.npy" in refused(capsys, *words)
+    run(*words, "--corruptions.kinds", "soot", "--corruptions.severities", "5")
+    records = read_json(tmp_path / "out" / "summary.json")
+    (record,) = [r for r in records if r["perturbation"] == "corruption_soot"]
+    assert record["value"] == pytest.approx(0.1, abs=0.02) and record["n"] == 400
+
+
 def test_a_search_prints_its_trade_off_and_trains_the_best(
     teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -209,6 +247,11 @@ def test_bad_settings_are_refused_with_one_line(
         (["evaluate", "--data", "digits", *out], "at least one"),
         (["evaluate", str(teacher), str(teacher), "--data", "digits", *out], "two models are called"),
         (["evaluate", str(teacher), "--data", "digits", *out, "--baseline", "kd"], "baseline 'kd'"),
+        (["evaluate", str(teacher), "--data", "digits", *out, "--corruptions.kinds", "snwo"], "did you mean 'snow'"),
+        (
+            ["evaluate", str(teacher), "--data", "digits", *out, "--corruptions.severities", "6"],
+            "less than or equal to 5",
+        ),
         (["report", str(tmp_path / "none")], "none"),
         (["predict", "--model", str(teacher), str(tmp_path / "none.png")], "no such file"),
         (["predict", "--model", str(tmp_path), str(tmp_path / "none.png")], "model.json"),
@@ -255,7 +298,20 @@ def test_output_is_plain_where_there_is_no_terminal(teacher: Path, tmp_path: Pat
 
 # Several processes ----------------------------------------------------------------------------------------------------
 
-QUICK = ["--examples", "40", "--attack-examples", "20", "--batch-size", "5", "--pgd-steps", "3", "--snr-db", "0", "--autoattack", "none"]
+QUICK = [
+    "--examples",
+    "40",
+    "--attack-examples",
+    "20",
+    "--batch-size",
+    "5",
+    "--pgd-steps",
+    "3",
+    "--snr-db",
+    "0",
+    "--autoattack",
+    "none",
+]
 
 
 def test_workers_and_shards_measure_what_one_process_measures(teacher: Path, tmp_path: Path) -> None:

@@ -239,6 +239,15 @@ def test_without_a_teacher_there_is_no_confidence_radius(tmp_path: Path) -> None
     assert sum("confidence" in record["metric"] for record in named) == 2
 
 
+@pytest.mark.parametrize("name", ["gaussian", "uniform", "impulse"])
+def test_every_kind_of_noise_has_the_snr_it_is_asked_for(name: str, tmp_path: Path) -> None:
+    settings = FAST.model_copy(update={"noises": (name,), "snr_db": (12.0,)})
+    records = run(tmp_path / "out", settings, toy_data(shape=(1, 20, 20), test=45), {"m": affine(torch.ones(3, 400))})
+    (realised,) = [record for record in records if record["metric"] == "mean_realised_snr_db"]
+    assert realised["perturbation"] == f"{name}_snr_db" and realised["unit"] == "dB" and realised["n"] == 30
+    assert 11.8 < realised["value"] < 14  # clipping removes noise
+
+
 def test_noise_without_signal_is_excluded_and_counted(tmp_path: Path) -> None:
     inputs = DATA.test.inputs.clone()
     inputs[[3, 8]] = 0
@@ -673,6 +682,7 @@ OTHERS: dict[str, Any] = {
     "examples": 29,
     "attack_examples": 6,
     "snr_db": (3.0, -4.0),
+    "noises": ("uniform", "impulse"),
     "pgd_linf": (0.05, 0.2),
     "pgd_l2": (0.5,),
     "pgd_steps": 1,
@@ -686,7 +696,12 @@ OTHERS: dict[str, Any] = {
 
 
 def test_the_list_of_options_is_complete() -> None:
-    assert set(OTHERS) == set(EvaluationSettings.model_fields) - {"batch_size", "device", "skip_certified"}
+    assert set(OTHERS) == set(EvaluationSettings.model_fields) - {
+        "batch_size",
+        "device",
+        "skip_certified",
+        "corruptions",
+    }
 
 
 @pytest.mark.parametrize("option", sorted(name for name in OTHERS if not name.startswith("autoattack")))

@@ -66,7 +66,14 @@ def test_accuracy_is_the_share_of_right_rows_with_its_wilson_interval() -> None:
 
 @pytest.mark.parametrize(
     ("perturbation", "setting", "unit"),
-    [("gaussian_snr_db", -5.0, "dB"), ("pgd_linf", 0.1, "linf"), ("autoattack_l2", 1.5, "l2"), ("pgd_l1", 3.0, "l1")],
+    [
+        ("gaussian_snr_db", -5.0, "dB"),
+        ("pgd_linf", 0.1, "linf"),
+        ("autoattack_l2", 1.5, "l2"),
+        ("pgd_l1", 3.0, "l1"),
+        ("corruption_snow", 2.0, "severity"),
+        ("impulse_snr_db", 3.0, "dB"),
+    ],
 )
 def test_a_setting_has_the_unit_of_its_perturbation(perturbation: str, setting: float, unit: str) -> None:
     record = only(summary(rows("m", perturbation, setting, [True])), "m", "accuracy", perturbation)
@@ -237,3 +244,21 @@ def test_a_breakdown_counts_by_class_and_by_confidence() -> None:
     assert clean["confidence"][7]["confidence"] == pytest.approx(0.505)
     assert attack["confidence"] is None and [c["n"] for c in attack["classes"]] == [1]
     assert (attack["perturbation"], attack["setting"], attack["split"]) == ("pgd_l2", 1.0, "test")
+
+
+def test_means_over_corruptions_rest_on_the_examples_that_were_corrupted() -> None:
+    every = rows("m", "none", None, [True, True, False, False, True, True])
+    every += rows("m", "corruption_snow", 1.0, [True, True, False, True])
+    every += rows("m", "corruption_snow", 2.0, [True, False, False, True])
+    every += rows("m", "corruption_fog", 1.0, [True, False, False, False])
+    records = summary(every)
+    mean = only(records, "m", "mean_corruption_accuracy", "corruptions")
+    drop = only(records, "m", "relative_corruption_drop", "corruptions")
+    assert (mean["value"], mean["n"]) == (pytest.approx(6 / 12), 4)
+    assert (drop["value"], drop["n"]) == (pytest.approx((2 / 4 - 6 / 12) / (2 / 4)), 4)
+
+
+def test_a_model_that_is_never_right_has_no_relative_drop() -> None:
+    every = rows("m", "none", None, [False, False]) + rows("m", "corruption_fog", 1.0, [False, True])
+    drop = only(summary(every), "m", "relative_corruption_drop", "corruptions")
+    assert values(drop) == (None, None, None)

@@ -76,7 +76,7 @@ def certify(
     norm = Norm.named(settings.norm, data.scale)
     budgets = _budgets(settings, norm, data)
     certifiers = _certifiers(ready, norm, data, settings)
-    positions, linear = nested_sample(data.test.labels, settings.examples, settings.linear_examples, settings.seed)
+    positions, (linear,) = nested_sample(data.test.labels, settings.examples, [settings.linear_examples], settings.seed)
     ledger = Ledger.open(output, CERTIFICATION, fingerprint(ready, data, settings))
     examples = data.test.subset(positions)
     inputs, labels = examples.floats().to(device), examples.labels.to(device)

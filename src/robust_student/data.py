@@ -119,18 +119,29 @@ def stratified_sample(labels: Tensor, count: int, seed: int) -> Tensor:
     return torch.from_numpy(rng.permutation(np.concatenate(chosen)))
 
 
-def nested_sample(labels: Tensor, examples: int | None, slow: int | None, seed: int) -> tuple[Tensor, int]:
-    """Positions in the order measured, and how many of them, counted from the front, get the slow measurements.
+def nested_sample(
+    labels: Tensor, examples: int | None, inner: Sequence[int | None], seed: int
+) -> tuple[Tensor, list[int]]:
+    """Positions in the order measured, and how many of them, counted from the front, each slower measurement gets.
 
-    A stratified sample of `examples` (None: all) whose front is a stratified sample of itself, of `slow` (None: all).
+    A stratified sample of `examples` (None: all); `inner` sizes (None: all) are stratified in turn, each within the
+    part of the sample that the sizes before it leave together, so that a later size never changes an earlier one's
+    examples.
     """
     wanted = min(examples or len(labels), len(labels))
-    sample = stratified_sample(labels, wanted, seed)
-    few = min(slow or wanted, wanted)
-    front = stratified_sample(labels[sample], few, seed)
-    rest = torch.ones(wanted, dtype=torch.bool)
-    rest[front] = False
-    return torch.cat([sample[front], sample[rest]]), few
+    positions = stratified_sample(labels, wanted, seed)
+    counts = [min(wanted if count is None else count, wanted) for count in inner]
+    borders = {0, wanted}
+    for count in counts:
+        if count not in borders:
+            low, high = max(b for b in borders if b < count), min(b for b in borders if b > count)
+            part = positions[low:high]
+            chosen = stratified_sample(labels[part], count - low, seed)
+            rest = torch.ones(len(part), dtype=torch.bool)
+            rest[chosen] = False
+            positions[low:high] = torch.cat([part[chosen], part[rest]])
+            borders.add(count)
+    return positions, counts
 
 
 def split(examples: Examples, fraction: float, seed: int) -> tuple[Examples, Examples]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robust_student.breakdown import breakdown
+from robust_student.corruption_measurements import corruption_kinds, corruption_plan, describe_corruptions
 from robust_student.costs import costs
 from robust_student.data import Data, nested_sample
 from robust_student.gallery import gallery, worst_examples
@@ -31,9 +32,9 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """Measure models on the same test examples; write rows, summary and provenance; return the summary records.
 
-    Clean accuracy, Gaussian noise, PGD, AutoAttack with a masking verdict, estimated radii, size and speed. Rows are
-    appended batch by batch: run again with the same arguments after an interruption and only the missing batches are
-    computed, with the same result. Raises UserError on bad input and where `output` holds something else.
+    Clean accuracy, noise, corruptions, PGD, AutoAttack with a masking verdict, estimated radii, size and speed. Rows
+    are appended batch by batch: run again with the same arguments after an interruption and only the missing batches
+    are computed, with the same result. Raises UserError on bad input and where `output` holds something else.
 
     Args:
         models: name -> model; a plain module must take inputs in natural units and return logits.
@@ -51,12 +52,16 @@ def evaluate(
     baseline = settings.baseline if settings.baseline is not None else ("kd" if "kd" in ready else None)
     if baseline is not None and baseline not in ready:
         raise UserError(f"evaluate: baseline '{baseline}' is not among the models ({', '.join(ready)})")
-    sample, attacked = nested_sample(data.test.labels, settings.examples, settings.attack_examples, settings.seed)
+    few = settings.corruptions.examples if corruption_kinds(settings.corruptions) else 0
+    sample, (attacked, corrupted) = nested_sample(
+        data.test.labels, settings.examples, [settings.attack_examples, few], settings.seed
+    )
+    under_corruption = corruption_plan(data, settings, corrupted)
     ledger = Ledger.open(output, EVALUATION, fingerprint(ready, data, settings), shard)
     examples = data.test.subset(sample)
     inputs, labels = examples.floats().to(device), examples.labels.to(device)
     teacher = ready[settings.teacher].logits(inputs).to(device) if settings.teacher in ready else None
-    cells = plan(data, settings, len(sample), attacked, teacher is not None)
+    cells = plan(data, settings, len(sample), attacked, teacher is not None) + under_corruption
     used = ledger.fill(ready, dict.fromkeys(ready, cells), Sample(sample, inputs, labels, teacher), settings.batch_size)
     if shard is not None:
         return []
@@ -80,6 +85,7 @@ def evaluate(
         if settings.autoattack != "none"
         else None,
         "sample": {"test": len(data.test), "examples": len(sample), "attacked": attacked},
+        "corruptions": describe_corruptions(settings.corruptions, corrupted),
         "classes": list(data.classes),
         "models": {name: describe(model) for name, model in ready.items()},
     }

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -55,6 +55,42 @@ def paired_difference(
     counts = np.random.default_rng(seed).multinomial(n, [gained / n, lost / n, (n - gained - lost) / n], size=resamples)
     low, high = np.quantile((counts[:, 0] - counts[:, 1]) / n, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate((gained - lost) / n, float(low), float(high))
+
+
+def mean_over_examples(values: Sequence[float], seed: int = 0, resamples: int = 20_000) -> Estimate:
+    """Mean of one number per example, with the percentile bootstrap interval over examples.
+
+    Where a number is itself the mean over several measurements of its example (corruptions), resampling whole examples
+    is the cluster bootstrap: measurements of one example are not independent.
+    """
+    pairs = np.column_stack([np.asarray(values, dtype=float), np.ones(len(values))])
+    return _bootstrap(pairs, seed, resamples)
+
+
+def relative_drop(before: Sequence[float], after: Sequence[float], seed: int = 0, resamples: int = 20_000) -> Estimate:
+    """(mean(before) - mean(after)) / mean(before) on the same examples, with the percentile bootstrap over examples.
+
+    NaN where mean(before) is 0; resamples with a mean of 0 count as no drop.
+    """
+    a, b = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
+    if a.shape != b.shape:
+        raise ValueError("paired comparison needs the same examples in both")
+    return _bootstrap(np.column_stack([a - b, a]), seed, resamples)
+
+
+def _bootstrap(pairs: np.ndarray[Any, np.dtype[Any]], seed: int, resamples: int) -> Estimate:
+    """sum(first) / sum(second) of pairs `(n, 2)`, and its percentile bootstrap over the n.
+
+    Resampling the n pairs is drawing the counts of the different ones from a multinomial (Efron & Tibshirani 1993).
+    """
+    if len(pairs) == 0 or pairs[:, 1].sum() == 0:
+        return Estimate(math.nan, math.nan, math.nan)
+    different, counts = np.unique(pairs, axis=0, return_counts=True)
+    drawn = np.random.default_rng(seed).multinomial(len(pairs), counts / len(pairs), size=resamples)
+    over, under = (drawn @ different).T
+    ratios = np.divide(over, under, out=np.zeros(resamples), where=under != 0)
+    low, high = np.quantile(ratios, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(float(pairs[:, 0].sum() / pairs[:, 1].sum()), float(low), float(high))
 
 
 def ratio_of_medians(

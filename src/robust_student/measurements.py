@@ -15,7 +15,13 @@ from robust_student.bounds import estimated_confidence_radius, estimated_decisio
 from robust_student.certificates import Certifier
 from robust_student.data import Data
 from robust_student.norms import Norm, NormName
-from robust_student.perturbations import gaussian_at_snr, normal_per_example
+from robust_student.perturbations import (
+    gaussian_at_snr,
+    impulse_at_snr,
+    normal_per_example,
+    uniform_at_snr,
+    uniform_per_example,
+)
 from robust_student.results import Row
 from robust_student.runs import Model
 from robust_student.settings import EvaluationSettings
@@ -52,7 +58,9 @@ def plan(data: Data, settings: EvaluationSettings, total: int, attacked: int, te
     limits = data.input_range
     cells = [Measurement("none", None, total, _clean)]
     cells += [
-        Measurement("gaussian_snr_db", snr_db, total, _noise(data, settings, snr_db)) for snr_db in settings.snr_db
+        Measurement(f"{name}_snr_db", snr_db, total, _noise(name, data, settings, snr_db))
+        for name in dict.fromkeys(settings.noises)
+        for snr_db in settings.snr_db
     ]
     budgets: dict[NormName, tuple[float, ...]] = {
         "linf": _budgets(settings.pgd_linf, "linf", data),
@@ -100,11 +108,21 @@ def _clean(model: Model, batch: Batch) -> list[Row]:
     return _scored(batch, "none", None, model.logits(batch.inputs))
 
 
-def _noise(data: Data, settings: EvaluationSettings, snr_db: float) -> Callable[[Model, Batch], list[Row]]:
+NOISES = {
+    "gaussian": (gaussian_at_snr, normal_per_example),
+    "uniform": (uniform_at_snr, uniform_per_example),
+    "impulse": (impulse_at_snr, uniform_per_example),
+}
+"""Kind of noise -> how it is added, and the draws it is made from."""
+
+
+def _noise(name: str, data: Data, settings: EvaluationSettings, snr_db: float) -> Callable[[Model, Batch], list[Row]]:
+    add, draw = NOISES[name]
+
     def run(model: Model, batch: Batch) -> list[Row]:
-        noise = normal_per_example(data.shape, example_seeds(settings.seed, batch.indices)).to(batch.inputs)
-        noisy, realised = gaussian_at_snr(batch.inputs, snr_db, data.input_range, noise)
-        rows = _scored(batch, "gaussian_snr_db", snr_db, model.logits(noisy))
+        draws = draw(data.shape, example_seeds(settings.seed, batch.indices)).to(batch.inputs)
+        noisy, realised = add(batch.inputs, snr_db, data.input_range, draws)
+        rows = _scored(batch, f"{name}_snr_db", snr_db, model.logits(noisy))
 
         def measured(snr: float) -> dict[str, Any]:
             if math.isnan(snr):

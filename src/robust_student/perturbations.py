@@ -1,4 +1,4 @@
-"""Random perturbations: Gaussian noise at a stated signal-to-noise ratio."""
+"""Random perturbations: Gaussian, uniform and impulse noise at a stated signal-to-noise ratio."""
 
 import math
 import zlib
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robust_student.tensors import InputRange, Inputs, PerExample, column
+from robust_student.tensors import InputRange, Inputs, PerExample, UserError, column
 
 
 def signal_power(inputs: Inputs) -> PerExample:
@@ -26,8 +26,35 @@ def gaussian_at_snr(inputs: Inputs, snr_db: float, input_range: InputRange, nois
     power = signal_power(inputs)
     sigma = (power / 10 ** (snr_db / 10)).sqrt()
     noisy = input_range.clip(inputs + column(sigma, inputs) * noise)
-    realised = 10 * torch.log10(power / signal_power(noisy - inputs))
-    return noisy, torch.where(power > 0, realised, math.nan)
+    return noisy, _realised(inputs, noisy)
+
+
+def uniform_at_snr(inputs: Inputs, snr_db: float, input_range: InputRange, draws: Inputs) -> tuple[Inputs, PerExample]:
+    """As `gaussian_at_snr`, with n = sigma sqrt(3) (2 u - 1) for `draws` u uniform on [0, 1]."""
+    return gaussian_at_snr(inputs, snr_db, input_range, math.sqrt(3) * (2 * draws - 1))
+
+
+def impulse_at_snr(inputs: Inputs, snr_db: float, input_range: InputRange, draws: Inputs) -> tuple[Inputs, PerExample]:
+    """A share of the elements replaced by the lower or upper end l or u of the range, with probability one half each.
+
+    The share makes the expected mean squared change P / 10^(snr_db / 10): that over the mean of ((l - x)^2 + (u - x)^2)
+    / 2, at most 1, so a lower SNR than that of black and white noise cannot be reached. `draws` are uniform on [0, 1].
+    Returns noisy inputs and realised SNR as `gaussian_at_snr`; UserError where the range is unbounded.
+    """
+    if not input_range.bounded:
+        raise UserError("noise: impulses need inputs with a range; leave impulse noise out")
+    lower, upper = input_range
+    wanted = signal_power(inputs) / 10 ** (snr_db / 10)
+    change = (signal_power(inputs - lower) + signal_power(inputs - upper)) / 2
+    share = column((wanted / change).clamp(max=1), inputs)
+    noisy = inputs.masked_fill(draws < share, lower).masked_fill(draws < share / 2, upper)
+    return noisy, _realised(inputs, noisy)
+
+
+def _realised(inputs: Inputs, noisy: Inputs) -> PerExample:
+    """SNR in dB of what was done, NaN where there is no signal."""
+    power = signal_power(inputs)
+    return torch.where(power > 0, 10 * torch.log10(power / signal_power(noisy - inputs)), math.nan)
 
 
 def normal_per_example(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
@@ -40,3 +67,8 @@ def generators(seeds: Sequence[int], purpose: str, turn: int = 0) -> list[torch.
     key = zlib.crc32(purpose.encode())
     states = [np.random.SeedSequence([seed, key, turn]).generate_state(1)[0] for seed in seeds]
     return [torch.Generator().manual_seed(int(state)) for state in states]
+
+
+def uniform_per_example(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
+    """Uniform draws on [0, 1), `(len(seeds), *shape)`, each example from its own seed: independent of any batching."""
+    return torch.stack([torch.rand(tuple(shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds])

@@ -8,7 +8,7 @@ from typing import Any
 
 from robust_student.calibration import calibration
 from robust_student.comparison import Difference, adjust, paired
-from robust_student.intervals import Estimate, median, wilson
+from robust_student.intervals import Estimate, mean_over_examples, median, relative_drop, wilson
 
 SUMMARY_SCHEMA = 1
 ROWS, SUMMARY, EVALUATION, GALLERY = "rows.jsonl", "summary.json", "evaluation.json", "gallery.json"
@@ -17,6 +17,9 @@ BREAKDOWN = "breakdown.json"
 """Accuracy by class and counts by confidence, in an evaluation's directory."""
 CERTIFICATION = "certification.json"
 """What tells a directory of certificates from one of an evaluation."""
+
+CORRUPTION = "corruption_"
+"""What the perturbation of rows under a corruption begins with; the kind follows."""
 
 Key = tuple[str, str, float | None]
 """(model, perturbation, setting)."""
@@ -28,9 +31,9 @@ class Row:
 
     model: str
     perturbation: str
-    """`none`, `gaussian_snr_db`, `pgd_linf`, `autoattack_linf`, ... or `estimated_decision_radius_linf`, ..."""
+    """`none`, `gaussian_snr_db`, `corruption_snow`, `pgd_linf`, ... or `estimated_decision_radius_linf`, ..."""
     setting: float | None
-    """SNR in dB or budget in input units; None where there is nothing to set."""
+    """SNR in dB, severity, or budget in input units; None where there is nothing to set."""
     index: int
     """Position of the example in the test set."""
     label: int
@@ -128,6 +131,7 @@ def summarise(
             records.append(record(named, difference.estimate, "paired_bootstrap95", difference.n[0], verdict))
             compared.append((common, verdict, difference))
     records += _tests(compared, baseline)
+    records += _corruption_records(groups, baseline, seed, split)
     for model, cost in costs.items():
         for metric, value in cost.items():
             common = {"model": model, "split": split, "perturbation": "none", "setting": None, "seed": seed}
@@ -144,7 +148,7 @@ def _accuracies(common: Mapping[str, Any], rows: Mapping[int, Row], verdict: Any
     worst = min(class_accuracies(rows).values(), key=lambda found: found[0].value, default=None)
     if worst is not None:
         records.append(record({**common, "metric": "worst_class_accuracy"}, worst[0], "wilson95", worst[1], verdict))
-    if common["perturbation"] == "gaussian_snr_db":
+    if common["perturbation"].endswith("_snr_db"):
         realised = [row.value for row in rows.values() if row.value is not None]
         mean = sum(realised) / len(realised) if realised else math.nan
         alone = Estimate(mean, math.nan, math.nan)
@@ -179,6 +183,35 @@ def _tests(compared: list[tuple[dict[str, Any], Any, Difference]], baseline: str
                 alone = Estimate(math.nan if p is None else p, math.nan, math.nan)
                 named = {**common, "unit": None, "metric": f"{metric}_against_{baseline}"}
                 records.append(record(named, alone, None, n, verdict))
+    return records
+
+
+def _corruption_records(
+    groups: Mapping[Key, Mapping[int, Row]], baseline: str | None, seed: int, split: str
+) -> list[dict[str, Any]]:
+    """Means over all kinds and severities, with intervals over examples: the same examples are in every cell."""
+    right: dict[str, dict[int, list[bool]]] = defaultdict(lambda: defaultdict(list))
+    for (model, perturbation, _), rows in groups.items():
+        if perturbation.startswith(CORRUPTION):
+            for index, row in rows.items():
+                right[model][index].append(bool(row.correct))
+    share = {model: {i: sum(cells) / len(cells) for i, cells in of.items()} for model, of in right.items()}
+    records = []
+    for model, shares in share.items():
+        common: dict[str, Any] = {"model": model, "split": split, "perturbation": "corruptions", "setting": None}
+        common |= {"unit": None, "seed": seed}
+        clean = groups.get((model, "none", None), {})
+        before = {i: float(bool(clean[i].correct)) for i in shares if i in clean}
+        mean = mean_over_examples(list(shares.values()))
+        drop = relative_drop(list(before.values()), [shares[i] for i in before])
+        found = {"mean_corruption_accuracy": (mean, "bootstrap95"), "relative_corruption_drop": (drop, "bootstrap95")}
+        if baseline in share and model != baseline:
+            pair = mean_over_examples([value - share[baseline][i] for i, value in shares.items()])
+            found[f"mean_corruption_accuracy_minus_{baseline}"] = (pair, "paired_bootstrap95")
+        records += [
+            record({**common, "metric": metric}, estimate, interval, len(shares))
+            for metric, (estimate, interval) in found.items()
+        ]
     return records
 
 
@@ -218,4 +251,6 @@ def record(
 def _unit(perturbation: str) -> str | None:
     if perturbation == "none":
         return None
-    return "dB" if perturbation == "gaussian_snr_db" else perturbation.rsplit("_", 1)[1]
+    if perturbation.startswith(CORRUPTION):
+        return "severity"
+    return "dB" if perturbation.endswith("_snr_db") else perturbation.rsplit("_", 1)[1]

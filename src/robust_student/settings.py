@@ -223,6 +223,19 @@ class DistillSettings(Settings):
     objective: ObjectiveSettings = ObjectiveSettings(secant=SecantSettings(weight=5.0))
 
 
+class CorruptionSettings(Settings):
+    """Common corruptions of images (docs/corruptions.md), generated or from a published set."""
+
+    kinds: tuple[str, ...] = ()
+    """Kinds to measure; `all`: the fifteen of ImageNet-C; empty: none, or the fifteen where there is a set."""
+    severities: tuple[Annotated[int, Field(ge=1, le=5)], ...] = Field((1, 2, 3, 4, 5), min_length=1)
+    """How strong, 1 to 5."""
+    examples: int | None = Field(2000, ge=1)
+    """Examples of the evaluation's sample, stratified, the same for all kinds, severities and models; None: all."""
+    set: Path | None = None
+    """Folder of a published set (KIND.npy and labels.npy, as CIFAR-10-C) to measure instead of generated images."""
+
+
 class EvaluationSettings(Settings):
     """What `evaluate` measures, on test examples."""
 
@@ -231,7 +244,10 @@ class EvaluationSettings(Settings):
     attack_examples: int | None = Field(1000, ge=1)
     """Examples of that sample, stratified again, for PGD, AutoAttack and estimated radii; None: all of it."""
     snr_db: tuple[float, ...] = (20.0, 15.0, 10.0, 5.0, 0.0, -5.0)
-    """Gaussian noise levels, signal-to-noise ratio in dB."""
+    """Noise levels, signal-to-noise ratio in dB."""
+    noises: tuple[Literal["gaussian", "uniform", "impulse"], ...] = ("gaussian",)
+    """Kinds of noise at each level."""
+    corruptions: CorruptionSettings = CorruptionSettings()
     pgd_linf: tuple[Annotated[float, Field(gt=0)], ...] | None = None
     """PGD budgets, Linf, in input units; None: 1/4, 1/2, 1, 3/2 and 2 times the default radius."""
     pgd_l2: tuple[Annotated[float, Field(gt=0)], ...] | None = None

@@ -1,0 +1,87 @@
+"""The cells of an evaluation under corruptions: one per kind and severity, ours or from a published set."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from robust_student.corruption_sets import open_corruption_set
+from robust_student.corruptions import CORRUPTIONS, IMAGENET_C, corrupt, require_images
+from robust_student.data import Data
+from robust_student.measurements import Batch, Measurement, example_seeds
+from robust_student.results import CORRUPTION, Row
+from robust_student.runs import Model
+from robust_student.settings import CorruptionSettings, EvaluationSettings, nearest
+from robust_student.tensors import UNIT_RANGE, UserError
+
+
+def corruption_kinds(settings: CorruptionSettings) -> tuple[str, ...]:
+    """The kinds asked for, each once; `all` stands for the fifteen of ImageNet-C, as a set without kinds does."""
+    asked = settings.kinds or (("all",) if settings.set is not None else ())
+    named = [kind for word in asked for kind in (IMAGENET_C if word == "all" else (word,))]
+    return tuple(dict.fromkeys(named))
+
+
+def corruption_plan(data: Data, settings: EvaluationSettings, count: int) -> list[Measurement]:
+    """Every kind at every severity on the first `count` examples of the sample; empty where no kind is asked for.
+
+    Raises UserError, before anything is measured, for unknown kinds, inputs that are not images with a range, and sets
+    that do not belong to the test set.
+    """
+    wanted = settings.corruptions
+    kinds = corruption_kinds(wanted)
+    if not kinds:
+        return []
+    if wanted.set is None:
+        for kind in kinds:
+            if kind not in CORRUPTIONS:
+                raise UserError(f"corruptions: unknown kind '{kind}'" + nearest(kind, ["all", *CORRUPTIONS]))
+        require_images(data.shape, data.input_range)
+    elif len(data.shape) != 3 or data.input_range != UNIT_RANGE:
+        raise UserError(f"corruption set {wanted.set}: the data are not images with pixels in [0, 1]")
+    source = _ours(data, settings) if wanted.set is None else _published(data, settings)
+    return [
+        Measurement(CORRUPTION + kind, float(severity), count, _cell(kind, severity, source))
+        for kind in kinds
+        for severity in dict.fromkeys(wanted.severities)
+    ]
+
+
+def describe_corruptions(settings: CorruptionSettings, count: int) -> dict[str, Any] | None:
+    """What was measured under corruptions, for an evaluation's record; None: nothing."""
+    kinds = corruption_kinds(settings)
+    source = "generated" if settings.set is None else f"set {settings.set.name}"
+    severities = sorted(set(settings.severities))
+    return {"source": source, "kinds": list(kinds), "severities": severities, "examples": count} if kinds else None
+
+
+Source = Callable[[str, int, Batch], Tensor]
+"""(kind, severity, batch) -> the corrupted inputs of the batch."""
+
+
+def _ours(data: Data, settings: EvaluationSettings) -> Source:
+    def corrupted(kind: str, severity: int, batch: Batch) -> Tensor:
+        return corrupt(kind, batch.inputs, severity, example_seeds(settings.seed, batch.indices), data.input_range)
+
+    return corrupted
+
+
+def _published(data: Data, settings: EvaluationSettings) -> Source:
+    assert settings.corruptions.set is not None
+    files = open_corruption_set(settings.corruptions.set, corruption_kinds(settings.corruptions), data)
+
+    def corrupted(kind: str, severity: int, batch: Batch) -> Tensor:
+        return files.inputs(kind, severity, batch.indices).to(batch.inputs)
+
+    return corrupted
+
+
+def _cell(kind: str, severity: int, source: Source) -> Callable[[Model, Batch], list[Row]]:
+    def run(model: Model, batch: Batch) -> list[Row]:
+        predictions = model.logits(source(kind, severity, batch)).argmax(dim=1).tolist()
+        return [
+            Row(batch.model, CORRUPTION + kind, float(severity), index, label, prediction, prediction == label)
+            for index, label, prediction in zip(batch.indices, batch.labels.tolist(), predictions, strict=True)
+        ]
+
+    return run
