@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from robust_student.intervals import Estimate, mean_of_runs, median, paired_difference, wilson
+from robust_student.intervals import (
+    Estimate,
+    mean_of_runs,
+    mean_over_examples,
+    median,
+    paired_difference,
+    relative_drop,
+    wilson,
+)
 
 NORMAL_QUANTILE = 1.959963984540054
 COUNTS = st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
@@ -32,7 +40,13 @@ def test_the_ends_of_wilson_are_the_proportions_that_a_score_test_just_accepts(s
     assert high == pytest.approx(optimize.brentq(excess, value, 1))
 
 
-@pytest.mark.parametrize("estimate", [wilson(0, 0), median([]), paired_difference([], []), mean_of_runs([])])
+@pytest.mark.parametrize(
+    "estimate",
+    [
+        *(wilson(0, 0), median([]), paired_difference([], []), mean_of_runs([])),
+        *(mean_over_examples([]), relative_drop([], []), relative_drop([0.0, 0.0], [1.0, 0.0])),
+    ],
+)
 def test_nothing_measured_is_nan(estimate: Estimate) -> None:
     assert all(math.isnan(number) for number in estimate)
 
@@ -141,3 +155,31 @@ def test_the_interval_of_a_mean_is_scipys(values: Sequence[float]) -> None:
 def test_a_single_run_has_no_interval() -> None:
     found = mean_of_runs([0.7])
     assert found.value == 0.7 and math.isnan(found.low) and math.isnan(found.high)
+
+
+def test_the_intervals_of_means_and_drops_are_those_of_a_bootstrap_by_hand() -> None:
+    rng = np.random.default_rng(0)
+    before = (rng.random(150) < 0.8).astype(float)
+    after = np.where(rng.random(150) < 0.7, rng.integers(0, 6, 150) / 5, before)
+    resamples = [rng.integers(0, 150, 150) for _ in range(8000)]
+    means = np.quantile([after[drawn].mean() for drawn in resamples], [0.025, 0.975])
+    drops = np.quantile([1 - after[drawn].mean() / before[drawn].mean() for drawn in resamples], [0.025, 0.975])
+    mean, drop = mean_over_examples(after.tolist()), relative_drop(before.tolist(), after.tolist())
+    assert mean == pytest.approx((after.mean(), *means), abs=0.004)
+    assert drop == pytest.approx((1 - after.mean() / before.mean(), *drops), abs=0.008)
+
+
+def test_answers_that_agree_within_an_example_do_not_narrow_the_interval() -> None:
+    answers = [1.0] * 30 + [0.0] * 20
+    assert mean_over_examples(answers) == pytest.approx(tuple(wilson(30, 50)), abs=0.02)
+
+
+def test_a_drop_of_the_same_answers_is_zero_and_of_none_left_is_one() -> None:
+    before = [1.0, 0.0, 1.0]
+    assert relative_drop(before, before) == (0.0, 0.0, 0.0)
+    assert relative_drop(before, [0.0, 0.0, 0.0])[0] == 1.0
+
+
+def test_drops_need_the_same_examples() -> None:
+    with pytest.raises(ValueError, match="same examples"):
+        relative_drop([1.0], [1.0, 0.0])

@@ -7,6 +7,7 @@ Implements the objectives of Guo et al., "Robust Student Network Learning" (arXi
 # Bounds and norms
 from robust_student.bounds import estimated_confidence_radius as estimated_confidence_radius
 from robust_student.bounds import estimated_decision_radius as estimated_decision_radius
+from robust_student.corruptions import corrupt as corrupt
 from robust_student.data import Data as Data
 from robust_student.data import load_data as load_data
 
@@ -22,6 +23,7 @@ from robust_student.runs import load as load
 
 # Settings
 from robust_student.settings import METHODS as METHODS
+from robust_student.settings import CorruptionSettings as CorruptionSettings
 from robust_student.settings import DistillSettings as DistillSettings
 from robust_student.settings import EvaluationSettings as EvaluationSettings
 from robust_student.settings import ObjectiveSettings as ObjectiveSettings
