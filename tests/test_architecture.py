@@ -13,7 +13,7 @@ ROOMS = [
     *("ascent", "slopes", "objective", "perturbations", "attacks", "smallest"),
     *("models", "weights", "parquet", "data", "runs", "validation", "training", "search"),
     *("intervals", "results", "masking", "sandwich"),
-    *("measurements", "costs", "ledger", "gallery", "evaluation", "certification"),
+    *("measurements", "masking_checks", "costs", "ledger", "gallery", "evaluation", "certification"),
     *("figures", "pages", "certificate_report", "report", "demo", "cli", "__main__"),
 ]
 ONLY = {

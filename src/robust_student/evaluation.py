@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from robust_student.costs import costs
 from robust_student.data import Data, stratified_sample
 from robust_student.gallery import gallery
-from robust_student.ledger import Ledger, Sample, describe, fingerprint, parts, prepare
-from robust_student.margins import input_gradient, margin
-from robust_student.masking import judge
+from robust_student.ledger import Ledger, Sample, describe, fingerprint, prepare
+from robust_student.masking_checks import PREFIX, masking_plans, masking_verdict
 from robust_student.measurements import autoattack_suite, plan
-from robust_student.results import EVALUATION, GALLERY, SUMMARY, Key, Row, find, summarise
+from robust_student.results import EVALUATION, GALLERY, SUMMARY, find, summarise
 from robust_student.runs import Model, read_json, resolve_device, write_json
 from robust_student.settings import EvaluationSettings
 from robust_student.tensors import UserError
@@ -48,18 +47,18 @@ def evaluate(
     if baseline is not None and baseline not in ready:
         raise UserError(f"evaluate: baseline '{baseline}' is not among the models ({', '.join(ready)})")
     sample, attacked = _samples(data, settings)
+    checks = masking_plans(ready, data, settings, attacked)
     ledger = Ledger.open(output, EVALUATION, fingerprint(ready, data, settings))
     examples = data.test.subset(sample)
     inputs, labels = examples.floats().to(device), examples.labels.to(device)
     teacher = ready[settings.teacher].logits(inputs).to(device) if settings.teacher in ready else None
     cells = plan(data, settings, len(sample), attacked, teacher is not None)
-    used = ledger.fill(ready, dict.fromkeys(ready, cells), Sample(sample, inputs, labels, teacher), settings.batch_size)
-    verdicts = {
-        name: _verdict(model, used, name, inputs[:attacked], labels[:attacked], data) for name, model in ready.items()
-    }
+    plans = {name: cells + checks[name] for name in ready}
+    used = ledger.fill(ready, plans, Sample(sample, inputs, labels, teacher), settings.batch_size)
+    mine = {name: {key[1:]: rows for key, rows in used.items() if key[0] == name} for name in ready}
     records = summarise(
-        used,
-        verdicts=verdicts,
+        {key: rows for key, rows in used.items() if not key[1].startswith(PREFIX)},
+        verdicts={name: masking_verdict(groups, data, settings).as_dict() for name, groups in mine.items()},
         costs={name: costs(model) for name, model in ready.items()},
         baseline=baseline,
         seed=settings.seed,
@@ -104,32 +103,20 @@ def headline(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _samples(data: Data, settings: EvaluationSettings) -> tuple[Tensor, int]:
     """Test positions in the order measured, and how many of them, counted from the front, are attacked.
 
-    The attacked ones are a stratified sample of the sample, moved to the front.
+    The attacked ones are a stratified sample of the sample, moved to the front, and those of the masking checks a
+    stratified sample of the attacked ones, moved to the front of these.
     """
-    total = len(data.test)
+    labels, total = data.test.labels, len(data.test)
     wanted = min(settings.examples or total, total)
-    sample = stratified_sample(data.test.labels, wanted, settings.seed)
     attacked = min(settings.attack_examples or wanted, wanted)
-    front = stratified_sample(data.test.labels[sample], attacked, settings.seed)
-    rest = torch.ones(wanted, dtype=torch.bool)
+    sample = _to_front(stratified_sample(labels, wanted, settings.seed), labels, attacked, settings.seed)
+    front = _to_front(sample[:attacked], labels, min(settings.masking.examples, attacked), settings.seed)
+    return torch.cat([front, sample[attacked:]]), attacked
+
+
+def _to_front(positions: Tensor, labels: Tensor, count: int, seed: int) -> Tensor:
+    """The positions with a stratified sample of them first, the rest in the order they had."""
+    front = stratified_sample(labels[positions], count, seed)
+    rest = torch.ones(len(positions), dtype=torch.bool)
     rest[front] = False
-    return torch.cat([sample[front], sample[rest]]), attacked
-
-
-def _verdict(
-    model: Model, groups: Mapping[Key, Mapping[int, Row]], name: str, inputs: Tensor, labels: Tensor, data: Data
-) -> dict[str, Any]:
-    gradients = []
-    for part in parts(len(labels), 250):
-        points = inputs[part].clone().requires_grad_()
-        gradients.append(input_gradient(margin(model(points), labels[part]), points).flatten(1))
-    sizes = torch.cat([gradient.abs().sum(dim=1) for gradient in gradients])
-    mine = {key[1:]: list(rows.values()) for key, rows in groups.items() if key[0] == name}
-    attacked = next((rows for (kind, _), rows in mine.items() if kind.startswith("autoattack_")), None)
-    unlimited = mine.get(("pgd_linf", data.input_range.width))
-    return judge(
-        zero_gradients=float((sizes == 0).double().mean()),
-        nan_gradients=float((~sizes.isfinite()).double().mean()),
-        square_only=None if attacked is None else sum(row.detail == "square" for row in attacked) / len(attacked),
-        unbounded_accuracy=None if unlimited is None else sum(bool(row.correct) for row in unlimited) / len(unlimited),
-    ).as_dict()
+    return torch.cat([positions[front], positions[rest]])

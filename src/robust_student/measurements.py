@@ -20,8 +20,6 @@ from robust_student.settings import EvaluationSettings
 
 RELATIVE_BUDGETS = (0.25, 0.5, 1.0, 1.5, 2.0)
 """PGD budgets in units of the norm's default radius, where the user gives none."""
-UNBOUNDED_EXAMPLES = 200
-"""Examples of the unlimited-budget check of the masking verdict."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ def plan(data: Data, settings: EvaluationSettings, total: int, attacked: int, te
     if limits.bounded:
         norm, width = Norm.named("linf"), limits.width
         if width not in budgets["linf"]:
-            count = min(attacked, UNBOUNDED_EXAMPLES)
+            count = min(attacked, settings.masking.examples)
             cells.append(Measurement("pgd_linf", width, count, _pgd(data, settings, norm, width)))
     if settings.autoattack != "none":
         suite = autoattack_suite(data, settings)
@@ -93,7 +91,7 @@ def autoattack_suite(data: Data, settings: EvaluationSettings) -> AutoAttack:
 
 def _clean(model: Model, batch: Batch) -> list[Row]:
     predictions = model.logits(batch.inputs).argmax(dim=1).tolist()
-    return _rows(batch, "none", None, predictions)
+    return rows_of(batch, "none", None, predictions)
 
 
 def _noise(data: Data, settings: EvaluationSettings, snr_db: float) -> Callable[[Model, Batch], list[Row]]:
@@ -101,7 +99,7 @@ def _noise(data: Data, settings: EvaluationSettings, snr_db: float) -> Callable[
         noise = normal_per_example(data.shape, example_seeds(settings.seed, batch.indices)).to(batch.inputs)
         noisy, realised = gaussian_at_snr(batch.inputs, snr_db, data.input_range, noise)
         predictions = model.logits(noisy).argmax(dim=1).tolist()
-        rows = _rows(batch, "gaussian_snr_db", snr_db, predictions)
+        rows = rows_of(batch, "gaussian_snr_db", snr_db, predictions)
 
         def measured(snr: float) -> dict[str, Any]:
             if math.isnan(snr):
@@ -115,11 +113,7 @@ def _noise(data: Data, settings: EvaluationSettings, snr_db: float) -> Callable[
 
 def _pgd(data: Data, settings: EvaluationSettings, norm: Norm, radius: float) -> Callable[[Model, Batch], list[Row]]:
     def run(model: Model, batch: Batch) -> list[Row]:
-        draws = [
-            norm.random(x[None].cpu(), radius, torch.Generator().manual_seed(seed))
-            for x, seed in zip(batch.inputs, example_seeds(settings.seed, batch.indices), strict=True)
-        ]
-        start = data.input_range.clip(batch.inputs + torch.cat(draws).to(batch.inputs))
+        start = random_starts(batch, norm, radius, data, settings.seed)
         points = pgd(
             model,
             batch.inputs,
@@ -130,8 +124,8 @@ def _pgd(data: Data, settings: EvaluationSettings, norm: Norm, radius: float) ->
             input_range=data.input_range,
             start=start,
         )
-        predictions = _grade(model, batch, points, norm, radius, data)
-        return _rows(batch, f"pgd_{norm.name}", radius, predictions.tolist())
+        predictions = grade(model, batch, points, norm, radius, data)
+        return rows_of(batch, f"pgd_{norm.name}", radius, predictions.tolist())
 
     return run
 
@@ -151,13 +145,13 @@ def _autoattack(data: Data, suite: AutoAttack) -> Callable[[Model, Batch], list[
                 batch.model, [batch.indices[i] for i in left.tolist()], batch.inputs[left], batch.labels[left], None
             )
             points = suite.run(attack, model, part.inputs, part.labels, classes, data.input_range)
-            found = _grade(model, part, points, suite.norm, suite.radius, data).to(batch.labels.device)
+            found = grade(model, part, points, suite.norm, suite.radius, data).to(batch.labels.device)
             fooled = left[found != part.labels]
             predictions[fooled] = found[found != part.labels]
             standing[fooled] = False
             for position in fooled.tolist():
                 broken_by[position] = attack
-        rows = _rows(batch, f"autoattack_{suite.norm.name}", suite.radius, predictions.tolist())
+        rows = rows_of(batch, f"autoattack_{suite.norm.name}", suite.radius, predictions.tolist())
         return [Row(**asdict(row) | {"detail": name}) for row, name in zip(rows, broken_by, strict=True)]
 
     return run
@@ -172,7 +166,7 @@ def _radius_rows(measure: str, norm: Norm, *, confidence: bool) -> Callable[[Mod
             radii = estimated_confidence_radius(logits, inputs, batch.labels, batch.teacher_logits, norm)
         else:
             radii = estimated_decision_radius(logits, inputs, batch.labels, norm)
-        rows = _rows(batch, measure, None, logits.argmax(dim=1).tolist())
+        rows = rows_of(batch, measure, None, logits.argmax(dim=1).tolist())
         return [
             Row(**asdict(row) | ({"value": radius} if np.isfinite(radius) else {"detail": "infinite"}))
             for row, radius in zip(rows, radii.tolist(), strict=True)
@@ -181,7 +175,7 @@ def _radius_rows(measure: str, norm: Norm, *, confidence: bool) -> Callable[[Mod
     return run
 
 
-def _grade(model: Model, batch: Batch, points: Tensor, norm: Norm, radius: float, data: Data) -> Tensor:
+def grade(model: Model, batch: Batch, points: Tensor, norm: Norm, radius: float, data: Data) -> Tensor:
     """Predictions at the proposed points after forcing them into the ball and the range; wrong stays wrong.
 
     Attacks never grade themselves. An example that is wrong without any perturbation counts as broken: its clean
@@ -193,11 +187,21 @@ def _grade(model: Model, batch: Batch, points: Tensor, norm: Norm, radius: float
     return torch.where(clean == batch.labels.cpu(), found, clean)
 
 
-def _rows(batch: Batch, perturbation: str, setting: float | None, predictions: list[int]) -> list[Row]:
+def rows_of(batch: Batch, perturbation: str, setting: float | None, predictions: list[int]) -> list[Row]:
+    """One row per example of the batch, right where the prediction is the label."""
     return [
         Row(batch.model, perturbation, setting, index, label, prediction, prediction == label)
         for index, label, prediction in zip(batch.indices, batch.labels.tolist(), predictions, strict=True)
     ]
+
+
+def random_starts(batch: Batch, norm: Norm, radius: float, data: Data, seed: int) -> Tensor:
+    """One point of each example's ball, uniform and clipped to the input range, whatever the batch."""
+    draws = [
+        norm.random(x[None].cpu(), radius, torch.Generator().manual_seed(own))
+        for x, own in zip(batch.inputs, example_seeds(seed, batch.indices), strict=True)
+    ]
+    return data.input_range.clip(batch.inputs + torch.cat(draws).to(batch.inputs))
 
 
 def example_seeds(seed: int, indices: list[int]) -> list[int]:

@@ -223,6 +223,17 @@ class DistillSettings(Settings):
     objective: ObjectiveSettings = ObjectiveSettings(secant=SecantSettings(weight=5.0))
 
 
+class MaskingSettings(Settings):
+    """The checks behind the masking verdict (docs/masking.md), at AutoAttack's norm and budget."""
+
+    examples: int = Field(200, ge=1)
+    """Examples of the attacked ones, stratified again, on which the checks run."""
+    steps: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 5, 10, 50), min_length=1)
+    """PGD at these numbers of steps: more steps must not find less; the largest serves the other checks too."""
+    surrogates: tuple[str, ...] | None = None
+    """Models of the evaluation on which transfer attacks are made; None: every other model."""
+
+
 class EvaluationSettings(Settings):
     """What `evaluate` measures, on test examples."""
 
@@ -244,6 +255,7 @@ class EvaluationSettings(Settings):
     """Norm of AutoAttack."""
     autoattack_radius: float | None = Field(None, gt=0)
     """Budget of AutoAttack in input units; None: the norm's default radius."""
+    masking: MaskingSettings = MaskingSettings()
     baseline: str | None = None
     """Model to which the others are compared pair by pair; None: the one named kd, where there is one."""
     teacher: str = "teacher"
