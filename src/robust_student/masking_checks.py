@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -85,24 +86,24 @@ def masking_verdict(
 
     unlimited = groups.get(("pgd_linf", data.input_range.width))
     if unlimited is not None:
-        figures["unbounded_accuracy"] = 1 - _share_fallen(unlimited)
+        figures["unbounded_accuracy"] = _accuracy(unlimited)
     else:
         not_run["unbounded_accuracy"] = "the inputs have no range, so no budget covers all of them"
 
     budgets = [_by_budget(groups, kind) for kind in ("pgd_linf", "pgd_l2")]
     if any(len(cells) > 1 for cells in budgets):
-        figures["budget_reversals"] = max(_reversals(cells) for cells in budgets if len(cells) > 1)
+        figures["budget_rise"] = max(_rise(cells) for cells in budgets if len(cells) > 1)
     else:
-        not_run["budget_reversals"] = "PGD ran at one budget at most"
+        not_run["budget_rise"] = "PGD ran at one budget at most"
 
     if len(steps) > 1:
-        figures["step_reversals"] = _reversals(ladder)
+        figures["step_rise"] = _rise(ladder)
     else:
-        not_run["step_reversals"] = "masking.steps has one entry only"
+        not_run["step_rise"] = "masking.steps has one entry only"
     if len(steps) > 1 and steps[0] == 1:
-        figures["one_step_only"] = _alone(ladder[0], [ladder[-1]])
+        figures["one_step_lead"] = _rise([ladder[0], ladder[-1]])
     else:
-        not_run["one_step_only"] = "masking.steps does not go from 1 to a larger number"
+        not_run["one_step_lead"] = "masking.steps does not go from 1 to a larger number"
 
     attacked = groups.get((f"autoattack_{suite.norm.name}", suite.radius))
     if attacked is not None:
@@ -234,8 +235,8 @@ def _share(rows: Rows, detail: str) -> float:
     return sum(row.detail == detail for row in rows.values()) / len(rows)
 
 
-def _share_fallen(rows: Rows) -> float:
-    return sum(not row.correct for row in rows.values()) / len(rows)
+def _accuracy(rows: Rows) -> float:
+    return sum(bool(row.correct) for row in rows.values()) / len(rows)
 
 
 def _alone(attack: Rows, others: Iterable[Rows]) -> float:
@@ -245,8 +246,9 @@ def _alone(attack: Rows, others: Iterable[Rows]) -> float:
     return sum(not attack[i].correct and all(rows[i].correct for rows in rivals) for i in shared) / len(shared)
 
 
-def _reversals(growing: Sequence[Rows]) -> float:
-    """Share of the examples that all cells saw which fell in one cell and stood in a later one."""
+def _rise(growing: Sequence[Rows]) -> float:
+    """The most accuracy that a later cell has over an earlier one, on the examples that all cells saw; at least 0."""
     shared = [i for i in growing[0] if all(i in rows for rows in growing)]
-    answers = [[bool(rows[i].correct) for rows in growing] for i in shared]
-    return sum(sorted(answer, reverse=True) != answer for answer in answers) / len(shared)
+    right = [sum(bool(rows[i].correct) for i in shared) for rows in growing]
+    lowest = accumulate(right, min)
+    return max(now - least for now, least in zip(right, lowest, strict=True)) / len(shared)
