@@ -52,7 +52,7 @@ CHECKS: dict[CheckName, Check] = {
     "square_only": Check(0.005, 0.05, "of the examples fell to the gradient-free Square attack alone"),
     "transfer_only": Check(0.01, 0.05, "of the examples fell only to attacks made on another model"),
     "autoattack_only": Check(0.05, 0.2, "of the examples survived PGD and fell to AutoAttack at the same budget"),
-    "margin_only": Check(0.1, None, "of the examples fell to PGD on the margin and survived it on cross-entropy"),
+    "margin_only": Check(0.05, None, "of the examples fell to PGD on the margin and survived it on cross-entropy"),
     "rescaled_only": Check(0.05, 0.2, "of the examples survived PGD on cross-entropy until the logits were rescaled"),
 }
 """Thresholds and words by figure; docs/masking.md says why."""
