@@ -15,7 +15,7 @@ ROOMS = [
     *("resampling", "corruption_noise", "corruption_blur", "corruption_weather", "corruption_digital", "corruptions"),
     *("models", "weights", "parquet", "data", "runs", "validation", "training", "search"),
     *("intervals", "comparison", "calibration", "results", "breakdown", "masking", "sandwich"),
-    *("measurements", "corruption_sets", "corruption_measurements"),
+    *("measurements", "masking_checks", "corruption_sets", "corruption_measurements"),
     *("costs", "ledger", "gallery", "evaluation", "certification"),
     *("figures", "pages", "certificate_report", "saved", "evidence", "sections", "overview", "side_by_side", "seeds"),
     *("report", "demo", "arguments", "terminal", "workers", "cli", "__main__"),

@@ -25,7 +25,7 @@ from robust_student.ledger import Shard
 from robust_student.norms import Norm
 from robust_student.results import BREAKDOWN, EVALUATION, GALLERY, ROWS, SUMMARY, Row, group
 from robust_student.runs import Model, append_jsonl, as_model, read_json, read_jsonl, save
-from robust_student.settings import EvaluationSettings
+from robust_student.settings import EvaluationSettings, MaskingSettings
 from robust_student.tensors import UNBOUNDED
 
 Records = list[dict[str, Any]]
@@ -39,6 +39,7 @@ FAST = EvaluationSettings(
     pgd_l2=(0.3,),
     pgd_steps=6,
     autoattack="none",
+    masking=MaskingSettings(examples=9, steps=(1, 4)),
     batch_size=7,
     device="cpu",
 )
@@ -118,12 +119,20 @@ def test_every_perturbation_is_measured_on_its_number_of_examples_once(finished:
         ("gaussian_snr_db", -3.0): 30,
         ("pgd_linf", 0.05): 12,
         ("pgd_linf", 0.1): 12,
-        ("pgd_linf", 1.0): 12,
+        ("pgd_linf", 1.0): 9,
         ("pgd_l2", 0.3): 12,
         ("estimated_decision_radius_linf", None): 12,
         ("estimated_decision_radius_l2", None): 12,
         ("estimated_confidence_radius_linf", None): 12,
         ("estimated_confidence_radius_l2", None): 12,
+        ("masking_gradient", None): 9,
+        ("masking_repetition", None): 9,
+        ("masking_outputs", None): 9,
+        ("masking_steps", 1.0): 9,
+        ("masking_steps", 4.0): 9,
+        ("masking_cross_entropy", 4.0): 9,
+        ("masking_rescaled", 4.0): 9,
+        ("masking_transfer", 4.0): 9,
     }
     assert counts == {(name, *cell): n for name in models() for cell, n in per_model.items()}
 
@@ -416,7 +425,7 @@ def test_a_model_that_hides_its_gradient_fails_and_an_honest_one_passes(tmp_path
     settings = ATTACKED.model_copy(update={"pgd_steps": 20})
     masked = verdicts(run(tmp_path / "masked", settings, subjects={"m": Rounded()}))
     assert masked["level"] == "FAIL" and masked["zero_gradients"] == 1
-    assert masked["unbounded_accuracy"] > 0.3 and masked["square_only"] > 0.1 and len(masked["reasons"]) == 3
+    assert masked["unbounded_accuracy"] > 0.3 and masked["square_only"] > 0.1 and len(masked["reasons"]) > 3
     honest = verdicts(run(tmp_path / "honest", settings, subjects={"m": prototype_classifier(DATA)}))
     assert (honest["level"], honest["reasons"], honest["unbounded_accuracy"]) == ("PASS", [], 0)
 
@@ -689,6 +698,7 @@ OTHERS: dict[str, Any] = {
     "autoattack": "none",
     "autoattack_norm": "l2",
     "autoattack_radius": 0.05,
+    "masking": MaskingSettings(examples=5, steps=(1, 4)),
     "baseline": "teacher",
     "teacher": "new",
     "seed": 1,

@@ -35,8 +35,8 @@ RIGHT: dict[tuple[str, float | None], dict[str, int]] = {
     ("autoattack_linf", 0.1): {"teacher": 8, "kd": 5, "robust": 27},
 }
 """How many of the 40 examples, counted from the first, each model gets right."""
-PASS = masking.judge(zero_gradients=0.0, nan_gradients=0.0, square_only=0.0, unbounded_accuracy=0.0).as_dict()
-FAIL = masking.judge(zero_gradients=0.2, nan_gradients=0.0, square_only=0.3, unbounded_accuracy=0.0).as_dict()
+PASS = masking.judge(dict.fromkeys(masking.CHECKS, 0.0)).as_dict()
+FAIL = masking.judge(dict.fromkeys(masking.CHECKS, 0.0) | {"zero_gradients": 0.2, "square_only": 0.3}).as_dict()
 VALIDATION = [(0.5, 0.2), (0.9, 0.6), (0.8, 0.7), (0.9, 0.7), (0.95, 0.65)]
 """(clean, selection) after each epoch: the last one with the highest selection is the fourth."""
 
@@ -353,12 +353,9 @@ def test_marked_epoch(tmp_path: Path) -> None:
 
 def test_masking_thresholds_are_the_real_ones(page: Callable[..., Page]) -> None:
     text = page().words("masking")
-    for warn, fail in (
-        (masking.ZERO_GRADIENT_WARN, masking.ZERO_GRADIENT_FAIL),
-        (masking.SQUARE_WARN, masking.SQUARE_FAIL),
-        (masking.UNBOUNDED_WARN, masking.UNBOUNDED_FAIL),
-    ):
-        assert f"{100 * warn:g} % / {100 * fail:g} %" in text
+    for name in ("zero_gradients", "square_only", "unbounded_accuracy"):
+        check = masking.CHECKS[name]
+        assert check.fail is not None and f"{100 * check.warn:g} % / {100 * check.fail:g} %" in text
 
 
 def drop(content: Files, *kinds: str) -> Files:

@@ -4,17 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from robust_student.breakdown import breakdown
 from robust_student.corruption_measurements import corruption_kinds, corruption_plan, describe_corruptions
 from robust_student.costs import costs
 from robust_student.data import Data, nested_sample
 from robust_student.gallery import gallery, worst_examples
-from robust_student.ledger import Ledger, Sample, Shard, describe, fingerprint, parts, prepare
-from robust_student.margins import input_gradient, margin
-from robust_student.masking import judge
+from robust_student.ledger import Ledger, Sample, Shard, describe, fingerprint, prepare
+from robust_student.masking_checks import PREFIX, masking_plans, masking_verdict
 from robust_student.measurements import autoattack_suite, plan
 from robust_student.results import BREAKDOWN, EVALUATION, GALLERY, SUMMARY, Key, Row, find, summarise
 from robust_student.runs import Model, read_json, resolve_device, write_json
@@ -53,24 +51,23 @@ def evaluate(
     if baseline is not None and baseline not in ready:
         raise UserError(f"evaluate: baseline '{baseline}' is not among the models ({', '.join(ready)})")
     few = settings.corruptions.examples if corruption_kinds(settings.corruptions) else 0
-    sample, (attacked, corrupted) = nested_sample(
-        data.test.labels, settings.examples, [settings.attack_examples, few], settings.seed
-    )
+    inner = [settings.attack_examples, settings.masking.examples, few]
+    sample, (attacked, _, corrupted) = nested_sample(data.test.labels, settings.examples, inner, settings.seed)
     under_corruption = corruption_plan(data, settings, corrupted)
+    checks = masking_plans(ready, data, settings, attacked)
     ledger = Ledger.open(output, EVALUATION, fingerprint(ready, data, settings), shard)
     examples = data.test.subset(sample)
     inputs, labels = examples.floats().to(device), examples.labels.to(device)
     teacher = ready[settings.teacher].logits(inputs).to(device) if settings.teacher in ready else None
     cells = plan(data, settings, len(sample), attacked, teacher is not None) + under_corruption
-    used = ledger.fill(ready, dict.fromkeys(ready, cells), Sample(sample, inputs, labels, teacher), settings.batch_size)
+    plans = {name: cells + checks[name] for name in ready}
+    used = ledger.fill(ready, plans, Sample(sample, inputs, labels, teacher), settings.batch_size)
     if shard is not None:
         return []
-    verdicts = {
-        name: _verdict(model, used, name, inputs[:attacked], labels[:attacked], data) for name, model in ready.items()
-    }
+    mine = {name: {key[1:]: rows for key, rows in used.items() if key[0] == name} for name in ready}
     records = summarise(
-        used,
-        verdicts=verdicts,
+        {key: rows for key, rows in used.items() if not key[1].startswith(PREFIX)},
+        verdicts={name: masking_verdict(groups, data, settings).as_dict() for name, groups in mine.items()},
         costs={name: costs(model) for name, model in ready.items()},
         baseline=baseline,
         seed=settings.seed,
@@ -124,22 +121,3 @@ def _skipped(groups: Mapping[Key, Mapping[int, Row]], name: str) -> int:
         if model == name and kind.startswith("autoattack_")
         for row in rows.values()
     )
-
-
-def _verdict(
-    model: Model, groups: Mapping[Key, Mapping[int, Row]], name: str, inputs: Tensor, labels: Tensor, data: Data
-) -> dict[str, Any]:
-    gradients = []
-    for part in parts(len(labels), 250):
-        points = inputs[part].clone().requires_grad_()
-        gradients.append(input_gradient(margin(model(points), labels[part]), points).flatten(1))
-    sizes = torch.cat([gradient.abs().sum(dim=1) for gradient in gradients])
-    mine = {key[1:]: list(rows.values()) for key, rows in groups.items() if key[0] == name}
-    attacked = next((rows for (kind, _), rows in mine.items() if kind.startswith("autoattack_")), None)
-    unlimited = mine.get(("pgd_linf", data.input_range.width))
-    return judge(
-        zero_gradients=float((sizes == 0).double().mean()),
-        nan_gradients=float((~sizes.isfinite()).double().mean()),
-        square_only=None if attacked is None else sum(row.detail == "square" for row in attacked) / len(attacked),
-        unbounded_accuracy=None if unlimited is None else sum(bool(row.correct) for row in unlimited) / len(unlimited),
-    ).as_dict()

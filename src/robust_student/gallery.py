@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robust_student.attacks import pgd
 from robust_student.data import Data
-from robust_student.measurements import example_seeds
+from robust_student.measurements import Batch, example_seeds, random_starts
 from robust_student.norms import Norm
 from robust_student.perturbations import gaussian_at_snr, normal_per_example
 from robust_student.results import Key, Row
@@ -94,12 +94,8 @@ def _attacked(
     settings: EvaluationSettings,
 ) -> Tensor:
     """What PGD makes of these examples, forced into the ball and the range, on the CPU."""
-    draws = [
-        norm.random(x[None], radius, torch.Generator().manual_seed(seed))
-        for x, seed in zip(inputs, example_seeds(settings.seed, indices), strict=True)
-    ]
     device = model.mean.device
-    start = data.input_range.clip(inputs + torch.cat(draws))
+    start = random_starts(Batch("", indices, inputs, labels, None), norm, radius, data, settings.seed)
     found = pgd(
         model,
         inputs.to(device),

@@ -1,16 +1,61 @@
 """The masking verdict: is a robust number due to robustness, or to gradients that an attack cannot use?"""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 Level = Literal["PASS", "WARN", "FAIL"]
+CheckName = Literal[
+    "zero_gradients",
+    "nan_gradients",
+    "random_outputs",
+    "probability_outputs",
+    "unbounded_accuracy",
+    "budget_rise",
+    "step_rise",
+    "one_step_lead",
+    "square_only",
+    "transfer_only",
+    "autoattack_only",
+    "margin_only",
+    "rescaled_only",
+]
+"""The figures that are judged, each a share in [0, 1] of the examples it was measured on."""
 
-ZERO_GRADIENT_WARN, ZERO_GRADIENT_FAIL = 0.01, 0.1
-"""Share of examples whose input gradient is exactly zero."""
-SQUARE_WARN, SQUARE_FAIL = 0.005, 0.05
-"""Share of examples that only the gradient-free Square attack breaks."""
-UNBOUNDED_WARN, UNBOUNDED_FAIL = 0.02, 0.1
-"""Accuracy left when the budget is as wide as the input range."""
+
+@dataclass(frozen=True)
+class Check:
+    """Above which share a figure is doubtful, and above which it proves that attacks are misled."""
+
+    warn: float
+    fail: float | None
+    """None: WARN at most."""
+    words: str
+    """What the share is a share of; they follow a percentage."""
+
+    def level(self, share: float) -> Level:
+        """PASS up to `warn`, FAIL above `fail`."""
+        if self.fail is not None and share > self.fail:
+            return "FAIL"
+        return "WARN" if share > self.warn else "PASS"
+
+
+CHECKS: dict[CheckName, Check] = {
+    "zero_gradients": Check(0.01, 0.1, "of the input gradients are exactly zero"),
+    "nan_gradients": Check(0.0, 0.0, "of the input gradients are NaN or infinite"),
+    "random_outputs": Check(0.0, 0.01, "of the inputs get other logits when they are given again"),
+    "probability_outputs": Check(0.5, None, "of the outputs are probabilities where logits are expected"),
+    "unbounded_accuracy": Check(0.02, 0.1, "accuracy is left under PGD with an unlimited budget"),
+    "budget_rise": Check(0.02, 0.1, "of accuracy comes back when the budget of PGD grows"),
+    "step_rise": Check(0.02, 0.1, "of accuracy comes back when PGD takes more steps"),
+    "one_step_lead": Check(0.02, 0.1, "of accuracy falls to a single gradient step but not to many"),
+    "square_only": Check(0.005, 0.05, "of the examples fell to the gradient-free Square attack alone"),
+    "transfer_only": Check(0.01, 0.05, "of the examples fell only to attacks made on another model"),
+    "autoattack_only": Check(0.05, 0.2, "of the examples survived PGD and fell to AutoAttack at the same budget"),
+    "margin_only": Check(0.05, None, "of the examples fell to PGD on the margin and survived it on cross-entropy"),
+    "rescaled_only": Check(0.05, 0.2, "of the examples survived PGD on cross-entropy until the logits were rescaled"),
+}
+"""Thresholds and words by figure; docs/masking.md says why."""
 
 
 @dataclass(frozen=True)
@@ -20,37 +65,34 @@ class Verdict:
     level: Level
     reasons: list[str]
     """What was found, in words; empty for PASS."""
-    zero_gradients: float
-    """Share of examples with a zero input gradient of the margin."""
-    nan_gradients: float
-    """Share of examples with a NaN or infinite gradient."""
-    square_only: float | None
-    """Share of examples that survived the white-box attacks and fell to Square; None without AutoAttack."""
-    unbounded_accuracy: float | None
-    """PGD accuracy at a budget as wide as the input range; None for inputs without a range."""
+    fired: dict[str, Level]
+    """The checks behind the reasons, in the same order, each with the level it reached."""
+    not_run: dict[str, str]
+    """The checks without a figure, each with what it lacked."""
+    figures: dict[CheckName, float | None]
+    """Every check's share; None where it did not run."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
+        """Plain values for JSON, the figures beside the rest."""
+        words = {"level": self.level, "reasons": self.reasons, "fired": self.fired, "not_run": self.not_run}
+        return words | dict(self.figures)
 
 
-def judge(
-    *, zero_gradients: float, nan_gradients: float, square_only: float | None, unbounded_accuracy: float | None
-) -> Verdict:
-    """Judge one model from four figures in [0, 1] (thresholds above; docs/evaluation.md says why)."""
-    findings: list[tuple[Level, str]] = []
-    if nan_gradients > 0:
-        findings.append(("FAIL", f"{nan_gradients:.1%} of the input gradients are NaN or infinite"))
-    checks = [
-        (zero_gradients, ZERO_GRADIENT_WARN, ZERO_GRADIENT_FAIL, "of the input gradients are exactly zero"),
-        (square_only, SQUARE_WARN, SQUARE_FAIL, "of the examples fell to the gradient-free Square attack alone"),
-        (unbounded_accuracy, UNBOUNDED_WARN, UNBOUNDED_FAIL, "accuracy is left under PGD with an unlimited budget"),
-    ]
-    for value, warn, fail, words in checks:
-        if value is not None and value > warn:
-            findings.append(("FAIL" if value > fail else "WARN", f"{value:.1%} {words}"))
-    levels = [level for level, _ in findings]
-    level: Level = "FAIL" if "FAIL" in levels else "WARN" if "WARN" in levels else "PASS"
+def judge(figures: Mapping[CheckName, float], not_run: Mapping[CheckName, str] | None = None) -> Verdict:
+    """Judge one model; a check that did not run does not count against it, but is named.
+
+    Args:
+        figures: shares in [0, 1] of the checks that ran.
+        not_run: why the others did not.
+    """
+    levels = {name: check.level(figures[name]) for name, check in CHECKS.items() if name in figures}
+    fired = {name: level for name, level in levels.items() if level != "PASS"}
+    worst: Level = "FAIL" if "FAIL" in fired.values() else "WARN" if fired else "PASS"
+    lacking = {name: (not_run or {}).get(name, "not measured") for name in CHECKS if name not in figures}
     return Verdict(
-        level, [reason for _, reason in findings], zero_gradients, nan_gradients, square_only, unbounded_accuracy
+        worst,
+        [f"{figures[name]:.1%} {CHECKS[name].words}" for name in fired],
+        {str(name): level for name, level in fired.items()},
+        {str(name): why for name, why in lacking.items()},
+        {name: figures.get(name) for name in CHECKS},
     )

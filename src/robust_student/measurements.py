@@ -28,8 +28,6 @@ from robust_student.settings import EvaluationSettings
 
 RELATIVE_BUDGETS = (0.25, 0.5, 1.0, 1.5, 2.0)
 """PGD budgets in units of the norm's default radius, where the user gives none."""
-UNBOUNDED_EXAMPLES = 200
-"""Examples of the unlimited-budget check of the masking verdict."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def plan(data: Data, settings: EvaluationSettings, total: int, attacked: int, te
     if limits.bounded:
         norm, width = Norm.named("linf"), limits.width
         if width not in budgets["linf"]:
-            count = min(attacked, UNBOUNDED_EXAMPLES)
+            count = min(attacked, settings.masking.examples)
             cells.append(Measurement("pgd_linf", width, count, _pgd(data, settings, norm, width)))
     if settings.autoattack != "none":
         suite = autoattack_suite(data, settings)
@@ -97,11 +95,13 @@ def _budgets(given: tuple[float, ...] | None, name: NormName, data: Data) -> tup
 
 
 def autoattack_suite(data: Data, settings: EvaluationSettings) -> AutoAttack:
-    """AutoAttack as the settings ask for it, with the norm's default radius where they name none."""
+    """AutoAttack as the settings ask for it, with the norm's default radius where they name none.
+
+    Where they ask for none its norm and budget still serve the masking checks.
+    """
     norm = Norm.named(settings.autoattack_norm, data.scale)
     radius = settings.autoattack_radius or float(f"{norm.default_radius(data.input_range, data.shape):.4g}")
-    assert settings.autoattack != "none"
-    return AutoAttack(settings.autoattack, norm, radius)
+    return AutoAttack("fast" if settings.autoattack == "none" else settings.autoattack, norm, radius)
 
 
 def _clean(model: Model, batch: Batch) -> list[Row]:
@@ -136,11 +136,7 @@ def _noise(name: str, data: Data, settings: EvaluationSettings, snr_db: float) -
 
 def _pgd(data: Data, settings: EvaluationSettings, norm: Norm, radius: float) -> Callable[[Model, Batch], list[Row]]:
     def run(model: Model, batch: Batch) -> list[Row]:
-        draws = [
-            norm.random(x[None].cpu(), radius, torch.Generator().manual_seed(seed))
-            for x, seed in zip(batch.inputs, example_seeds(settings.seed, batch.indices), strict=True)
-        ]
-        start = data.input_range.clip(batch.inputs + torch.cat(draws).to(batch.inputs))
+        start = random_starts(batch, norm, radius, data, settings.seed)
         points = pgd(
             model,
             batch.inputs,
@@ -151,8 +147,8 @@ def _pgd(data: Data, settings: EvaluationSettings, norm: Norm, radius: float) ->
             input_range=data.input_range,
             start=start,
         )
-        predictions = _grade(model, batch, points, norm, radius, data)
-        return _rows(batch, f"pgd_{norm.name}", radius, predictions.tolist())
+        predictions = grade(model, batch, points, norm, radius, data)
+        return rows_of(batch, f"pgd_{norm.name}", radius, predictions.tolist())
 
     return run
 
@@ -180,12 +176,12 @@ def _autoattack(data: Data, settings: EvaluationSettings, suite: AutoAttack) -> 
             )
             seeds = example_seeds(settings.seed, part.indices)
             points = suite.run(attack, model, part.inputs, part.labels, data.input_range, seeds)
-            found = _grade(model, part, points, suite.norm, suite.radius, data).to(batch.labels.device)
+            found = grade(model, part, points, suite.norm, suite.radius, data).to(batch.labels.device)
             fooled = left[found != part.labels]
             predictions[fooled] = found[found != part.labels]
             standing[fooled] = False
             outcome[fooled.cpu().numpy()] = attack
-        rows = _rows(batch, f"autoattack_{suite.norm.name}", suite.radius, predictions.tolist())
+        rows = rows_of(batch, f"autoattack_{suite.norm.name}", suite.radius, predictions.tolist())
         return [Row(**asdict(row) | {"detail": name}) for row, name in zip(rows, outcome, strict=True)]
 
     return run
@@ -200,7 +196,7 @@ def _radius_rows(measure: str, norm: Norm, *, confidence: bool) -> Callable[[Mod
             radii = estimated_confidence_radius(logits, inputs, batch.labels, batch.teacher_logits, norm)
         else:
             radii = estimated_decision_radius(logits, inputs, batch.labels, norm)
-        rows = _rows(batch, measure, None, logits.argmax(dim=1).tolist())
+        rows = rows_of(batch, measure, None, logits.argmax(dim=1).tolist())
         return [
             Row(**asdict(row) | ({"value": radius} if np.isfinite(radius) else {"detail": "infinite"}))
             for row, radius in zip(rows, radii.tolist(), strict=True)
@@ -209,7 +205,7 @@ def _radius_rows(measure: str, norm: Norm, *, confidence: bool) -> Callable[[Mod
     return run
 
 
-def _grade(model: Model, batch: Batch, points: Tensor, norm: Norm, radius: float, data: Data) -> Tensor:
+def grade(model: Model, batch: Batch, points: Tensor, norm: Norm, radius: float, data: Data) -> Tensor:
     """Predictions at the proposed points after forcing them into the ball and the range; wrong stays wrong.
 
     Attacks never grade themselves. An example that is wrong without any perturbation counts as broken: its clean
@@ -221,7 +217,8 @@ def _grade(model: Model, batch: Batch, points: Tensor, norm: Norm, radius: float
     return torch.where(clean == batch.labels.cpu(), found, clean)
 
 
-def _rows(batch: Batch, perturbation: str, setting: float | None, predictions: list[int]) -> list[Row]:
+def rows_of(batch: Batch, perturbation: str, setting: float | None, predictions: list[int]) -> list[Row]:
+    """One row per example of the batch, right where the prediction is the label."""
     return [
         Row(batch.model, perturbation, setting, index, label, prediction, prediction == label)
         for index, label, prediction in zip(batch.indices, batch.labels.tolist(), predictions, strict=True)
@@ -234,7 +231,7 @@ def _scored(batch: Batch, perturbation: str, setting: float | None, logits: Tens
     truth = torch.nn.functional.one_hot(labels, logits.shape[1])
     nll = -log_p.gather(1, labels[:, None])[:, 0]
     brier = (log_p.exp() - truth).square().sum(dim=1)
-    rows = _rows(batch, perturbation, setting, logits.argmax(dim=1).tolist())
+    rows = rows_of(batch, perturbation, setting, logits.argmax(dim=1).tolist())
     scores = zip(log_p.exp().amax(dim=1).tolist(), nll.tolist(), brier.tolist(), strict=True)
     return [
         replace(row, confidence=_rounded(confidence), nll=_rounded(loss), brier=_rounded(distance))
@@ -245,6 +242,15 @@ def _scored(batch: Batch, perturbation: str, setting: float | None, logits: Tens
 def _rounded(value: float) -> float | None:
     """Six digits: the rest depends on the batching."""
     return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+def random_starts(batch: Batch, norm: Norm, radius: float, data: Data, seed: int) -> Tensor:
+    """One point of each example's ball, uniform and clipped to the input range, whatever the batch."""
+    draws = [
+        norm.random(x[None].cpu(), radius, torch.Generator().manual_seed(own))
+        for x, own in zip(batch.inputs, example_seeds(seed, batch.indices), strict=True)
+    ]
+    return data.input_range.clip(batch.inputs + torch.cat(draws).to(batch.inputs))
 
 
 def example_seeds(seed: int, indices: list[int]) -> list[int]:

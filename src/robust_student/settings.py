@@ -236,6 +236,17 @@ class CorruptionSettings(Settings):
     """Folder of a published set (KIND.npy and labels.npy, as CIFAR-10-C) to measure instead of generated images."""
 
 
+class MaskingSettings(Settings):
+    """The checks behind the masking verdict (docs/masking.md), at AutoAttack's norm and budget."""
+
+    examples: int = Field(200, ge=1)
+    """Examples of the attacked ones, stratified again, on which the checks run."""
+    steps: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 5, 10, 50), min_length=1)
+    """PGD at these numbers of steps: more steps must not find less; the largest serves the other checks too."""
+    surrogates: tuple[str, ...] | None = None
+    """Models of the evaluation on which transfer attacks are made; None: every other model."""
+
+
 class EvaluationSettings(Settings):
     """What `evaluate` measures, on test examples."""
 
@@ -262,6 +273,7 @@ class EvaluationSettings(Settings):
     """Budget of AutoAttack in input units; None: the norm's default radius."""
     skip_certified: bool = False
     """Spare AutoAttack the examples that intervals certify at its budget; they count as standing, marked certified."""
+    masking: MaskingSettings = MaskingSettings()
     baseline: str | None = None
     """Model to which the others are compared pair by pair; None: the one named kd, where there is one."""
     teacher: str = "teacher"

@@ -1,0 +1,254 @@
+"""The measurements behind the masking verdict: cells of an evaluation, and the shares computed from their rows."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from robust_student.ascent import ascend
+from robust_student.attacks import Excess, descend
+from robust_student.data import Data
+from robust_student.margins import input_gradient, margin, true_score
+from robust_student.masking import CheckName, Verdict, judge
+from robust_student.measurements import Batch, Measurement, autoattack_suite, grade, random_starts, rows_of
+from robust_student.results import Row
+from robust_student.runs import Model
+from robust_student.settings import EvaluationSettings
+from robust_student.tensors import Labels, Logits, PerExample, UserError
+
+PREFIX = "masking_"
+"""Begins the names of these perturbations; their rows count for the verdict and are no result of their own."""
+GRADIENT, REPETITION, OUTPUTS = "masking_gradient", "masking_repetition", "masking_outputs"
+STEPS, CROSS_ENTROPY, RESCALED = "masking_steps", "masking_cross_entropy", "masking_rescaled"
+TRANSFER = "masking_transfer"
+SAME = 1e-4
+"""Logits of two passes are the same where they differ by at most this share of the largest one."""
+
+Rows = Mapping[int, Row]
+"""The rows of one model, perturbation and setting by example."""
+Run = Callable[[Model, Batch], list[Row]]
+Loss = Callable[[Logits, Labels], PerExample]
+"""What an attack lowers until it is zero: logits and labels to one value per example."""
+
+
+def masking_plans(
+    models: Mapping[str, Model], data: Data, settings: EvaluationSettings, attacked: int
+) -> dict[str, list[Measurement]]:
+    """What to measure on each model for its verdict, on the first of the attacked examples, cheapest first.
+
+    The attacks use the norm and the budget of AutoAttack, whether it is run or not. Raises UserError where a surrogate
+    is not among the models.
+    """
+    wanted = settings.masking
+    surrogates = tuple(models) if wanted.surrogates is None else wanted.surrogates
+    unknown = [name for name in surrogates if name not in models]
+    if unknown:
+        raise UserError(f"evaluate: surrogate '{unknown[0]}' is not among the models ({', '.join(models)})")
+    ladder = [float(steps) for steps in sorted(set(wanted.steps))]
+    cells: list[tuple[str, float | None, Run]] = [
+        (GRADIENT, None, _gradient),
+        (REPETITION, None, _repetition),
+        (OUTPUTS, None, _outputs),
+        *((STEPS, steps, _pgd(STEPS, margin, data, settings, steps)) for steps in ladder),
+        (CROSS_ENTROPY, ladder[-1], _pgd(CROSS_ENTROPY, _log_probability, data, settings, ladder[-1])),
+        (RESCALED, ladder[-1], _pgd(RESCALED, _rescaled, data, settings, ladder[-1])),
+    ]
+    attack = _transfer({name: models[name] for name in surrogates}, data, settings, ladder[-1])
+    count = min(attacked, wanted.examples)
+    plans = {name: [Measurement(kind, setting, count, run) for kind, setting, run in cells] for name in models}
+    for name, plan in plans.items():
+        if any(other != name for other in surrogates):
+            plan.append(Measurement(TRANSFER, ladder[-1], count, attack))
+    return plans
+
+
+def masking_verdict(
+    groups: Mapping[tuple[str, float | None], Rows], data: Data, settings: EvaluationSettings
+) -> Verdict:
+    """The verdict on one model from its rows by perturbation and setting."""
+    suite = autoattack_suite(data, settings)
+    steps = sorted(set(settings.masking.steps))
+    ladder = [groups[STEPS, float(number)] for number in steps]
+    cross_entropy, rescaled = groups[CROSS_ENTROPY, float(steps[-1])], groups[RESCALED, float(steps[-1])]
+    white = [*ladder, cross_entropy, rescaled]
+    figures: dict[CheckName, float] = {
+        "zero_gradients": _share(groups[GRADIENT, None], "zero"),
+        "nan_gradients": _share(groups[GRADIENT, None], "nan"),
+        "random_outputs": _share(groups[REPETITION, None], "different"),
+        "probability_outputs": _share(groups[OUTPUTS, None], "probabilities"),
+        "margin_only": _alone(ladder[-1], [cross_entropy]),
+        "rescaled_only": _alone(rescaled, [cross_entropy]),
+    }
+    not_run: dict[CheckName, str] = {}
+
+    unlimited = groups.get(("pgd_linf", data.input_range.width))
+    if unlimited is not None:
+        figures["unbounded_accuracy"] = _accuracy(unlimited)
+    else:
+        not_run["unbounded_accuracy"] = "the inputs have no range, so no budget covers all of them"
+
+    budgets = [_by_budget(groups, kind) for kind in ("pgd_linf", "pgd_l2")]
+    if any(len(cells) > 1 for cells in budgets):
+        figures["budget_rise"] = max(_rise(cells) for cells in budgets if len(cells) > 1)
+    else:
+        not_run["budget_rise"] = "PGD ran at one budget at most"
+
+    if len(steps) > 1:
+        figures["step_rise"] = _rise(ladder)
+    else:
+        not_run["step_rise"] = "masking.steps has one entry only"
+    if len(steps) > 1 and steps[0] == 1:
+        figures["one_step_lead"] = _rise([ladder[0], ladder[-1]])
+    else:
+        not_run["one_step_lead"] = "masking.steps does not go from 1 to a larger number"
+
+    attacked = groups.get((f"autoattack_{suite.norm.name}", suite.radius))
+    if attacked is not None:
+        figures["square_only"] = _share(attacked, "square")
+        figures["autoattack_only"] = _alone(attacked, [ladder[-1]])
+        white.append({i: replace(row, correct=True) if row.detail == "square" else row for i, row in attacked.items()})
+    else:
+        not_run["square_only"] = not_run["autoattack_only"] = "AutoAttack was not run"
+
+    transferred = groups.get((TRANSFER, float(steps[-1])))
+    if transferred is not None:
+        figures["transfer_only"] = _alone(transferred, white)
+    else:
+        not_run["transfer_only"] = "no other model was evaluated that an attack could be made on"
+    return judge(figures, not_run)
+
+
+def _gradient(model: Model, batch: Batch) -> list[Row]:
+    points = batch.inputs.clone().requires_grad_()
+    logits = model(points)
+    sizes = input_gradient(margin(logits, batch.labels), points).flatten(1).abs().sum(dim=1)
+    details = ["zero" if size == 0 else None if size < torch.inf else "nan" for size in sizes.tolist()]
+    return _with_details(rows_of(batch, GRADIENT, None, logits.argmax(dim=1).tolist()), details)
+
+
+def _repetition(model: Model, batch: Batch) -> list[Row]:
+    first, second = model.logits(batch.inputs), model.logits(batch.inputs)
+    apart = (first - second).abs().amax(dim=1) > SAME * first.abs().amax(dim=1)
+    details = ["different" if differ else None for differ in apart.tolist()]
+    return _with_details(rows_of(batch, REPETITION, None, first.argmax(dim=1).tolist()), details)
+
+
+def _outputs(model: Model, batch: Batch) -> list[Row]:
+    logits = model.logits(batch.inputs)
+    sums_to_one = (logits.sum(dim=1) - 1).abs() < SAME
+    inside = (logits >= 0).all(dim=1) & (logits <= 1 + SAME).all(dim=1)
+    details = ["probabilities" if found else None for found in (sums_to_one & inside).tolist()]
+    return _with_details(rows_of(batch, OUTPUTS, None, logits.argmax(dim=1).tolist()), details)
+
+
+def _pgd(name: str, loss: Loss, data: Data, settings: EvaluationSettings, steps: float) -> Run:
+    """PGD on a loss at AutoAttack's budget; one step starts at the input itself and is as long as the budget (FGSM)."""
+    suite = autoattack_suite(data, settings)
+
+    def run(model: Model, batch: Batch) -> list[Row]:
+        single = steps == 1
+        points = descend(
+            model,
+            _excess(loss, batch.labels),
+            batch.inputs,
+            norm=suite.norm,
+            radius=suite.radius,
+            steps=int(steps),
+            input_range=data.input_range,
+            start=batch.inputs if single else random_starts(batch, suite.norm, suite.radius, data, settings.seed),
+            relative_step=1.0 if single else None,
+        )
+        return rows_of(batch, name, steps, grade(model, batch, points, suite.norm, suite.radius, data).tolist())
+
+    return run
+
+
+def _transfer(surrogates: Mapping[str, Model], data: Data, settings: EvaluationSettings, steps: float) -> Run:
+    """Points that lower the margin of each surrogate as far as the steps allow, shown to the other models."""
+    suite = autoattack_suite(data, settings)
+    made: dict[tuple[str, tuple[int, ...]], Tensor] = {}
+
+    def points_of(name: str, batch: Batch) -> Tensor:
+        key = (name, tuple(batch.indices))
+        if key not in made:
+            made[key] = ascend(
+                surrogates[name],
+                lambda logits: -margin(logits, batch.labels),
+                batch.inputs,
+                random_starts(batch, suite.norm, suite.radius, data, settings.seed),
+                norm=suite.norm,
+                radius=suite.radius,
+                steps=int(steps),
+                step_size=2.5 / steps * suite.radius,
+                input_range=data.input_range,
+            )
+        return made[key]
+
+    def run(model: Model, batch: Batch) -> list[Row]:
+        predictions = model.logits(batch.inputs).argmax(dim=1)
+        broken_by: list[str | None] = [None] * len(batch.indices)
+        for name in surrogates:
+            if name != batch.model:
+                points = points_of(name, batch)
+                found = grade(model, batch, points, suite.norm, suite.radius, data)
+                labels = batch.labels.to(found.device)
+                standing = predictions == labels
+                fooled = standing & (found != labels)
+                predictions = torch.where(standing, found, predictions)
+                for i in fooled.nonzero()[:, 0].tolist():
+                    broken_by[i] = name
+        return _with_details(rows_of(batch, TRANSFER, steps, predictions.tolist()), broken_by)
+
+    return run
+
+
+def _excess(loss: Loss, labels: Labels) -> Excess:
+    return lambda logits, positions: loss(logits, labels[positions])
+
+
+def _log_probability(logits: Logits, labels: Labels) -> PerExample:
+    """log(K P_y), positive as long as the true class has more than 1 / K: lowering it raises the cross-entropy."""
+    return true_score(logits.log_softmax(dim=1), labels) + math.log(logits.shape[1])
+
+
+def _rescaled(logits: Logits, labels: Labels) -> PerExample:
+    """The same of logits divided by their standard deviation, at which no softmax is saturated."""
+    spread = logits.detach().std(dim=1, keepdim=True)
+    return _log_probability(logits / spread.clamp_min(torch.finfo(spread.dtype).tiny), labels)
+
+
+def _with_details(rows: Sequence[Row], details: Sequence[str | None]) -> list[Row]:
+    return [replace(row, detail=detail) for row, detail in zip(rows, details, strict=True)]
+
+
+def _by_budget(groups: Mapping[tuple[str, float | None], Rows], kind: str) -> list[Rows]:
+    """The cells of a perturbation by growing budget."""
+    found = [(setting, rows) for (name, setting), rows in groups.items() if name == kind and setting is not None]
+    return [rows for _, rows in sorted(found, key=lambda pair: pair[0])]
+
+
+def _share(rows: Rows, detail: str) -> float:
+    """Share of the examples whose row has this detail."""
+    return sum(row.detail == detail for row in rows.values()) / len(rows)
+
+
+def _accuracy(rows: Rows) -> float:
+    return sum(bool(row.correct) for row in rows.values()) / len(rows)
+
+
+def _alone(attack: Rows, others: Iterable[Rows]) -> float:
+    """Share of the examples that all attacks saw which fell to the first and to none of the others."""
+    rivals = list(others)
+    shared = [i for i in attack if all(i in rows for rows in rivals)]
+    return sum(not attack[i].correct and all(rows[i].correct for rows in rivals) for i in shared) / len(shared)
+
+
+def _rise(growing: Sequence[Rows]) -> float:
+    """The most accuracy that a later cell has over an earlier one, on the examples that all cells saw; at least 0."""
+    shared = [i for i in growing[0] if all(i in rows for rows in growing)]
+    right = [sum(bool(rows[i].correct) for i in shared) for rows in growing]
+    lowest = accumulate(right, min)
+    return max(now - least for now, least in zip(right, lowest, strict=True)) / len(shared)

@@ -1,0 +1,122 @@
+"""The verdict on trained models of the digits: masked ones are caught, honest ones do not fail, gaps are seen.
+
+The models are those of benchmarks/masking.py, whose table is in docs/masking.md; another seed, fewer epochs.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import masking
+import pytest
+import torch
+
+from robust_student import DistillSettings, ObjectiveSettings, distill, evaluate, load_data, train
+from robust_student.results import ROWS, Row, group
+from robust_student.runs import Model, as_model, read_jsonl
+from robust_student.settings import METHODS, GradientSettings, SelectionSettings, TrainingSettings
+
+SEED, EXAMPLES = 5, 60
+TRAINING = TrainingSettings(
+    epochs=8, batch_size=64, seed=SEED, device="cpu", selection=SelectionSettings(metric="accuracy")
+)
+CAUGHT = {
+    "quantised input": ("FAIL", {"zero_gradients", "unbounded_accuracy"}),
+    "thermometer": ("FAIL", {"zero_gradients", "unbounded_accuracy"}),
+    "detached preprocessing": ("FAIL", {"zero_gradients", "unbounded_accuracy"}),
+    "staircase activation": ("FAIL", {"zero_gradients", "unbounded_accuracy"}),
+    "saturated logits x 1e4": ("FAIL", {"rescaled_only", "margin_only"}),
+    "noise at every pass": ("FAIL", {"random_outputs"}),
+    "rippled input": ("FAIL", {"unbounded_accuracy", "one_step_lead"}),
+    "sawtooth input": ("FAIL", {"unbounded_accuracy", "autoattack_only"}),
+    "softmax output": ("WARN", {"probability_outputs"}),
+    "root of the input": ("FAIL", {"nan_gradients"}),
+}
+"""Masked model -> the level it must reach at least, and checks that must fire."""
+
+
+class Judged(NamedTuple):
+    """The outcome for one model."""
+
+    verdict: dict[str, Any]
+    gap: float
+    """Accuracy under PGD minus accuracy under AutoAttack, on the same examples."""
+
+
+def judged(models: Mapping[str, torch.nn.Module], output: Path) -> dict[str, Judged]:
+    data = load_data("digits")
+    settings = masking.settings_for(EXAMPLES, SEED, "fast")
+    records = evaluate({name: as_model(m, data) for name, m in models.items()}, data, settings, output=output)
+    verdicts = {record["model"]: record["verdict"] for record in records if record["verdict"]}
+    groups = group(Row(**row) for row in read_jsonl(output / ROWS))
+    gaps = {
+        name: masking.accuracy(groups[name, "masking_steps", 50.0])
+        - masking.accuracy(groups[name, "autoattack_linf", masking.BUDGET])
+        for name in models
+    }
+    return {name: Judged(verdicts[name], gaps[name]) for name in models}
+
+
+def plain(seed: int, network: str = "cnn:8") -> Model:
+    settings = TRAINING.model_copy(update={"seed": seed})
+    return train(network, load_data("digits"), settings).model
+
+
+def student(teacher: Model, objective: ObjectiveSettings) -> Model:
+    settings = DistillSettings(training=TRAINING, objective=objective)
+    return distill(teacher, "cnn:4", load_data("digits"), settings).model
+
+
+@pytest.fixture(scope="module")
+def teacher() -> Model:
+    return plain(SEED)
+
+
+@pytest.fixture(scope="module")
+def masked(teacher: Model, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Judged]:
+    everyone = masking.wrapped_models(teacher)
+    chosen = {name: everyone[name] for name in CAUGHT} | {masking.SURROGATE: plain(SEED + 1)}
+    return judged(chosen, tmp_path_factory.mktemp("masked") / "out")
+
+
+@pytest.fixture(scope="module")
+def honest(teacher: Model, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Judged]:
+    adversarial = METHODS["secant"].model_copy(update={"secant": masking.ADVERSARIAL})
+    models: dict[str, torch.nn.Module] = {
+        masking.SURROGATE: teacher,
+        "linear": plain(SEED, "linear"),
+        "mlp": plain(SEED, "mlp:32"),
+        "resnet8": plain(SEED, "resnet8:4"),
+        "secant": student(teacher, METHODS["secant"]),
+        "adversarial": student(teacher, adversarial),
+    }
+    for weight in (30.0, 1e4):
+        exact = METHODS["exact"].model_copy(update={"gradient": GradientSettings(weight=weight)})
+        models[f"exact {weight:g}"] = student(teacher, exact)
+    return judged(models, tmp_path_factory.mktemp("honest") / "out")
+
+
+@pytest.mark.parametrize("name", list(CAUGHT))
+def test_a_masked_model_is_caught(name: str, masked: dict[str, Judged]) -> None:
+    level, checks = CAUGHT[name]
+    verdict = masked[name].verdict
+    assert verdict["level"] == level and checks <= set(verdict["fired"])
+
+
+@pytest.mark.parametrize("name", ["linear", "mlp", "resnet8", "secant", "adversarial", masking.SURROGATE])
+def test_an_honest_model_does_not_fail(name: str, honest: dict[str, Judged]) -> None:
+    assert honest[name].verdict["level"] != "FAIL", honest[name].verdict["reasons"]
+
+
+def test_a_large_gap_between_pgd_and_autoattack_never_passes(
+    masked: dict[str, Judged], honest: dict[str, Judged]
+) -> None:
+    """Also of students with an extreme weight of the gradient objective; on the other side, PASS means a small gap."""
+    everyone = masked | honest
+    assert {"exact 30", "exact 10000"} <= set(everyone)
+    for name, found in everyone.items():
+        if found.gap > 0.1:
+            assert found.verdict["level"] != "PASS", name
+        if found.verdict["level"] == "PASS":
+            assert found.gap <= 0.05, name
+    assert max(found.gap for found in masked.values()) > 0.2

@@ -1,0 +1,241 @@
+"""Each check of the masking verdict against models whose answer is known, and against rows written by hand."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from reference import message_of, prototype_classifier, toy_data
+from torch import Tensor, nn
+
+from robust_student.data import Data
+from robust_student.evaluation import evaluate
+from robust_student.masking import CHECKS, CheckName, Verdict
+from robust_student.masking_checks import PREFIX, masking_verdict
+from robust_student.results import ROWS, Row
+from robust_student.runs import read_jsonl
+from robust_student.settings import EvaluationSettings, MaskingSettings
+from robust_student.tensors import UNBOUNDED
+
+DATA = toy_data(train=30, test=60, noise=0.35)
+RADIUS = 0.15
+SETTINGS = EvaluationSettings(
+    examples=None,
+    attack_examples=40,
+    snr_db=(),
+    pgd_linf=(0.05, RADIUS),
+    pgd_l2=(),
+    pgd_steps=10,
+    autoattack="none",
+    autoattack_radius=RADIUS,
+    masking=MaskingSettings(examples=30, steps=(1, 4, 12)),
+    batch_size=16,
+    device="cpu",
+)
+
+
+class Around(nn.Module):
+    """A nearest-prototype classifier between two functions."""
+
+    def __init__(
+        self, before: Callable[[Tensor], Tensor] = lambda x: x, after: Callable[[Tensor], Tensor] = lambda z: z
+    ) -> None:
+        super().__init__()
+        self.inner, self.before, self.after = prototype_classifier(DATA), before, after
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.after(self.inner(self.before(inputs)))
+
+
+def verdict_of(
+    output: Path, models: Mapping[str, nn.Module], settings: EvaluationSettings = SETTINGS, data: Data = DATA
+) -> dict[str, Any]:
+    """The verdict on the first of the models."""
+    records = evaluate(models, data, settings, output=output)
+    return next(r["verdict"] for r in records if r["verdict"] and r["model"] == next(iter(models)))
+
+
+def rows_of(output: Path, **wanted: Any) -> list[dict[str, Any]]:
+    return [row for row in read_jsonl(output / ROWS) if all(row[name] == value for name, value in wanted.items())]
+
+
+# Models whose answer is known -----------------------------------------------------------------------------------------
+
+
+def test_a_linear_model_falls_exactly_where_its_radius_says(tmp_path: Path) -> None:
+    """Closed form with two classes: min of the margin over the ball = m(x) - R ||w_y - w_j||_1, in one step or many."""
+    data = replace(toy_data(train=30, test=60, noise=0.35, classes=2), input_range=UNBOUNDED)
+    model = prototype_classifier(data)
+    verdict = verdict_of(tmp_path / "out", {"m": model}, data=data)
+    assert verdict["level"] == "PASS" and verdict["reasons"] == [] and verdict["fired"] == {}
+    weight = next(model.parameters()).detach()
+    rows = rows_of(tmp_path / "out", perturbation="masking_steps")
+    fallen = 0
+    for row in rows:
+        example, y = data.test.subset(torch.tensor([row["index"]])), row["label"]
+        logits = model(example.floats()).detach()[0]
+        smallest = float(logits[y] - logits[1 - y]) - RADIUS * float((weight[y] - weight[1 - y]).abs().sum())
+        assert row["correct"] is (smallest > 0)
+        fallen += not row["correct"]
+    assert 0 < fallen < len(rows)
+
+
+@pytest.mark.parametrize(
+    ("masked", "check", "level"),
+    [
+        (Around(before=lambda x: (4 * x).round() / 4), "zero_gradients", "FAIL"),
+        (Around(before=lambda x: x.detach()), "zero_gradients", "FAIL"),
+        (Around(before=lambda x: (x - x.detach()).abs().sqrt() + x), "nan_gradients", "FAIL"),
+        (Around(before=lambda x: x + 0.01 * torch.randn_like(x)), "random_outputs", "FAIL"),
+        (Around(after=lambda z: z.softmax(dim=1)), "probability_outputs", "WARN"),
+        (
+            Around(before=lambda x: 0.5 + 0.3 * (x - 0.5).detach() - 0.3 * (x - x.detach())),
+            "unbounded_accuracy",
+            "FAIL",
+        ),
+        (Around(after=lambda z: 1e4 * z), "rescaled_only", "FAIL"),
+        (Around(after=lambda z: 1e4 * z), "margin_only", "WARN"),
+        (Around(before=lambda x: (4 * x).round() / 4), "transfer_only", "FAIL"),
+    ],
+)
+def test_a_defect_is_found_by_its_check(masked: nn.Module, check: CheckName, level: str, tmp_path: Path) -> None:
+    verdict = verdict_of(tmp_path / "out", {"masked": masked, "plain": prototype_classifier(DATA)})
+    assert verdict["fired"].get(check) == level
+    assert verdict["level"] == ("FAIL" if "FAIL" in verdict["fired"].values() else "WARN")
+    assert any(reason.endswith(CHECKS[check].words) for reason in verdict["reasons"])
+
+
+def test_logits_that_sum_to_one_are_not_probabilities(tmp_path: Path) -> None:
+    centred = Around(after=lambda z: z - z.mean(dim=1, keepdim=True) + 1 / 3)
+    assert verdict_of(tmp_path / "out", {"m": centred})["probability_outputs"] < 0.1
+    log_probabilities = Around(after=lambda z: z.log_softmax(dim=1))
+    assert verdict_of(tmp_path / "log", {"m": log_probabilities})["probability_outputs"] == 0
+
+
+def test_transfer_attacks_change_points_as_far_as_the_budget_allows(tmp_path: Path) -> None:
+    """On an identical surrogate the transferred points are at least as good as the model's own attack."""
+    twins = {"m": prototype_classifier(DATA), "twin": prototype_classifier(DATA)}
+    verdict_of(tmp_path / "out", twins)
+    own = {row["index"]: row["correct"] for row in rows_of(tmp_path / "out", model="m", perturbation="masking_steps")}
+    for row in rows_of(tmp_path / "out", model="m", perturbation="masking_transfer"):
+        assert row["correct"] is own[row["index"]] or not row["correct"]
+        assert row["detail"] == ("twin" if not row["correct"] and row["detail"] else None)
+
+
+# Where a check cannot run ---------------------------------------------------------------------------------------------
+
+
+def test_what_could_not_run_is_null_and_named(tmp_path: Path) -> None:
+    table = replace(DATA, input_range=UNBOUNDED)
+    alone = SETTINGS.model_copy(update={"pgd_linf": (RADIUS,), "masking": MaskingSettings(examples=5, steps=(4,))})
+    verdict = verdict_of(tmp_path / "out", {"m": prototype_classifier(DATA)}, alone, table)
+    assert set(verdict["not_run"]) == {
+        *("unbounded_accuracy", "budget_rise", "step_rise", "one_step_lead"),
+        *("square_only", "autoattack_only", "transfer_only"),
+    }
+    assert all(verdict[name] is None for name in verdict["not_run"])
+    assert verdict["not_run"]["square_only"] == "AutoAttack was not run"
+
+
+@pytest.mark.parametrize(("surrogates", "ran"), [(None, True), (("other",), True), (("m",), False), ((), False)])
+def test_transfer_needs_another_model(surrogates: tuple[str, ...] | None, ran: bool, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"masking": MaskingSettings(examples=5, steps=(1, 2), surrogates=surrogates)})
+    models = {"m": prototype_classifier(DATA), "other": prototype_classifier(DATA)}
+    assert ("transfer_only" in verdict_of(tmp_path / "out", models, settings)["not_run"]) is not ran
+
+
+def test_an_unknown_surrogate_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"masking": MaskingSettings(surrogates=("plan",))})
+    message = message_of(lambda: verdict_of(tmp_path / "out", {"plain": prototype_classifier(DATA)}, settings))
+    assert "'plan'" in message and "plain" in message and not (tmp_path / "out").exists()
+
+
+# Options --------------------------------------------------------------------------------------------------------------
+
+OTHERS: dict[str, Any] = {"examples": 7, "steps": (1, 2), "surrogates": ("sign",)}
+
+
+def test_the_list_of_options_is_complete() -> None:
+    assert set(OTHERS) == set(MaskingSettings.model_fields)
+
+
+@pytest.mark.parametrize("option", sorted(OTHERS))
+def test_every_option_changes_what_is_measured(option: str, tmp_path: Path) -> None:
+    def measured(folder: str, masking: MaskingSettings) -> set[tuple[Any, ...]]:
+        models = {
+            "masked": Around(before=lambda x: (4 * x).round() / 4),
+            "plain": prototype_classifier(DATA),
+            "sign": Around(after=lambda z: -z),
+        }
+        evaluate(models, DATA, SETTINGS.model_copy(update={"masking": masking}), output=tmp_path / folder)
+        rows = [row for row in rows_of(tmp_path / folder, model="masked") if row["perturbation"].startswith(PREFIX)]
+        return {tuple(row.values()) for row in rows}
+
+    usual = MaskingSettings(examples=8, steps=(1, 4))
+    assert measured("other", usual.model_copy(update={option: OTHERS[option]})) != measured("usual", usual)
+
+
+def test_the_checks_run_on_a_stratified_sample_and_are_no_results_of_their_own(tmp_path: Path) -> None:
+    records = evaluate({"m": prototype_classifier(DATA)}, DATA, SETTINGS, output=tmp_path / "out")
+    rows = rows_of(tmp_path / "out", perturbation="masking_gradient")
+    labels = [row["label"] for row in rows]
+    assert [labels.count(k) for k in range(3)] == [10, 10, 10]
+    assert not any(record["perturbation"].startswith(PREFIX) for record in records)
+
+
+# Rows written by hand -------------------------------------------------------------------------------------------------
+
+N = 10
+STANDING: dict[tuple[str, float | None], list[int]] = {
+    ("masking_gradient", None): list(range(N)),
+    ("masking_repetition", None): list(range(N)),
+    ("masking_outputs", None): list(range(N)),
+    ("masking_steps", 1.0): [0, 1, 2, 3],
+    ("masking_steps", 4.0): [0, 1, 2, 3, 6],
+    ("masking_steps", 12.0): [0, 1, 2, 6, 7],
+    ("masking_cross_entropy", 12.0): [0, 1, 2, 6, 7, 8],
+    ("masking_rescaled", 12.0): [0, 1, 2, 6],
+    ("masking_transfer", 12.0): [2, 3],
+    ("pgd_linf", 0.05): [0, 1, 2],
+    ("pgd_linf", RADIUS): [0, 1, 2, 6],
+    ("pgd_linf", 1.0): [0],
+    ("pgd_l2", 0.1): [0],
+    ("pgd_l2", 0.2): [2, 3, 4],
+    ("autoattack_linf", RADIUS): [0],
+}
+"""Which of the ten examples are right in each cell."""
+
+
+def by_hand(square: tuple[int, ...] = (1,)) -> Verdict:
+    groups: dict[tuple[str, float | None], dict[int, Row]] = {}
+    for (kind, setting), standing in STANDING.items():
+        rows = {}
+        for i in range(N):
+            detail = None
+            if kind == "autoattack_linf":
+                detail = "none" if i in standing else "square" if i in square else "apgd-t"
+            rows[i] = Row("m", kind, setting, i, 0, 0 if i in standing else 1, i in standing, None, detail)
+        groups[kind, setting] = rows
+    groups["masking_gradient", None][3] = replace(groups["masking_gradient", None][3], detail="zero")
+    return masking_verdict(groups, DATA, SETTINGS)
+
+
+def test_the_shares_are_those_counted_by_hand() -> None:
+    assert by_hand().figures == {
+        "zero_gradients": 0.1,  # 3
+        "nan_gradients": 0,
+        "random_outputs": 0,
+        "probability_outputs": 0,
+        "unbounded_accuracy": 0.1,  # 0
+        "budget_rise": 0.2,  # l2: from one right to three; linf: from three to four
+        "step_rise": 0.1,  # from four right to five
+        "one_step_lead": 0.1,
+        "square_only": 0.1,  # 1
+        "transfer_only": 0.2,  # 0 and 1, of which only Square broke one
+        "autoattack_only": 0.4,  # 1, 2, 6, 7
+        "margin_only": 0.1,  # 8
+        "rescaled_only": 0.2,  # 7, 8
+    }
+    assert by_hand(square=()).figures["transfer_only"] == 0.1  # 0: a white-box attack broke 1
