@@ -31,7 +31,7 @@ ONLY = {
     "pages": {"comparison", "figures", "results", "runs", "tensors"},
     "certificate_report": {"figures", "intervals", "pages", "results", "sandwich", "tensors"},
     "saved": {"results"},
-    "evidence": STATISTICS | {"figures", "pages", "saved"},
+    "evidence": STATISTICS | {"figures", "masking", "pages", "saved"},
     "sections": set[str](),
     "overview": STATISTICS | {"certificate_report", "evidence", "pages", "sections"},
     "side_by_side": STATISTICS | {"evidence", "overview", "pages", "sections"},

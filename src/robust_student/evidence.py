@@ -16,6 +16,7 @@ from robust_student.calibration import Bin
 from robust_student.comparison import Difference, in_words
 from robust_student.figures import NORMS, Style
 from robust_student.intervals import Estimate
+from robust_student.masking import CHECKS, Check
 from robust_student.pages import checked, place, read_checked, read_rows, require_finished
 from robust_student.results import (
     CERTIFICATION,
@@ -257,6 +258,10 @@ class Evidence:
         order = list(dict.fromkeys(chain(*verdicts)))
         empty = {key for verdict in verdicts for key, value in verdict.items() if value is None}
         return [key for key in order if key in plain | empty]
+
+    def check(self, figure: str) -> Check | None:
+        """The masking check of that name, with its thresholds; None for a figure of another version."""
+        return next((check for name, check in CHECKS.items() if name == figure), None)
 
     def counts(self, place: Place) -> str:
         """The number of examples of a perturbation at a setting, or their range over the models."""
