@@ -10,6 +10,7 @@ foolbox's DDN.
 import argparse
 import math
 import time
+from typing import Any
 
 import torch
 
@@ -17,7 +18,7 @@ from robust_student.attacks import pgd
 from robust_student.borrowed_attacks import foolbox_for
 from robust_student.data import load_data, stratified_sample
 from robust_student.measurements import example_seeds
-from robust_student.norms import Norm
+from robust_student.norms import Norm, NormName
 from robust_student.runs import load
 from robust_student.smallest import smallest_decision_change
 from robust_student.tensors import UNIT_RANGE
@@ -39,6 +40,7 @@ def main() -> None:
     sample = data.test.subset(positions)
     inputs, labels, seeds = sample.floats(), sample.labels, example_seeds(0, positions.tolist())
     other = foolbox.PyTorchModel(model, bounds=(0.0, 1.0), device=inputs.device)
+    kinds: tuple[tuple[NormName, float, Any], ...]
     kinds = (("linf", options.linf, foolbox.attacks.LinfPGD), ("l2", options.l2, foolbox.attacks.L2PGD))
     for name, radius, kind in kinds:
         norm = Norm.named(name)

@@ -13,8 +13,10 @@ from PIL import Image
 from reference import message_of
 
 from robust_student import ledger
-from robust_student.cli import COMMANDS, main
+from robust_student.arguments import parse
+from robust_student.cli import COMMANDS, Evaluate, main
 from robust_student.data import load_data
+from robust_student.measurement_settings import SUITES, EvaluationSettings
 from robust_student.runs import append_jsonl, load, read_json
 from robust_student.workers import beside
 
@@ -158,7 +160,7 @@ def test_a_published_set_is_named_by_flag(teacher: Path, tmp_path: Path, capsys:
     assert "no file gaussian_noise.npy" in refused(capsys, *words)
     run(*words, "--corruptions.kinds", "soot", "--corruptions.severities", "5")
     records = read_json(tmp_path / "out" / "summary.json")
-    (record,) = [r for r in records if r["perturbation"] == "corruption_soot"]
+    (record,) = [r for r in records if (r["perturbation"], r["metric"]) == ("corruption_soot", "accuracy")]
     assert record["value"] == pytest.approx(0.1, abs=0.02) and record["n"] == 400
 
 
@@ -294,6 +296,44 @@ def test_output_is_plain_where_there_is_no_terminal(teacher: Path, tmp_path: Pat
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
     card = json.loads((tmp_path / "run" / "model.json").read_text())
     assert card["provenance"]["seed"] == 0
+
+
+# Suites ---------------------------------------------------------------------------------------------------------------
+
+
+def suite_of(tmp_path: Path, *words: str) -> EvaluationSettings:
+    """The settings that the words ask for."""
+    command = parse(["evaluate", "model", "--data", "digits", "--output", str(tmp_path / "out"), *words], COMMANDS)
+    assert isinstance(command, Evaluate)
+    return command.evaluation
+
+
+def test_a_suite_is_a_starting_point_that_flags_and_files_change(tmp_path: Path) -> None:
+    assert suite_of(tmp_path) == EvaluationSettings()
+    for name, settings in SUITES.items():
+        assert suite_of(tmp_path, "--suite", name) == settings
+    full = suite_of(tmp_path, "--suite", "full", "--attack-examples", "7", "--corruptions.severities", "2")
+    assert full.autoattack == "standard" and full.attack_examples == 7
+    assert full.corruptions.kinds == ("all",) and full.corruptions.severities == (2,)
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump({"suite": "full", "evaluation": {"corruptions": {"examples": 9}, "seed": 3}}))
+    read = suite_of(tmp_path, "--config", str(config), "--seed", "4")
+    assert (read.corruptions.examples, read.seed, read.autoattack) == (9, 4, "standard")
+
+
+def test_the_full_suite_attacks_and_corrupts(teacher: Path, tmp_path: Path) -> None:
+    small = ["--examples", "30", "--attack-examples", "4", "--corruptions.examples", "6", "--snr-db", "0"]
+    output = tmp_path / "out"
+    run("evaluate", str(teacher), "--data", "digits", "--suite", "full", "--output", str(output), *small)
+    records = read_json(output / "summary.json")
+    kinds = {r["perturbation"] for r in records if r["perturbation"].startswith("corruption_")}
+    assert len(kinds) == 15 and "mean_corruption_accuracy" in {r["metric"] for r in records}
+    assert read_json(output / "evaluation.json")["autoattack_suite"] == "standard"
+
+
+def test_an_unknown_suite_is_refused(teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["evaluate", str(teacher), "--data", "digits", "--output", str(tmp_path / "out"), "--suite", "ful"]
+    assert "unknown suite 'ful'; did you mean 'full'?" in refused(capsys, *words)
 
 
 # Several processes ----------------------------------------------------------------------------------------------------

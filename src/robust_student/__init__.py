@@ -13,6 +13,8 @@ from robust_student.data import load_data as load_data
 
 # Evidence
 from robust_student.evaluation import evaluate as evaluate
+from robust_student.measurement_settings import CorruptionSettings as CorruptionSettings
+from robust_student.measurement_settings import EvaluationSettings as EvaluationSettings
 from robust_student.norms import Norm as Norm
 
 # The objective, for a training loop of your own
@@ -23,9 +25,7 @@ from robust_student.runs import load as load
 
 # Settings
 from robust_student.settings import METHODS as METHODS
-from robust_student.settings import CorruptionSettings as CorruptionSettings
 from robust_student.settings import DistillSettings as DistillSettings
-from robust_student.settings import EvaluationSettings as EvaluationSettings
 from robust_student.settings import ObjectiveSettings as ObjectiveSettings
 from robust_student.settings import TrainingSettings as TrainingSettings
 from robust_student.tensors import InputRange as InputRange

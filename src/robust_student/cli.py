@@ -12,11 +12,10 @@ from pydantic import Field, ValidationError
 
 from robust_student import terminal
 from robust_student.arguments import Command, Config, Flat, Paths, Words, merged, parse, value_of
+from robust_student.measurement_settings import SUITES, CertificationSettings, EvaluationSettings
 from robust_student.settings import (
     METHODS,
-    CertificationSettings,
     DistillSettings,
-    EvaluationSettings,
     ObjectiveSettings,
     SelectionSettings,
     TrainingSettings,
@@ -156,6 +155,9 @@ class Evaluate(Command):
     """digits, mnist:DIR, folder:DIR, npz:FILE or parquet:DIR; only the test split is used."""
     output: Path
     """Directory for rows.jsonl, summary.json and the rest; the same command continues an interrupted evaluation."""
+    suite: Literal["quick", "default", "full"] = "default"
+    """Starting point for the dials below: quick (1,000 examples, 200 attacked), default, full (AutoAttack standard on
+    1,000 and the fifteen corruptions on 2,000)."""
     workers: int = Field(1, ge=1)
     """Processes that share the batches; the numbers do not depend on it. Set OMP_NUM_THREADS to cores / workers."""
     shard: str | None = None
@@ -164,6 +166,16 @@ class Evaluate(Command):
     evaluation: Annotated[EvaluationSettings, Flat] = EvaluationSettings()
     config: Config = None
     """YAML file with any of these settings; flags win over it."""
+
+    @classmethod
+    def complete(cls, given: dict[str, Any], words: list[str]) -> dict[str, Any]:
+        """The dials start from the suite that a flag or the file names."""
+        suite, evaluation = value_of(words, "--suite") or given.get("suite", "default"), given.get("evaluation") or {}
+        if not isinstance(suite, str) or suite not in SUITES:
+            raise UserError(f"evaluate: unknown suite '{suite}'" + nearest(str(suite), list(SUITES)))
+        if isinstance(evaluation, dict):
+            return given | {"evaluation": merged(SUITES[suite].model_dump(), evaluation), "suite": suite}
+        return given
 
     def run(self) -> None:
         """Do it."""

@@ -13,10 +13,10 @@ from robust_student.attacks import Excess, descend
 from robust_student.data import Data
 from robust_student.margins import input_gradient, margin, true_score
 from robust_student.masking import CheckName, Verdict, judge
+from robust_student.measurement_settings import EvaluationSettings
 from robust_student.measurements import Batch, Measurement, autoattack_suite, grade, random_starts, rows_of
 from robust_student.results import Row
 from robust_student.runs import Model
-from robust_student.settings import EvaluationSettings
 from robust_student.tensors import Labels, Logits, PerExample, UserError
 
 PREFIX = "masking_"

@@ -14,6 +14,7 @@ from robust_student.autoattack import AutoAttack
 from robust_student.bounds import estimated_confidence_radius, estimated_decision_radius
 from robust_student.certificates import Certifier
 from robust_student.data import Data
+from robust_student.measurement_settings import EvaluationSettings
 from robust_student.norms import Norm, NormName
 from robust_student.perturbations import (
     gaussian_at_snr,
@@ -24,7 +25,6 @@ from robust_student.perturbations import (
 )
 from robust_student.results import Row
 from robust_student.runs import Model
-from robust_student.settings import EvaluationSettings
 
 RELATIVE_BUDGETS = (0.25, 0.5, 1.0, 1.5, 2.0)
 """PGD budgets in units of the norm's default radius, where the user gives none."""

@@ -1,0 +1,138 @@
+"""The dials of measuring: what `evaluate` and `certify` do, and named suites to start from."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from robust_student.norms import NormName
+from robust_student.settings import Settings
+
+
+class CorruptionSettings(Settings):
+    """Common corruptions of images (docs/corruptions.md), generated or from a published set."""
+
+    kinds: tuple[str, ...] = ()
+    """Kinds to measure; `all`: the fifteen of ImageNet-C; empty: none, or the fifteen where there is a set."""
+    severities: tuple[Annotated[int, Field(ge=1, le=5)], ...] = Field((1, 2, 3, 4, 5), min_length=1)
+    """How strong, 1 to 5."""
+    examples: int | None = Field(2000, ge=1)
+    """Examples of the evaluation's sample, stratified, the same for all kinds, severities and models; None: all."""
+    set: Path | None = None
+    """Folder of a published set (KIND.npy and labels.npy, as CIFAR-10-C) to measure instead of generated images."""
+
+
+class MaskingSettings(Settings):
+    """The checks behind the masking verdict (docs/masking.md), at AutoAttack's norm and budget."""
+
+    examples: int = Field(200, ge=1)
+    """Examples of the attacked ones, stratified again, on which the checks run."""
+    steps: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 5, 10, 50), min_length=1)
+    """PGD at these numbers of steps: more steps must not find less; the largest serves the other checks too."""
+    surrogates: tuple[str, ...] | None = None
+    """Models of the evaluation on which transfer attacks are made; None: every other model."""
+
+
+class EvaluationSettings(Settings):
+    """What `evaluate` measures, on test examples."""
+
+    examples: int | None = Field(None, ge=1)
+    """Test examples for clean accuracy and noise, a stratified random sample; None: all."""
+    attack_examples: int | None = Field(1000, ge=1)
+    """Examples of that sample, stratified again, for PGD, AutoAttack and estimated radii; None: all of it."""
+    snr_db: tuple[float, ...] = (20.0, 15.0, 10.0, 5.0, 0.0, -5.0)
+    """Noise levels, signal-to-noise ratio in dB."""
+    noises: tuple[Literal["gaussian", "uniform", "impulse"], ...] = ("gaussian",)
+    """Kinds of noise at each level."""
+    corruptions: CorruptionSettings = CorruptionSettings()
+    pgd_linf: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    """PGD budgets, Linf, in input units; None: 1/4, 1/2, 1, 3/2 and 2 times the default radius."""
+    pgd_l2: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    """PGD budgets, L2, in input units; None: 1/4, 1/2, 1, 3/2 and 2 times the default radius."""
+    pgd_steps: int = Field(50, ge=1)
+    """Steps of each PGD attack."""
+    autoattack: Literal["fast", "standard", "none"] = "fast"
+    """fast: APGD-CE, APGD-T, Square 1,000; standard: APGD-CE, APGD-T, FAB-T, Square 5,000; none: no robust claim."""
+    autoattack_norm: NormName = "linf"
+    """Norm of AutoAttack."""
+    autoattack_radius: float | None = Field(None, gt=0)
+    """Budget of AutoAttack in input units; None: the norm's default radius."""
+    skip_certified: bool = False
+    """Spare AutoAttack the examples that intervals certify at its budget; they count as standing, marked certified."""
+    masking: MaskingSettings = MaskingSettings()
+    baseline: str | None = None
+    """Model to which the others are compared pair by pair; None: the one named kd, where there is one."""
+    teacher: str = "teacher"
+    """Model whose scores bound B refers to (estimated confidence radius), where there is one of that name."""
+    batch_size: int = Field(250, ge=1)
+    """Examples per batch; what a kill loses at most. Rounding depends on it, and with it a verdict in a thousand."""
+    seed: int = Field(0, ge=0)
+    """Seed of the samples, the noise and the attacks."""
+    device: str = "auto"
+    """auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps."""
+
+
+class SmoothingSettings(Settings):
+    """Randomized smoothing (Cohen et al. 2019): certifies the classifier that votes under Gaussian noise, l2 only."""
+
+    sigma: float | None = Field(None, gt=0)
+    """Standard deviation of the noise in input units; None: no smoothing."""
+    samples: int = Field(10_000, ge=1)
+    """Noisy copies per example that the confidence bound is computed from."""
+    selection_samples: int = Field(100, ge=1)
+    """Further copies that choose the class."""
+    alpha: float = Field(0.001, gt=0, lt=1)
+    """Probability, per example, that its certificate is wrong."""
+    examples: int = Field(200, ge=1)
+    """Examples of the sample to smooth."""
+
+
+class CertificationSettings(Settings):
+    """What `certify` measures, on test examples: bounds from below and from above on the radii r_A and r_B."""
+
+    norm: NormName = "linf"
+    """Norm of the perturbation."""
+    budgets: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    """Radii at which certified accuracy is reported, in input units; None: 1/5, 1/2 and 1 times the default radius."""
+    methods: tuple[Literal["interval", "gradient", "lipschitz", "linear"], ...] = (
+        "interval",
+        "gradient",
+        "lipschitz",
+        "linear",
+    )
+    """How margins are bounded from below: intervals, bounds of the gradient, a Lipschitz product, linear bounds (CROWN:
+    tightest and slowest)."""
+    examples: int | None = Field(1000, ge=1)
+    """Test examples, a stratified random sample, for every method but linear; None: all."""
+    linear_examples: int | None = Field(200, ge=1)
+    """Examples of that sample, stratified again, for linear bounds, sampled radii and attacks; None: all of it."""
+    linear_models: tuple[str, ...] | None = None
+    """Models that get linear bounds; None: all but the teacher, whose size makes them slow."""
+    tolerance: float = Field(0.05, gt=0, lt=1)
+    """A certified radius is the largest one found to hold, to within this share of itself."""
+    attacks: tuple[str, ...] = ("pgd-bisection", "fab")
+    """Minimum-norm attacks for the bound from above: pgd-bisection, fab, ddn, fmn, deepfool (the last three need the
+    attacks extra)."""
+    sampled_points: int = Field(16, ge=1)
+    """Points of the ball at which sampled radii look at the gradient."""
+    smoothing: SmoothingSettings = SmoothingSettings()
+    baseline: str | None = None
+    """Model to whose median radii the others' are compared; None: the one named kd, where there is one."""
+    teacher: str = "teacher"
+    """Model whose scores bound B refers to and with which agreement is measured, where there is one of that name."""
+    batch_size: int = Field(50, ge=1)
+    """Examples per batch; what a kill loses at most."""
+    seed: int = Field(0, ge=0)
+    """Seed of the samples, the noise and the attacks."""
+    device: str = "auto"
+    """auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps."""
+
+
+SUITES: dict[str, EvaluationSettings] = {
+    "quick": EvaluationSettings(examples=1000, attack_examples=200),
+    "default": EvaluationSettings(),
+    "full": EvaluationSettings(
+        attack_examples=1000, autoattack="standard", corruptions=CorruptionSettings(kinds=("all",), examples=2000)
+    ),
+}
+"""Named starting points; every dial of the chosen one can still be changed."""
