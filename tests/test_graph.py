@@ -1,6 +1,7 @@
 """A traced network computes what the network computes, step by step, and refuses what cannot be bounded."""
 
 import dataclasses
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from robust_student.graph import trace
 from robust_student.models import NETWORKS, build
 from robust_student.operations import Affine, Elementwise, Maximum
 from robust_student.steps import Layers
+from robust_student.tensors import UserError
 
 every_network = pytest.mark.parametrize("name", ALL)
 
@@ -363,7 +365,11 @@ REFUSED: dict[str, Refused] = {
         VECTOR,
         ["'dropout'", "random"],
     ),
-    "control flow": (lambda: Body(lambda x, a: a(x) if x.sum() > 0 else -a(x), lines()), VECTOR, ["cannot be traced"]),
+    "control flow": (
+        lambda: Body(lambda x, a: a(x) if x.sum() > 0 else -a(x), lines()),
+        VECTOR,
+        ["depends on the values"],
+    ),
     "without a word": (Without, VECTOR, ["cannot be traced (NotImplementedError)"]),
     "two outputs": (lambda: Body(two_outputs, lines()), VECTOR, ["2 outputs"]),
     "no output of its own": (
@@ -446,3 +452,13 @@ def test_a_refusal_leaves_the_networks_mode(device: torch.device) -> None:
     network = nn.Sequential(nn.Linear(6, 4), nn.LayerNorm(4)).to(device).train()
     message_of(lambda: trace(network, VECTOR))
     assert all(module.training for module in network.modules())
+
+
+def test_a_network_that_cannot_be_traced_is_refused_quietly(capfd: pytest.CaptureFixture[str]) -> None:
+    """torch.export prints the whole program; a user gets one line, and hears of other things as before."""
+    network, shape, _ = REFUSED["control flow"]
+    before = logging.root.manager.disable
+    with pytest.raises(UserError) as error:
+        trace(network(), shape)
+    assert len(str(error.value).splitlines()) == 1
+    assert capfd.readouterr() == ("", "") and logging.root.manager.disable == before

@@ -1,8 +1,11 @@
 """A network as a list of operations that bound propagation understands, traced with torch.export."""
 
+import io
+import logging
 import operator
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -42,8 +45,7 @@ def trace(network: nn.Module, shape: Sequence[int]) -> Graph:
     those that can be bounded, and where the operations disagree with the network.
     """
     example = torch.zeros((TRACED_BATCH, *shape), device=device_of(network), dtype=dtype_of(network))
-    with evaluating(network), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.export warns of its own future
+    with evaluating(network), _silence():
         try:
             program = torch.export.export(network, (example,))
         except Exception as error:  # whatever a user's forward may raise
@@ -51,6 +53,19 @@ def trace(network: nn.Module, shape: Sequence[int]) -> Graph:
     graph = Graph(network, program, tuple(shape))
     _check(graph, example)
     return graph
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Without torch.export's warnings of its own future, and the program it prints when a network cannot be traced."""
+    threshold = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(threshold)
 
 
 def dtype_of(network: nn.Module) -> torch.dtype:
@@ -75,7 +90,8 @@ def _check(graph: Graph, like: Tensor) -> None:
 
 
 def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return "what it computes depends on the values of the input" if "data-dependent" in first else first
 
 
 class _Walk:
