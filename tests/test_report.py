@@ -277,6 +277,17 @@ def test_no_comparison_with_a_baseline_that_fails_masking(page: Callable[..., Pa
     assert "are not compared, because the masking verdict of kd is FAIL" in sentence and "+55.0" not in sentence
 
 
+def test_a_gain_over_a_doubtful_baseline_stands_and_says_so(page: Callable[..., Page]) -> None:
+    """The baseline can only be weaker than measured; a loss against it would be overstated and is not claimed."""
+    doubtful = {**FAIL, "level": "WARN"}
+    sentence = page(files(verdicts={"kd": doubtful})).words("sentence")
+    assert "gains +55.0 points" in sentence and "that of kd is WARN" in sentence and "not overstated" in sentence
+    content = files(verdicts={"kd": doubtful})
+    for metric in ("autoattack_linf",):
+        adjust(content, "robust", "accuracy_minus_kd", metric, value=-0.2, low=-0.3, high=-0.1)
+    assert "are not compared, because the masking verdict of kd is WARN" in page(content).words("sentence")
+
+
 def test_hero_is_the_best_student_under_autoattack(tmp_path: Path) -> None:
     names = {"robust": "strong", "kd": "weak", "teacher": "middle"}
     content = files(names, baseline=None)

@@ -170,8 +170,16 @@ class Evidence:
         return "better" if found.estimate.low > 0 else "worse"
 
     def doubted(self, model: str, at: Place) -> bool:
-        """Whether masking makes the comparison of this model with the baseline worthless in a cell."""
-        return at[0].startswith(("pgd_", "autoattack_")) and bool({model, self.baseline} & set(self.alarms))
+        """Whether masking makes the comparison of this model with the baseline worthless in a cell.
+
+        So does any doubt about the model, and a FAIL of the baseline. A baseline that is merely doubtful (WARN) can
+        only be weaker than measured, so a gain over it is not overstated: that comparison stands.
+        """
+        if not at[0].startswith(("pgd_", "autoattack_")) or not {model, self.baseline} & set(self.alarms):
+            return False
+        found, baseline = self.difference(model, at), self._alarm(str(self.baseline))
+        gain = found is not None and found.estimate.value > 0
+        return model in self.alarms or not gain or (baseline is not None and baseline["level"] == "FAIL")
 
     def said(self, model: str, at: Place) -> str:
         """In words whether the model's difference from the baseline is larger than its uncertainty."""
