@@ -462,3 +462,19 @@ def test_a_network_that_cannot_be_traced_is_refused_quietly(capfd: pytest.Captur
         trace(network(), shape)
     assert len(str(error.value).splitlines()) == 1
     assert capfd.readouterr() == ("", "") and logging.root.manager.disable == before
+
+
+@pytest.mark.parametrize(
+    ("forward", "reason"),
+    [
+        (lambda x, a: a(functional.avg_pool2d(x, 1, divisor_override=-3).flatten(1)), "negative divisor"),
+        (lambda x, a: a((4 * x).sum(dim=1, keepdim=True, dtype=torch.int64).flatten(1).to(x.dtype)), "rounds"),
+        (lambda x, a: a((4 * x).mean(dim=1, keepdim=True, dtype=torch.float16).flatten(1).to(x.dtype)), "rounds"),
+        (lambda x, a: functional.linear(x.flatten(1), (10 * a.weight).floor() / 10), "rounds"),
+        (lambda x, a: a(x.flatten(1)) * torch.where(torch.rand(()) < 0.5, 1.0, -1.0), "random"),
+    ],
+)
+def test_what_a_newcomer_broke_is_refused(forward: Callable[..., Tensor], reason: str) -> None:
+    """Each of these was certified once, and an attack succeeded inside the radius."""
+    network = Body(forward, nn.Linear(4, 3))
+    assert reason in message_of(lambda: trace(network, (1, 2, 2)))

@@ -18,6 +18,7 @@ from robust_student.steps import SMOOTHING, TRACED_BATCH, Call, Layers, Parts, S
 from robust_student.tensors import UserError, device_of, evaluating
 from robust_student.translations import TRANSLATIONS
 
+_ROUNDING = {"floor", "ceil", "round", "trunc", "fix", "frac", "remainder", "fmod", "floor_divide", "sign"}
 _CHECKED = 4  # random inputs on which the operations must agree with the network
 _TOLERANCE = 1e-3  # of that agreement, relative to the largest logit: float32 arithmetic against float64
 
@@ -82,6 +83,10 @@ def _check(graph: Graph, like: Tensor) -> None:
             expected = graph.network(points)
             # One by one: no example may depend on another.
             found = torch.cat([layers(point) for point in torch.split(points, 1)])
+            if points.device.type != "mps":  # certificates are computed in float64
+                precise = graph.layers(torch.float64)
+                found = torch.cat([found, torch.cat([precise(point.double()) for point in torch.split(points, 1)])])
+                expected = torch.cat([expected, expected])
         except (RuntimeError, TypeError, IndexError) as error:
             raise UserError(f"certify: the traced network fails ({_reason(error)}); {SMOOTHING}") from None
     scale = float(expected.abs().amax()) + 1e-12
@@ -144,6 +149,11 @@ class _Walk:
         arguments = fx.map_arg(node.args, lambda n: self.values[n])
         keywords = fx.map_arg(node.kwargs, lambda n: self.values[n])
         if not any(isinstance(self.values[parent], Traced | Parts) for parent in node.all_input_nodes):
+            constant = Call(node, _name(node), arguments, keywords)
+            if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+                raise constant.refusal("which is random")
+            if constant.name in _ROUNDING:  # in float64 it may fall on the other side
+                raise constant.refusal("which rounds")
             return node.target(*arguments, **keywords)  # type: ignore[operator]
         if node.target is operator.getitem:
             several: Any = arguments[0]
@@ -153,7 +163,14 @@ class _Walk:
         call = Call(node, name, arguments, keywords)
         if translate is None:
             raise call.refusal()
+        value = node.meta.get("val")
+        if isinstance(value, Tensor) and _coarser(value.dtype, self.steps.own):
+            raise call.refusal("which rounds")
         return translate(self.steps, call)
+
+
+def _coarser(dtype: torch.dtype, own: torch.dtype) -> bool:
+    return not dtype.is_floating_point or torch.finfo(dtype).eps > torch.finfo(own).eps
 
 
 def _name(node: fx.Node) -> str:

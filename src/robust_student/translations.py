@@ -50,7 +50,9 @@ def _copied(steps: Steps, call: Call) -> Traced:
 
 
 def _averaged(steps: Steps, call: Call) -> Traced:
-    """Operations that add up or average elements."""
+    """Operations that add up or average elements: no weight of theirs is negative."""
+    if call.name == "avg_pool2d" and (call.argument(6, "divisor_override", None) or 1) < 0:
+        raise call.refusal("with a negative divisor")
     return steps.affine(call, call.run, [call.traced])
 
 
