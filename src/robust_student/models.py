@@ -80,7 +80,7 @@ def convnet(shape: Shape, classes: int, width: int = 16) -> nn.Module:
     """Three blocks of 3x3 convolution, BatchNorm, ReLU and 2x2 max pooling, of width, 2 width and 4 width channels.
 
     Pooling stops when a side is down to one pixel. The plain ConvNet of few-shot studies (Gidaris & Komodakis 2018)
-    with growing width; a linear layer reads all positions of the last block. `convnet:16` has 33,946 parameters on 32x32
+    with growing width; a linear layer reads the last block. `convnet:16` has 33,946 parameters on 32x32
     RGB images with ten classes.
     """
     _require_image(shape, "convnet")
