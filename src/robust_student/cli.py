@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 
 from robust_student import terminal
 from robust_student.arguments import Command, Config, Flat, Paths, Words, merged, parse, value_of
+from robust_student.interruption import Interrupted
 from robust_student.measurement_settings import SUITES, CertificationSettings, EvaluationSettings
 from robust_student.settings import (
     METHODS,
@@ -75,13 +76,16 @@ class Train(Command):
     def run(self) -> None:
         """Do it."""
         from robust_student.data import load_data
+        from robust_student.parallel import first, joined, rank
         from robust_student.runs import require_new
         from robust_student.training import train
 
-        require_new(self.output)
-        data = load_data(self.data, image_size=self.image_size)
-        trained = train(self.model, data, self.training, output=self.output)
-        terminal.finished(trained, self.output)
+        with joined(self.training.device):
+            first(lambda: require_new(self.output))
+            data = load_data(self.data, image_size=self.image_size)
+            trained = train(self.model, data, self.training, output=self.output)
+            if rank() == 0:
+                terminal.finished(trained, self.output)
 
 
 class Distill(Command):
@@ -102,6 +106,10 @@ class Distill(Command):
     accuracy against plain distillation, then train it; None: no search."""
     tries: int = Field(8, ge=1, le=12)
     """Candidates of that search, each trained for half the epochs."""
+    cache_scores: bool = True
+    """Keep the teacher's scores on unchanging training inputs on disk, for the next run with the same teacher."""
+    shard_teacher: bool = False
+    """Spread the teacher's weights over the processes of a torchrun (FSDP): for teachers too big for one device."""
     training: Annotated[TrainingSettings, Flat] = TrainingSettings()
     objective: Annotated[ObjectiveSettings, Flat] = METHODS["secant"]
     config: Config = None
@@ -121,28 +129,37 @@ class Distill(Command):
     def run(self) -> None:
         """Do it."""
         from robust_student.data import load_data
+        from robust_student.parallel import first, joined, rank
         from robust_student.runs import load, require_new
         from robust_student.search import search
         from robust_student.training import distill
 
-        require_new(self.output)
-        teacher = load(self.teacher)
-        data = load_data(self.data, shape=teacher.card.input_shape)
-        settings = DistillSettings(training=self.training, objective=self.objective)
-        if self.max_accuracy_drop is None:
-            trained = distill(teacher, self.model, data, settings, output=self.output)
-        else:
-            trained = search(
-                teacher,
-                self.model,
-                data,
-                settings,
-                max_accuracy_drop=self.max_accuracy_drop,
-                tries=self.tries,
-                output=self.output,
+        with joined(self.training.device):
+            first(lambda: require_new(self.output))
+            teacher = load(self.teacher)
+            data = load_data(self.data, shape=teacher.card.input_shape)
+            settings = DistillSettings(
+                training=self.training,
+                objective=self.objective,
+                cache_scores=self.cache_scores,
+                shard_teacher=self.shard_teacher,
             )
-            terminal.show_search(trained.model.search or {})
-        terminal.finished(trained, self.output)
+            if self.max_accuracy_drop is None:
+                trained = distill(teacher, self.model, data, settings, output=self.output)
+            else:
+                trained = search(
+                    teacher,
+                    self.model,
+                    data,
+                    settings,
+                    max_accuracy_drop=self.max_accuracy_drop,
+                    tries=self.tries,
+                    output=self.output,
+                )
+            if rank() == 0:
+                if self.max_accuracy_drop is not None:
+                    terminal.show_search(trained.model.search or {})
+                terminal.finished(trained, self.output)
 
 
 class Evaluate(Command):
@@ -310,6 +327,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # the reader of our output has gone: nothing left to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
+    except Interrupted as interruption:
+        print(f"robust-student: {interruption}", file=sys.stderr)
+        raise SystemExit(128 + interruption.number) from None
     except KeyboardInterrupt:
         print("robust-student: interrupted", file=sys.stderr)
         raise SystemExit(130) from None

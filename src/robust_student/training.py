@@ -1,9 +1,11 @@
 """The training loop: `train` makes teachers, `distill` makes students; the best epoch is chosen on validation."""
 
-import math
+import hashlib
+import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,34 +15,37 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 
+from robust_student import parallel
 from robust_student.augmentation import Mixed, augment
-from robust_student.data import Data, Examples, split
 from robust_student.draws import Draws, step_seed
+from robust_student.examples import Data, Examples
+from robust_student.feed import Feed, Part
+from robust_student.guide import Guide
+from robust_student.interruption import Interrupted, Wish, listening
 from robust_student.norms import Norm
-from robust_student.objective import RobustStudentObjective, Terms
-from robust_student.runs import (
-    METRICS,
-    Model,
-    append_jsonl,
-    as_model,
-    provenance,
-    replacing,
-    require_fit,
-    require_new,
-    resolve_device,
-    save,
-)
+from robust_student.objective import RobustStudentObjective, Terms, compilable
+from robust_student.optimisation import Optimisation, agree, averaged, limit_gradient, mean_of
+from robust_student.runs import Model, as_model, provenance, require_fit, resolve_device
+from robust_student.samples import split
 from robust_student.settings import DistillSettings, SelectionSettings, Settings, TrainingSettings
+from robust_student.streams import Stream
+from robust_student.supervised import LabelObjective
 from robust_student.tensors import UserError
+from robust_student.unfinished import Unfinished
 from robust_student.validation import Validation, choose_epoch
 
-Step = Callable[[Mixed, Tensor, Draws, float], Terms]
-"""Maps a batch, the examples' positions in the training set, draws and the share of the training done to terms."""
+Step = Callable[[nn.Module, Mixed, Part, Draws, float], Terms]
+"""Maps the objective (as wrapped for several processes), a batch, its source, draws and the training's progress to
+terms."""
 
 TEACHER_SETTINGS = TrainingSettings(selection=SelectionSettings(metric="accuracy"))
 """Defaults of `train`: the best epoch is the one of highest clean validation accuracy."""
+OPERATIONAL = frozenset({"device", "checkpoint_minutes"})
+"""Training settings that may change when a training is continued."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,22 +78,24 @@ def train(
         network: a name for `models.build`, or a module that takes inputs in natural units.
         data: from `load_data`.
         settings: optimisation; default: TEACHER_SETTINGS.
-        output: new run directory to write; None writes nothing.
+        output: new run directory to write, or one that holds the unfinished beginning of this very training, which is
+            then continued; None writes nothing.
 
-    Raises UserError on bad input and where the loss diverges.
+    Raises UserError on bad input and where the loss diverges, and Interrupted where a signal stopped it.
     """
     settings = settings if settings is not None else TEACHER_SETTINGS
-    with _seeded(settings), _draft(output) as draft:
+    with _seeded(settings):
         model = as_model(network, data)
 
-        def step(batch: Mixed, positions: Tensor, draws: Draws, progress: float) -> Terms:
-            logits = model(batch.inputs)
-            first = functional.cross_entropy(logits, batch.labels, reduction="none")
-            second = functional.cross_entropy(logits, batch.others, reduction="none")
-            loss = batch.shares * first + (1 - batch.shares) * second
-            return Terms({"cross_entropy": loss}, {"cross_entropy": 1.0})
+        def prepare(source: Examples | Stream, device: torch.device) -> tuple[nn.Module, Step]:
+            objective = LabelObjective(model, settings.precision, compiled=settings.compile)
 
-        return _fit(model, data, settings, lambda examples, device: step, draft, settings)
+            def step(wrapped: nn.Module, batch: Mixed, part: Part, draws: Draws, progress: float) -> Terms:
+                return wrapped(batch)
+
+            return objective, step
+
+        return _fit(model, data, settings, prepare, output, settings, teacher=None)
 
 
 def distill(
@@ -101,177 +108,287 @@ def distill(
 ) -> Trained:
     """Teach a student with the robust student objective.
 
-    The teacher is frozen and in evaluation mode; its scores on the training inputs are computed once.
+    The teacher is frozen and in evaluation mode; its scores on the training inputs are computed once, or on every batch
+    where the inputs change.
 
     Args:
         teacher: a loaded model, or any module from natural units to logits.
         student: a name for `models.build`, or a module that takes inputs in natural units.
         data: from `load_data`.
         settings: optimisation and objective.
-        output: new run directory to write; None writes nothing.
+        output: new run directory to write, or one that holds the unfinished beginning of this very training, which is
+            then continued; None writes nothing.
 
-    Raises UserError where teacher, student and data do not belong together, and where the loss diverges.
+    Raises UserError where teacher, student and data do not belong together, and where the loss diverges, and
+    Interrupted where a signal stopped it.
     """
     settings = settings if settings is not None else DistillSettings()
-    with _seeded(settings.training), _draft(output) as draft:
+    training = settings.training
+    with _seeded(training):
         if isinstance(teacher, Model):
             require_fit(teacher, data, "teacher")
-        guide = as_model(teacher, data)
+        known = as_model(teacher, data)
         model = as_model(student, data)
-        norm = Norm.named(settings.objective.norm, data.scale)
-        objective = RobustStudentObjective(model, settings.objective, norm=norm, input_range=data.input_range)
+        compiled = training.compile and compilable(settings.objective)
+        if training.compile and not compiled:
+            _log.warning("compile: this objective differentiates the student twice or traces it; going on without")
 
-        def prepare(examples: Examples, device: torch.device) -> Step:
-            guide.to(device).eval()
-            scores = None if settings.training.augmentation.anything else _teacher_scores(guide, examples).to(device)
+        def prepare(source: Examples | Stream, device: torch.device) -> tuple[nn.Module, Step]:
+            guide = Guide(known, device, sharded=settings.shard_teacher)
+            guide.prepare(source, changing=training.augmentation.anything, cache=settings.cache_scores)
+            objective = RobustStudentObjective(
+                model,
+                settings.objective,
+                norm=Norm.named(settings.objective.norm, data.scale),
+                input_range=data.input_range,
+                precision=training.precision,
+                compiled=compiled,
+            )
 
-            def step(batch: Mixed, positions: Tensor, draws: Draws, progress: float) -> Terms:
+            def step(wrapped: nn.Module, batch: Mixed, part: Part, draws: Draws, progress: float) -> Terms:
                 objective.progress = progress
-                with torch.no_grad():
-                    known = guide(batch.inputs) if scores is None else scores[positions]
-                return objective(batch.inputs, batch.labels, known, draws)
+                return wrapped(batch.inputs, batch.labels, guide.scores(batch.inputs, part.examples), draws)
 
-            return step
+            return objective, step
 
-        return _fit(model, data, settings.training, prepare, draft, settings)
+        return _fit(model, data, training, prepare, output, settings, teacher=known)
 
 
-@contextmanager
-def _draft(output: Path | None) -> Iterator[Path | None]:
-    """A draft directory that becomes `output` only when it is complete: no half-trained run looks like one."""
-    if output is None:
-        yield None
-        return
-    require_new(output)
-    with replacing(output) as draft:
-        yield draft
+class _Loop:
+    """One training, from its first step or from a checkpoint on."""
+
+    def __init__(
+        self,
+        model: Model,
+        objective: nn.Module,
+        step: Step,
+        feed: Feed,
+        validation: Validation,
+        settings: TrainingSettings,
+    ) -> None:
+        self.model, self.step, self.feed, self.validation, self.settings = model, step, feed, validation, settings
+        self.steps = feed.steps * settings.epochs
+        self.optimisation = Optimisation(model, settings, self.steps)
+        self.objective = DistributedDataParallel(objective) if parallel.size() > 1 else objective
+        self.average = averaged(model, settings.ema)
+        self.done, self.number = 0, 0
+        """Steps taken in all, and in the current epoch."""
+        self.sums: dict[str, Tensor] = {}
+        """Of the terms' means over this process's examples, in the current epoch."""
+        self.history: list[dict[str, Any]] = []
+        self.kept: dict[int, dict[str, Tensor]] = {}
+        """Weights of the epochs that may still be chosen."""
+
+    @property
+    def epoch(self) -> int:
+        """The current epoch, from 1."""
+        return len(self.history) + 1
+
+    @property
+    def measured(self) -> Model:
+        """What is validated and kept: the model, or the average of its weights."""
+        if self.average is None:
+            return self.model
+        assert isinstance(self.average.module, Model)  # a copy of the model
+        return self.average.module
+
+    @property
+    def chosen(self) -> int:
+        """The epoch to keep so far, from 1."""
+        return choose_epoch([record["validation"] for record in self.history], self.validation.count) + 1
+
+    def run(self, unfinished: Unfinished | None, wish: Wish) -> None:
+        """Take all the steps that are left."""
+        with _progress() as progress:
+            task = progress.add_task("training", total=self.steps, completed=self.done, status="")
+            while self.epoch <= self.settings.epochs:
+                started, before = time.perf_counter(), self.number
+                self.model.train()
+                for parts in self.feed.epoch(self.epoch, skip=self.number):
+                    self._take(parts, unfinished, wish)
+                    if self.number % 10 == 0 or self.number == self.feed.steps:
+                        rate = (self.number - before) * self.feed.batch_size / (time.perf_counter() - started)
+                        means = ", ".join(f"{name} {float(x) / self.number:.3f}" for name, x in self.sums.items())
+                        status = f"epoch {self.epoch}/{self.settings.epochs}: {means} | {rate:,.0f} examples/s"
+                        progress.update(task, completed=self.done, status=status)
+                self._close_epoch(time.perf_counter() - started, self.number - before)
+                if unfinished is not None:
+                    unfinished.record(self.history)
+
+    def _take(self, parts: list[Part], unfinished: Unfinished | None, wish: Wish) -> None:
+        """One step: forward and backward on every part, then the parameters move."""
+        settings, number = self.settings, self.done + 1
+        torch.manual_seed(step_seed(settings.seed, number, parallel.rank()))
+        terms = []
+        for position, part in enumerate(parts):
+            draws = Draws(settings.seed, number, part.examples)
+            batch = augment(part.inputs, part.labels, settings.augmentation, draws)
+            last = position == len(parts) - 1
+            with self._apart(last):
+                terms.append(self.step(self.objective, batch, part, draws, number / self.steps))
+                torch.autograd.backward(terms[-1].loss / len(parts))
+        size = limit_gradient(self.optimisation.parameters, settings.gradient_clip)
+        trouble, stop = agree(terms, size, wish.number)
+        if trouble is not None:
+            self._diverged(trouble, unfinished)
+        self.optimisation.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        self.done, self.number = self.done + 1, self.number + 1
+        for name in terms[0].values:
+            mean = mean_of([part.values[name] for part in terms])
+            self.sums[name] = self.sums[name] + mean if name in self.sums else mean
+        if unfinished is not None and (stop or parallel.as_first(unfinished.due())):
+            unfinished.save(self.done, self.state())
+        if stop and unfinished is not None:
+            raise Interrupted(
+                f"interrupted after step {self.done} of {self.steps}, which is saved in {unfinished.output}; the same "
+                "command goes on from there",
+                stop,
+            )
+
+    def _apart(self, last: bool) -> AbstractContextManager[None]:
+        """Gradients are exchanged between processes once a step: in the backward pass of its last part."""
+        objective = self.objective
+        if isinstance(objective, DistributedDataParallel) and not last:
+            return objective.no_sync()
+        return nullcontext()
+
+    def _close_epoch(self, seconds: float, taken: int) -> None:
+        """Validate, record, and keep the weights that may still be chosen."""
+        means = {name: parallel.total(total / self.number) / parallel.size() for name, total in self.sums.items()}
+        epoch = self.epoch
+        record = {
+            "epoch": epoch,
+            "terms": {name: float(mean) for name, mean in means.items()},
+            "validation": self.validation.measure(self.measured),
+            "learning_rate": self.optimisation.rate,
+            "seconds": round(seconds, 3),
+            "examples_per_second": round(taken * self.feed.batch_size / seconds, 1),
+        }
+        self.history.append(record)
+        self.kept[epoch] = deepcopy(self.measured.state_dict())
+        accuracies = [entry["validation"] for entry in self.history]
+        self.kept = {e: w for e, w in self.kept.items() if not _dominated(accuracies[e - 1], accuracies[e:])}
+        self.number, self.sums = 0, {}
+
+    def _diverged(self, trouble: str, unfinished: Unfinished | None) -> None:
+        """Stop in all processes, with the weights of the best epoch so far kept (of this step where there is none)."""
+        where = ""
+        if unfinished is not None:
+            if self.kept:
+                self.model.load_state_dict(self.kept[self.chosen])
+            where = f"; the last good weights are in {unfinished.keep_last_good(self.model)}"
+        raise UserError(
+            f"training diverged: {trouble} at step {self.number + 1} of epoch {self.epoch}; lower the learning rate or "
+            f"that term's weight{where}"
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the rest of the training depends on: tensors and plain containers."""
+        return {
+            **self.optimisation.state(),
+            "model": dict(self.model.state_dict()),
+            "average": None if self.average is None else dict(self.average.state_dict()),
+            "done": self.done,
+            "number": self.number,
+            "sums": self.sums,
+            "history": self.history,
+            "kept": {epoch: dict(weights) for epoch, weights in self.kept.items()},
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state; UserError where it is not that of this training."""
+        try:
+            self.model.load_state_dict(state["model"])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
+            self.optimisation.restore(state)
+            self.done, self.number = int(state["done"]), int(state["number"])
+            self.history = list(state["history"])
+            self.sums = {str(name): total.to(self.feed.device) for name, total in state["sums"].items()}
+            self.kept = {
+                int(epoch): {name: value.to(self.feed.device) for name, value in weights.items()}
+                for epoch, weights in state["kept"].items()
+            }
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise UserError(f"checkpoint: not one of this training ({reason}); remove it to start again") from None
 
 
 def _fit(
     model: Model,
     data: Data,
     settings: TrainingSettings,
-    prepare: Callable[[Examples, torch.device], Step],
+    prepare: Callable[[Examples | Stream, torch.device], tuple[nn.Module, Step]],
     output: Path | None,
     recorded: Settings,
+    teacher: Model | None,
 ) -> Trained:
-    """The loop shared by `train` and `distill`: steps, validation after each epoch, the best weights kept."""
+    """What `train` and `distill` share: the steps, validation after each epoch, the best weights kept."""
     device = resolve_device(settings.device)
-    training, held_out = split(data.training_examples, settings.validation_fraction, settings.seed)
+    source, held_out = _parts(data, settings)
+    unfinished = None
+    if output is not None:
+        unfinished = Unfinished(output, _marks(model, data, source, recorded, teacher), settings.checkpoint_minutes)
     validation = Validation(held_out, settings.selection, scale=data.scale, seed=settings.seed)
     model.to(device).train()
-    step = prepare(training, device)
-    resident = training.to(device)
-    batch_size = min(settings.batch_size, max(8, len(training) // 16))
-    batches = max(1, len(training) // batch_size)
-    optimizer, schedule = _optimizer(model, settings, batches * settings.epochs)
-    _note(model, **provenance(recorded.model_dump(mode="json"), data.name, settings.seed))
-    history: list[dict[str, Any]] = []
-    best_epoch, weights = 0, dict[int, dict[str, Tensor]]()
-    with _progress() as progress:
-        task = progress.add_task("training", total=batches * settings.epochs, status="")
-        for epoch in range(1, settings.epochs + 1):
-            started = time.perf_counter()
-            sums: dict[str, Tensor] = {}
-            model.train()
-            order = torch.Generator().manual_seed(step_seed(settings.seed, epoch))
-            permutation = torch.randperm(len(training), generator=order).to(device)
-            for number, positions in enumerate(torch.split(permutation, batch_size)[:batches], start=1):
-                taken = (epoch - 1) * batches + number
-                torch.manual_seed(step_seed(settings.seed, taken))
-                draws = Draws(settings.seed, taken, positions)
-                batch = augment(resident.floats(positions), resident.labels[positions], settings.augmentation, draws)
-                terms = step(batch, positions, draws, taken / (batches * settings.epochs))
-                optimizer.zero_grad(set_to_none=True)
-                torch.autograd.backward(terms.loss)
-                _guard(model, terms, settings.gradient_clip, f"step {number} of epoch {epoch}")
-                optimizer.step()
-                schedule.step()
-                for name, value in terms.values.items():
-                    sums[name] = sums.get(name, torch.zeros(())).to(value) + value.detach().mean()
-                if number % 10 == 0 or number == batches:
-                    status = ", ".join(f"{name} {float(total) / number:.3f}" for name, total in sums.items())
-                    rate = number * batch_size / (time.perf_counter() - started)
-                    progress.update(task, completed=(epoch - 1) * batches + number)
-                    progress.update(task, status=f"epoch {epoch}/{settings.epochs}: {status} | {rate:,.0f} examples/s")
-            seconds = time.perf_counter() - started
-            record = {
-                "epoch": epoch,
-                "terms": {name: float(total) / batches for name, total in sums.items()},
-                "validation": validation.measure(model),
-                "learning_rate": schedule.get_last_lr()[0],
-                "seconds": round(seconds, 3),
-                "examples_per_second": round(batches * batch_size / seconds, 1),
-            }
-            history.append(record)
-            weights[epoch] = deepcopy(model.state_dict())
-            measured = [entry["validation"] for entry in history]
-            weights = {e: w for e, w in weights.items() if not _dominated(measured[e - 1], measured[e:])}
-            chosen = choose_epoch(measured, len(held_out)) + 1
-            if output is not None and chosen != best_epoch:
-                model.load_state_dict(weights[chosen])
-                _note(model, epoch=chosen)
-                save(model, output)
-                model.load_state_dict(weights[epoch])
-            best_epoch = chosen
-            if output is not None:
-                append_jsonl(output / METRICS, [record])
-    model.load_state_dict(weights[best_epoch])
-    _note(model, epoch=best_epoch)
-    model.history = history
-    return Trained(model.eval(), history, best_epoch)
-
-
-def _note(model: Model, **facts: Any) -> None:
-    """Add facts to the provenance on the model's card."""
+    objective, step = prepare(source, device)
+    feed = Feed(
+        source, batch_size=settings.batch_size, accumulate=settings.accumulate, seed=settings.seed, device=device
+    )
+    loop = _Loop(model, objective, step, feed, validation, settings)
+    state = None if unfinished is None else unfinished.latest()
+    if unfinished is not None:
+        for complaint in unfinished.checkpoints.skipped:
+            _log.warning("%s; going on from the one before it", complaint)
+    if state is not None:
+        loop.restore(state)
+    with listening() if unfinished is not None else nullcontext(Wish()) as wish:
+        loop.run(unfinished, wish)
+    model.load_state_dict(loop.kept[loop.chosen])
+    facts = provenance(recorded.model_dump(mode="json"), data.name, settings.seed) | {"epoch": loop.chosen}
     model.card = model.card.model_copy(update={"provenance": model.card.provenance | facts})
+    model.history = loop.history
+    model.eval()
+    if unfinished is not None:
+        unfinished.finish(model, loop.history)
+    return Trained(model, loop.history, loop.chosen)
+
+
+def _parts(data: Data, settings: TrainingSettings) -> tuple[Examples | Stream, Examples]:
+    """What to train on and what to choose by."""
+    if data.validation is not None:
+        return data.train, data.validation
+    if isinstance(data.train, Stream):
+        raise UserError(f"data '{data.name}': a stream needs a validation part of its own (nothing can be held out)")
+    return split(data.train, settings.validation_fraction, settings.seed)
+
+
+def _marks(
+    model: Model, data: Data, source: Examples | Stream, recorded: Settings, teacher: Model | None
+) -> dict[str, Any]:
+    """What must be the same for an unfinished training to be continued."""
+    settings = recorded.model_dump(mode="json")
+    group = settings.get("training", settings)
+    shapes = json.dumps([[name, list(tensor.shape)] for name, tensor in model.state_dict().items()])
+    return {
+        "network": model.card.network or type(model.network).__name__,
+        "shapes": hashlib.sha256(shapes.encode()).hexdigest(),
+        "data": data.name,
+        "training_set": f"stream of {len(source)}" if isinstance(source, Stream) else source.digest(),
+        "teacher": None if teacher is None else teacher.digest(),
+        "settings": settings | ({"training": _lasting(group)} if "training" in settings else _lasting(group)),
+    }
+
+
+def _lasting(training: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in training.items() if name not in OPERATIONAL}
 
 
 def _dominated(earlier: dict[str, float], later: Sequence[dict[str, float]]) -> bool:
     """Whether some later epoch is at least as good both on clean inputs and by the selection metric."""
     return any(entry["clean"] >= earlier["clean"] and entry["selection"] >= earlier["selection"] for entry in later)
-
-
-def _optimizer(
-    model: nn.Module, settings: TrainingSettings, steps: int
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise UserError("model: has no trainable parameters")
-    optimizer: torch.optim.Optimizer
-    if settings.optimizer == "adamw":
-        optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    else:
-        optimizer = torch.optim.SGD(
-            parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, momentum=0.9, nesterov=True
-        )
-    if settings.schedule == "one_cycle":
-        schedule: torch.optim.lr_scheduler.LRScheduler = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, settings.learning_rate, total_steps=steps + 1
-        )
-    else:
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
-    return optimizer, schedule
-
-
-def _guard(model: nn.Module, terms: Terms, limit: float | None, place: str) -> None:
-    """Clip the gradient; stop with the guilty term's name where the loss or the gradient is not finite."""
-    parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
-    size = float(nn.utils.clip_grad_norm_(parameters, limit if limit is not None else math.inf))
-    if math.isfinite(size) and bool(torch.isfinite(terms.loss.detach())):
-        return
-    guilty = [name for name, value in terms.values.items() if not bool(torch.isfinite(value).all())]
-    what = f"term '{guilty[0]}' is NaN or infinite" if guilty else "the gradient is NaN or infinite"
-    raise UserError(f"training diverged: {what} at {place}; lower the learning rate or that term's weight")
-
-
-def _teacher_scores(teacher: Model, examples: Examples) -> Tensor:
-    """Logits of the frozen teacher on every training input, computed once."""
-    parts = torch.split(torch.arange(len(examples)), 4096)
-    scores = torch.cat([teacher.logits(examples.floats(part)) for part in parts])
-    if not bool(scores.isfinite().all()):
-        raise UserError("teacher: its scores on the training inputs hold NaN or infinite values")
-    return scores
 
 
 @contextmanager
@@ -283,7 +400,8 @@ def _seeded(settings: TrainingSettings) -> Iterator[None]:
 
 
 def _progress() -> Progress:
-    """A progress bar on standard error; silent where that is not a terminal."""
+    """A progress bar on standard error; silent where that is not a terminal, and in all processes but the first."""
     console = Console(stderr=True)
     columns = (BarColumn(20), TextColumn("{task.percentage:3.0f}%"), TimeElapsedColumn(), TimeRemainingColumn())
-    return Progress(*columns, TextColumn("{task.fields[status]}"), console=console, disable=not console.is_terminal)
+    silent = not console.is_terminal or parallel.rank() > 0
+    return Progress(*columns, TextColumn("{task.fields[status]}"), console=console, disable=silent)
