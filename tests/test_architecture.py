@@ -26,7 +26,7 @@ ROOMS = [
     *("models", "weights"),
     *("streams", "examples", "samples", "specs", "pictures", "idx", "arrays", "folders", "parquet", "data"),
     *("runs", "parallel", "validation", "caches", "checkpoints", "unfinished", "feed", "guide"),
-    *("optimisation", "interruption", "training", "search"),
+    *("optimisation", "interruption", "tracking", "training", "search"),
     *("intervals", "comparison", "calibration", "results", "breakdown", "masking", "sandwich"),
     *("measurements", "masking_checks", "corruption_sets", "corruption_measurements"),
     *("costs", "ledger", "gallery", "evaluation", "certification"),

@@ -14,7 +14,7 @@ from reference import message_of
 from robust_student import checkpoints
 from robust_student.checkpoints import FOLDER, Checkpoints
 
-STATE = {"weights": {"a": torch.tensor([1.5, -2.0])}, "history": [{"epoch": 1, "rate": 0.1}], "done": 3}
+STATE: dict[str, Any] = {"weights": {"a": torch.tensor([1.5, -2.0])}, "history": [{"epoch": 1, "rate": 0.1}], "done": 3}
 
 
 def named(run: Path, step: int, content: bytes) -> Path:
@@ -51,7 +51,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path: Path
     content = bytearray(newest.read_bytes())
     if damage == "flipped bit":
         content[len(content) // 2] ^= 1
-    newest.write_bytes({"cut": content[:-7], "flipped bit": content, "empty": b""}[damage])
+    newest.write_bytes(bytes({"cut": content[:-7], "flipped bit": content, "empty": b""}[damage]))
     again = Checkpoints(tmp_path)
     found = again.latest()
     assert found is not None and found[0] == 5

@@ -41,7 +41,7 @@ def test_numbers_have_the_distribution_they_should_have(seed: int) -> None:
     flat, bell = draws.uniform((200, 500)), draws.normal((200, 500))
     assert stats.kstest(flat.numpy().ravel(), "uniform").pvalue > 1e-3
     assert stats.kstest(bell.numpy().ravel(), "norm").pvalue > 1e-3
-    assert 0 <= float(flat.min()) and float(flat.max()) < 1
+    assert float(flat.min()) >= 0 and float(flat.max()) < 1
 
 
 def test_examples_elements_steps_and_turns_are_not_correlated() -> None:

@@ -8,8 +8,9 @@ import pytest
 import torch
 from reference import message_of, prototype_classifier, toy_data
 
+from robust_student import runs
 from robust_student import search as searching
-from robust_student.runs import METRICS, SEARCH, TRAINING, TRIES, Model, as_model, load, read_json, save, write_json
+from robust_student.runs import SEARCH, TRIES, Model, as_model, load, read_json, save, write_json
 from robust_student.search import search
 from robust_student.settings import METHODS, DistillSettings, ObjectiveSettings, SelectionSettings, TrainingSettings
 from robust_student.training import Trained
@@ -38,7 +39,7 @@ class Planned:
         if self.stop_at == len(self.asked):
             if output is not None:
                 output.mkdir(parents=True, exist_ok=True)
-                write_json(output / TRAINING, {})
+                write_json(output / runs.TRAINING, {})
             raise KeyboardInterrupt
         self.asked.append(settings)
         self.outputs.append(output)

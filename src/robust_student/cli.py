@@ -198,11 +198,21 @@ class Evaluate(Command):
         """Do it."""
         from robust_student.evaluation import evaluate
         from robust_student.ledger import Shard
+        from robust_student.parallel import first, joined, rank, size, wait
         from robust_student.workers import beside
 
         shard = None if self.shard is None else Shard.parse(self.shard)
         if shard is not None and self.workers > 1:
             raise UserError("evaluate: --workers and --shard exclude each other")
+        with joined(self.evaluation.device):
+            if size() > 1:
+                if shard is not None or self.workers > 1:
+                    raise UserError("evaluate: under torchrun the processes are the shards; drop --shard and --workers")
+                models, data = _models(self.models, self.data, "evaluate")
+                evaluate(models, data, self.evaluation, output=self.output, shard=Shard(rank(), size()))
+                wait()
+                first(lambda: self._collect(models, data))
+                return
         models, data = _models(self.models, self.data, "evaluate")
         if shard is not None:
             evaluate(models, data, self.evaluation, output=self.output, shard=shard)
@@ -216,6 +226,12 @@ class Evaluate(Command):
                 words += ["--config", str(config)]
                 with beside([[*words, "--shard", f"{k}/{self.workers}"] for k in range(1, self.workers)]):
                     evaluate(models, data, self.evaluation, output=self.output, shard=Shard(0, self.workers))
+        self._collect(models, data)
+
+    def _collect(self, models: dict[str, Any], data: Any) -> None:
+        """Measure what no shard has measured, and put everything together."""
+        from robust_student.evaluation import evaluate
+
         records = evaluate(models, data, self.evaluation, output=self.output)
         terminal.show(records, self.output / "summary.json")
 

@@ -66,6 +66,12 @@ def as_first(condition: bool) -> bool:
     return bool(answer.item())
 
 
+def wait() -> None:
+    """Until all processes are here."""
+    if size() > 1:
+        distributed.barrier()
+
+
 def put_together(mine: Tensor) -> Tensor:
     """The processes' tensors, all of one shape, one after the other along the first dimension."""
     if size() == 1:

@@ -247,6 +247,8 @@ class TrainingSettings(Settings):
     """auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps."""
     checkpoint_minutes: float = Field(2.0, ge=0)
     """Minutes between checkpoints, from which the same command goes on after an interruption; 0: every step."""
+    track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    """Dashboards that get each epoch's figures (extra `track`): tensorboard, wandb, mlflow."""
     augmentation: AugmentationSettings = AugmentationSettings()
     selection: SelectionSettings = SelectionSettings()
 

@@ -33,6 +33,7 @@ from robust_student.settings import DistillSettings, SelectionSettings, Settings
 from robust_student.streams import Stream
 from robust_student.supervised import LabelObjective
 from robust_student.tensors import UserError
+from robust_student.tracking import Tracking
 from robust_student.unfinished import Unfinished
 from robust_student.validation import Validation, choose_epoch
 
@@ -42,7 +43,7 @@ terms."""
 
 TEACHER_SETTINGS = TrainingSettings(selection=SelectionSettings(metric="accuracy"))
 """Defaults of `train`: the best epoch is the one of highest clean validation accuracy."""
-OPERATIONAL = frozenset({"device", "checkpoint_minutes"})
+OPERATIONAL = frozenset({"device", "checkpoint_minutes", "track"})
 """Training settings that may change when a training is continued."""
 
 _log = logging.getLogger(__name__)
@@ -197,7 +198,7 @@ class _Loop:
         """The epoch to keep so far, from 1."""
         return choose_epoch([record["validation"] for record in self.history], self.validation.count) + 1
 
-    def run(self, unfinished: Unfinished | None, wish: Wish) -> None:
+    def run(self, unfinished: Unfinished | None, wish: Wish, tracking: Tracking) -> None:
         """Take all the steps that are left."""
         with _progress() as progress:
             task = progress.add_task("training", total=self.steps, completed=self.done, status="")
@@ -212,6 +213,7 @@ class _Loop:
                         status = f"epoch {self.epoch}/{self.settings.epochs}: {means} | {rate:,.0f} examples/s"
                         progress.update(task, completed=self.done, status=status)
                 self._close_epoch(time.perf_counter() - started, self.number - before)
+                tracking.log(self.history[-1], self.done)
                 if unfinished is not None:
                     unfinished.record(self.history)
 
@@ -227,6 +229,8 @@ class _Loop:
             with self._apart(last):
                 terms.append(self.step(self.objective, batch, part, draws, number / self.steps))
                 torch.autograd.backward(terms[-1].loss / len(parts))
+        if parallel.size() > 1:
+            self._require_gradients()
         size = limit_gradient(self.optimisation.parameters, settings.gradient_clip)
         trouble, stop = agree(terms, size, wish.number)
         if trouble is not None:
@@ -253,6 +257,15 @@ class _Loop:
         if isinstance(objective, DistributedDataParallel) and not last:
             return objective.no_sync()
         return nullcontext()
+
+    def _require_gradients(self) -> None:
+        """Processes exchange the gradient of every trainable parameter: one without any would stall the next step."""
+        idle = [name for name, p in self.model.named_parameters() if p.requires_grad and p.grad is None]
+        if idle:
+            raise UserError(
+                f"model: parameter '{idle[0]}' gets no gradient, so several processes cannot exchange it; freeze it "
+                "with requires_grad_(False)"
+            )
 
     def _close_epoch(self, seconds: float, taken: int) -> None:
         """Validate, record, and keep the weights that may still be chosen."""
@@ -344,8 +357,12 @@ def _fit(
             _log.warning("%s; going on from the one before it", complaint)
     if state is not None:
         loop.restore(state)
+    tracking = Tracking(settings.track, output, recorded.model_dump(mode="json"))
     with listening() if unfinished is not None else nullcontext(Wish()) as wish:
-        loop.run(unfinished, wish)
+        try:
+            loop.run(unfinished, wish, tracking)
+        finally:
+            tracking.finish()
     model.load_state_dict(loop.kept[loop.chosen])
     facts = provenance(recorded.model_dump(mode="json"), data.name, settings.seed) | {"epoch": loop.chosen}
     model.card = model.card.model_copy(update={"provenance": model.card.provenance | facts})
@@ -374,11 +391,11 @@ def _marks(
     shapes = json.dumps([[name, list(tensor.shape)] for name, tensor in model.state_dict().items()])
     return {
         "network": model.card.network or type(model.network).__name__,
-        "shapes": hashlib.sha256(shapes.encode()).hexdigest(),
         "data": data.name,
+        "settings": {"training": _lasting(group)} if group is settings else settings | {"training": _lasting(group)},
+        "shapes": hashlib.sha256(shapes.encode()).hexdigest(),
         "training_set": f"stream of {len(source)}" if isinstance(source, Stream) else source.digest(),
         "teacher": None if teacher is None else teacher.digest(),
-        "settings": settings | ({"training": _lasting(group)} if "training" in settings else _lasting(group)),
     }
 
 
