@@ -34,11 +34,11 @@ def read_folder(spec: Spec) -> Data:
             raise UserError(f"data folder {roots[part]}: class '{extra}' has no training images")
     if len(classes) < 2:
         spec.refuse(f"found {len(classes)} class, need at least two sub-folders of images")
-    if "test" not in listings:
-        listings["train"], listings["test"] = _divide(listings["train"], folder, spec)
     paths = [path for listing in listings.values() for images in listing.values() for path in images]
     looks = (look(path, f"image {path}") for path in paths)
     form = common_format(looks, spec.size) if spec.shape is None else Format(*spec.shape)
+    if "test" not in listings:
+        listings["train"], listings["test"] = _divide(listings["train"], folder, spec)
     parts = {part: _decode(listing, classes, form) for part, listing in listings.items()}
     name, validation = folder.resolve().name, parts.get("validation")
     return Data(name, parts["train"], parts["test"], tuple(classes), UNIT_RANGE, validation=validation)
