@@ -1,5 +1,7 @@
 """Fixtures every test file shares: the device, a seeded generator, small float64 students."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import settings
@@ -22,6 +24,14 @@ def _devices() -> list[str]:
     if torch.backends.mps.is_available():
         available.append("mps")
     return available
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests write decoded images into a folder of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROBUST_STUDENT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session", params=_devices())
