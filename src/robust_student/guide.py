@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from robust_student import parallel
-from robust_student.caches import cache_folder
+from robust_student.caches import cache_directory
 from robust_student.examples import Examples
 from robust_student.runs import Model, write_atomically
 from robust_student.streams import Stream
@@ -75,7 +75,7 @@ class Guide:
 
     def _path(self, source: Examples) -> Path:
         mark = hashlib.sha256(f"{self._mark} {source.digest()}".encode()).hexdigest()
-        return cache_folder() / f"scores-{mark[:32]}.safetensors"
+        return cache_directory() / f"scores-{mark[:32]}.safetensors"
 
 
 def _read(path: Path, count: int) -> Tensor | None:
