@@ -68,6 +68,18 @@ def test_only_the_first_process_writes_and_the_run_is_whole(together: Path) -> N
         assert load(together / name, network=two_processes.student()).card.provenance["epoch"] in (1, 2)
 
 
+def test_a_signal_to_one_process_stops_both_and_the_rest_is_the_same_to_the_bit(
+    together: Path, found: dict[str, Any]
+) -> None:
+    said = [(together / "interrupted" / f"said-{process}.txt").read_text() for process in (0, 1)]
+    assert said[0] == said[1] and "interrupted after step 5" in said[0]
+    again = torch.load(together / "again.pt", weights_only=True)
+    assert again["figures"] == found["kd"]["figures"]
+    assert len(again["gradients"]) == len(found["kd"]["gradients"]) - 5
+    for name, weight in found["kd"]["weights"].items():
+        assert torch.equal(again["weights"][name], weight)
+
+
 def test_a_teacher_spread_over_the_processes_gives_the_scores_of_a_whole_one(together: Path) -> None:
     scores = torch.load(together / "scores.pt", weights_only=True)
     torch.testing.assert_close(scores, two_processes.sharded_scores(), atol=1e-6, rtol=1e-5)

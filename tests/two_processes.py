@@ -4,6 +4,7 @@ Usage: torchrun --nproc-per-node 2 tests/two_processes.py OUTPUT
 """
 
 import math
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import torch
 from reference import prototype_classifier, state_of, toy_data
 from torch import Tensor, nn
 
-from robust_student import optimisation, parallel, training
+from robust_student import interruption, optimisation, parallel, training
 from robust_student.data import load_data
 from robust_student.guide import Guide
+from robust_student.interruption import Interrupted, Wish
 from robust_student.parallel import joined
 from robust_student.runs import as_model
 from robust_student.settings import (
@@ -106,6 +108,30 @@ def sharded_scores() -> Tensor:
     return known
 
 
+class Impatient(Wish):
+    """Wants to stop at its fifth question, in the second process only."""
+
+    asked = 0
+
+    @property
+    def number(self) -> int:  # type: ignore[override]
+        self.asked += 1
+        return signal.SIGTERM if parallel.rank() == 1 and self.asked == 5 else 0
+
+
+def interrupted(output: Path) -> dict[str, Any]:
+    """The case `kd`, stopped by a signal to one process and then gone on with."""
+    original = interruption.Wish
+    setattr(interruption, "Wish", Impatient)  # noqa: B010
+    try:
+        case("kd", output)
+    except Interrupted as stopped:
+        (output / f"said-{parallel.rank()}.txt").write_text(str(stopped))
+    finally:
+        setattr(interruption, "Wish", original)  # noqa: B010
+    return case("kd", output)
+
+
 def main() -> None:
     output = Path(sys.argv[1])
     torch.set_num_threads(1)
@@ -113,6 +139,9 @@ def main() -> None:
         found = {name: case(name, output / name) for name in CASES}
         if parallel.rank() == 0:
             torch.save(found, output / "found.pt")
+        again = interrupted(output / "interrupted")
+        if parallel.rank() == 0:
+            torch.save(again, output / "again.pt")
         scores = sharded_scores()
         if parallel.rank() == 0:
             torch.save(scores, output / "scores.pt")

@@ -305,7 +305,7 @@ class _Loop:
             "average": None if self.average is None else dict(self.average.state_dict()),
             "done": self.done,
             "number": self.number,
-            "sums": self.sums,
+            "sums": {name: parallel.put_together(total[None]) for name, total in self.sums.items()},
             "history": self.history,
             "kept": {epoch: dict(weights) for epoch, weights in self.kept.items()},
         }
@@ -319,7 +319,7 @@ class _Loop:
             self.optimisation.restore(state)
             self.done, self.number = int(state["done"]), int(state["number"])
             self.history = list(state["history"])
-            self.sums = {str(name): total.to(self.feed.device) for name, total in state["sums"].items()}
+            self.sums = {str(name): _own(totals).to(self.feed.device) for name, totals in state["sums"].items()}
             self.kept = {
                 int(epoch): {name: value.to(self.feed.device) for name, value in weights.items()}
                 for epoch, weights in state["kept"].items()
@@ -401,6 +401,11 @@ def _marks(
 
 def _lasting(training: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in training.items() if name not in OPERATIONAL}
+
+
+def _own(totals: Tensor) -> Tensor:
+    """This process's entry; the mean where there were another number of processes."""
+    return totals[parallel.rank()] if len(totals) == parallel.size() else totals.mean()
 
 
 def _dominated(earlier: dict[str, float], later: Sequence[dict[str, float]]) -> bool:
