@@ -27,7 +27,7 @@ ROOMS = [
     *("streams", "examples", "samples", "specs", "pictures", "caches", "decoding"),
     *("idx", "arrays", "folders", "parquet", "data"),
     *("runs", "parallel", "validation", "checkpoints", "unfinished", "feed", "guide"),
-    *("optimisation", "interruption", "tracking", "training", "search"),
+    *("optimisation", "interruption", "tracking", "loop", "training", "search"),
     *("intervals", "comparison", "calibration", "results", "breakdown", "masking", "sandwich"),
     *("measurements", "masking_checks", "corruption_sets", "corruption_measurements"),
     *("costs", "ledger", "gallery", "evaluation", "certification"),

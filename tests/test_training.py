@@ -476,7 +476,7 @@ def test_a_mixture_is_learnt_with_the_labels_of_both_examples(monkeypatch: pytes
         mixed.append(augment(*arguments))
         return mixed[-1]
 
-    monkeypatch.setattr("robust_student.training.augment", spy)
+    monkeypatch.setattr("robust_student.loop.augment", spy)
     augmentation = AugmentationSettings(mixup=1.0)
     settings = FAST.model_copy(update={"augmentation": augmentation, "epochs": 1, "learning_rate": 1e-12})
     weights = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))

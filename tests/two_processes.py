@@ -13,7 +13,7 @@ import torch
 from reference import prototype_classifier, state_of, toy_data
 from torch import Tensor, nn
 
-from robust_student import interruption, optimisation, parallel, training
+from robust_student import interruption, loop, optimisation, parallel
 from robust_student.data import load_data
 from robust_student.guide import Guide
 from robust_student.interruption import Interrupted, Wish
@@ -71,13 +71,13 @@ def case(name: str, output: Path | None) -> dict[str, Any]:
         gradients.append([parameter.grad.clone() for parameter in parameters if parameter.grad is not None])
         return original(parameters, limit)
 
-    setattr(training, "limit_gradient", spy)  # noqa: B010
+    setattr(loop, "limit_gradient", spy)  # noqa: B010
     try:
         settings, objective = CASES[name]
         both = DistillSettings(training=settings, objective=objective, cache_scores=False)
         trained = distill(prototype_classifier(DATA), student(), DATA, both, output=output)
     finally:
-        setattr(training, "limit_gradient", original)  # noqa: B010
+        setattr(loop, "limit_gradient", original)  # noqa: B010
     figures = [[record["terms"], record["validation"]] for record in trained.history]
     return {"gradients": gradients, "figures": figures, "weights": dict(state_of(trained.model))}
 
