@@ -276,7 +276,7 @@ ZOO: dict[str, Case] = {
     ),
     "larger of two": _body(VECTOR, lambda x, a, b, c: c(torch.maximum(a(x), b(x))), *[_line(6, 5)] * 2, _line(5)),
     "larger of two, max": _body(
-        VECTOR, lambda x, a, b, c: c(torch.max(a(x), other=b(x))), *[_line(6, 5)] * 2, _line(5)
+        VECTOR, lambda x, a, b, c: c(torch.max(a(x), other=b(x))), _line(6, 5), _line(6, 5), _line(5)
     ),
     "floors": _body(
         VECTOR,

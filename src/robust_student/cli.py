@@ -272,7 +272,8 @@ class Report(Command):
     format: Literal["html", "markdown", "json"] | None = None
     """What to write; None: by the suffix of the output (.html, .md, .json), html where there is none."""
     output: Path | None = None
-    """File to write; None: report.html, report.md or report.json (comparison.*, seeds.*) in the first directory."""
+    """File to write; None: report.html, report.md or report.json (report-with-certificates.*, comparison.*, seeds.*)
+    in the first directory."""
     overwrite: bool = False
     """Replace an existing file."""
 
@@ -288,7 +289,8 @@ class Report(Command):
         kind = "comparison" if self.compare else "seeds" if self.seeds else "report"
         style = self.format or _format(self.output)
         suffix = {"html": "html", "markdown": "md", "json": "json"}[style]
-        output = self.output if self.output is not None else self.directories[0] / f"{kind}.{suffix}"
+        name = kind if self.certificates is None else f"{kind}-with-certificates"
+        output = self.output if self.output is not None else self.directories[0] / f"{name}.{suffix}"
         if output.exists() and not self.overwrite:
             raise UserError(f"output {output}: exists already; choose another name or pass --overwrite")
         write_report(self.directories, output, certificates=self.certificates, kind=kind, style=style)
