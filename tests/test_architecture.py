@@ -8,9 +8,9 @@ import pytest
 import robust_student
 
 ROOMS = [
-    *("tensors", "norms", "margins", "settings", "measurement_settings", "bounds", "smoothing"),
+    *("tensors", "draws", "norms", "margins", "settings", "measurement_settings", "bounds", "smoothing"),
     *("activations", "operations", "steps", "translations", "graph", "regions", "propagation", "certificates"),
-    *("ascent", "slopes", "objective", "perturbations", "attacks", "borrowed_attacks"),
+    *("ascent", "slopes", "objective", "augmentation", "perturbations", "attacks", "borrowed_attacks"),
     *("feasible", "apgd", "fab", "square", "autoattack", "smallest"),
     *("resampling", "corruption_noise", "corruption_blur", "corruption_weather", "corruption_digital", "corruptions"),
     *("models", "weights", "parquet", "data", "runs", "validation", "training", "search"),

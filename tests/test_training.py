@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robust_student.data import load_data, split
+from robust_student.draws import step_seed
 from robust_student.runs import METRICS, Model, as_model, load
 from robust_student.settings import METHODS, DistillSettings, ObjectiveSettings, SelectionSettings, TrainingSettings
 from robust_student.training import TEACHER_SETTINGS, Trained, distill, train
@@ -88,10 +89,9 @@ def test_distillation_without_gradient_terms_is_a_plain_loop(schedule: str, opti
         rates: Any = torch.optim.lr_scheduler.OneCycleLR(stepper, 0.02, total_steps=steps + 1)
     else:
         rates = torch.optim.lr_scheduler.CosineAnnealingLR(stepper, steps)
-    order = torch.Generator().manual_seed(3)
     epochs, losses = [], list[float]()
-    for _ in range(2):
-        positions = torch.randperm(54, generator=order)
+    for epoch in (1, 2):
+        positions = torch.randperm(54, generator=torch.Generator().manual_seed(step_seed(3, epoch)))
         for batch in positions[:48].view(6, 8):
             logits, wanted = student(training.inputs[batch]), guide(training.inputs[batch]).detach()
             hard = functional.cross_entropy(logits, training.labels[batch], reduction="none")
