@@ -157,7 +157,7 @@ def _fit(
 ) -> Trained:
     """The loop shared by `train` and `distill`: steps, validation after each epoch, the best weights kept."""
     device = resolve_device(settings.device)
-    training, held_out = split(data.train, settings.validation_fraction, settings.seed)
+    training, held_out = split(data.training_examples, settings.validation_fraction, settings.seed)
     validation = Validation(held_out, settings.selection, scale=data.scale, seed=settings.seed)
     model.to(device).train()
     step = prepare(training, device)
