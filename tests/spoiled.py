@@ -22,6 +22,9 @@ from torch import Tensor
 
 from robust_student.cli import main
 
+EVALUATED = ["evaluate", "teacher", "--data", "digits", "--output", "evaluation", "--device", "cpu", "--examples", "8"]
+EVALUATED += ["--attack-examples", "4", "--pgd-steps", "1", "--autoattack", "none"]
+"""The command that made the evaluation."""
 MARKER = "executed.txt"
 """What the payloads below write when they are run."""
 
@@ -52,9 +55,7 @@ def world() -> None:
     quick = ["--epochs", "1", "--device", "cpu"]
     main(["train", "--data", "digits", "--model", "mlp:8", "--output", "teacher", *quick])
     main(["train", "--data", "npz:good.npz", "--model", "linear", "--output", "vectors", *quick])
-    common = ["teacher", "--data", "digits", "--device", "cpu", "--examples", "8"]
-    few = ["--attack-examples", "4", "--pgd-steps", "1", "--autoattack", "none"]
-    main(["evaluate", "--output", "evaluation", *common, *few])
+    main(EVALUATED)
     text("certificates/certification.json", "{}")()
     shutil.copytree("evaluation", "unfinished")
     Path("unfinished/summary.json").unlink()
@@ -119,6 +120,15 @@ def remove(path: str) -> Callable[[], None]:
     return make
 
 
+def rename(path: str, name: bytes) -> Callable[[], None]:
+    """A file or folder under another name, of any bytes."""
+
+    def make() -> None:
+        Path(path).rename(os.fsdecode(name))
+
+    return make
+
+
 def cut(path: str, keep: float = 0.5) -> Callable[[], Path]:
     """The beginning of the file that was there."""
 
@@ -155,14 +165,16 @@ def arrays(**changes: Any) -> Callable[[], Path]:
     return make
 
 
-def npz_claiming(shape: tuple[int, ...]) -> Callable[[], Path]:
-    """`bad.npz`: its x_train claims a shape that the file has no bytes for."""
+def npz_claiming(shape: tuple[int, ...], *, lie: bool = False) -> Callable[[], Path]:
+    """`bad.npz`: its x_train claims a shape that the file has no bytes for; with `lie` the archive claims it too."""
 
     def make() -> Path:
         header = io.BytesIO()
         np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
         with zipfile.ZipFile("bad.npz", "w") as file:
             file.writestr("x_train.npy", header.getvalue())
+            if lie:
+                file.getinfo("x_train.npy").file_size = len(header.getvalue()) + int(np.prod(shape))
         return Path("bad.npz")
 
     return make
@@ -235,9 +247,7 @@ def card(run: str = "teacher", **changes: Any) -> Callable[[], Path]:
     return make
 
 
-def weights(
-    change: Callable[[dict[str, Tensor]], Mapping[str, Tensor]], run: str = "teacher"
-) -> Callable[[], Path]:
+def weights(change: Callable[[dict[str, Tensor]], Mapping[str, Tensor]], run: str = "teacher") -> Callable[[], Path]:
     """A run's weights changed, with the checksum that belongs to them: only their content can give them away."""
 
     def make() -> Path:
@@ -283,6 +293,21 @@ def hostile_checkpoint(path: str) -> Callable[[], Path]:
         return Path(path)
 
     return make
+
+
+def saved(content: object) -> Callable[[], Path]:
+    """`w.pt`: anything, as torch.save writes it."""
+
+    def make() -> Path:
+        torch.save(content, "w.pt")
+        return Path("w.pt")
+
+    return make
+
+
+def state(weight: Tensor) -> dict[str, Tensor]:
+    """The state_dict of a linear layer behind a flattening one, with this weight."""
+    return {"1.weight": weight, "1.bias": torch.zeros(10)}
 
 
 def factory(body: str) -> Callable[[], Path]:

@@ -1,11 +1,13 @@
 """Image folders: one sub-folder of images per class."""
 
+import math
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from robust_student.examples import Data, Examples
+from robust_student.limits import require_memory
 from robust_student.pictures import IMAGE_SUFFIXES, Format, common_format, decode, look
 from robust_student.samples import held_out_by_name
 from robust_student.specs import Spec
@@ -83,6 +85,7 @@ def _divide(listing: Listing, folder: Path, spec: Spec) -> tuple[Listing, Listin
 
 def _decode(listing: Listing, classes: list[str], form: Format) -> Examples:
     paths = [(path, label) for label, name in enumerate(classes) for path in listing.get(name, [])]
+    require_memory(len(paths) * math.prod(form), "data: the images", "choose a smaller --image-size")
     inputs = np.empty((len(paths), *form), np.uint8)
     for row, (path, _) in enumerate(paths):
         inputs[row] = decode(path, form, f"image {path}")

@@ -1,13 +1,15 @@
 """Images and labels from Parquet files in the layout of Hugging Face datasets."""
 
 import json
+import math
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from robust_student.examples import Data, Examples
+from robust_student.examples import Data, Examples, numbered
+from robust_student.limits import require_memory
 from robust_student.pictures import Format, Look, decode, look
 from robust_student.specs import Spec
 from robust_student.tensors import UNIT_RANGE, UserError
@@ -64,7 +66,7 @@ def read_part(folder: Path, part: str, spec: Spec) -> Rows | None:
     return Rows(
         [image for file in files for image in file.images],
         labels,
-        named[0] if named else tuple(str(k) for k in range(max(labels) + 1)),
+        named[0] if named else numbered(max(labels), f"data '{spec.text}': its {part} files"),
         [place for file in files for place in file.places],
     )
 
@@ -133,6 +135,7 @@ def _format(parts: dict[str, Rows], spec: Spec) -> Format:
 
 
 def _examples(rows: Rows, form: Format) -> Examples:
+    require_memory(len(rows.images) * math.prod(form), "data: the images", "choose a smaller --image-size")
     inputs = np.empty((len(rows.images), *form), np.uint8)
     for row, (image, place) in enumerate(zip(rows.images, rows.places, strict=True)):
         inputs[row] = decode(image, form, place)

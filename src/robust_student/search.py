@@ -46,7 +46,7 @@ def search(
     if base.secant.weight == 0 and base.gradient.weight == 0:
         raise UserError("search: the method has no gradient objective to search over; use secant or exact")
     require_new(output)
-    output.mkdir(exist_ok=True)
+    output.mkdir(parents=True, exist_ok=True)
     fingerprint = {
         "student": student,
         "data": [data.name, *data.shape, len(data.train)],
