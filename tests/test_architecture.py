@@ -8,7 +8,7 @@ import pytest
 import robust_student
 
 ROOMS = [
-    *("tensors", "draws", "norms", "margins", "settings", "measurement_settings", "bounds", "smoothing"),
+    *("tensors", "limits", "draws", "norms", "margins", "settings", "measurement_settings", "bounds", "smoothing"),
     *("activations", "operations", "steps", "translations", "graph", "regions", "propagation", "certificates"),
     *(
         "ascent",

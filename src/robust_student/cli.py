@@ -6,7 +6,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import Field, ValidationError
 
@@ -15,12 +15,14 @@ from robust_student.arguments import Command, Config, Flat, Paths, Words, merged
 from robust_student.interruption import Interrupted
 from robust_student.measurement_settings import SUITES, CertificationSettings, EvaluationSettings
 from robust_student.settings import (
+    LARGEST_SEED,
     METHODS,
     DistillSettings,
     ObjectiveSettings,
     SelectionSettings,
     TrainingSettings,
     nearest,
+    short,
 )
 from robust_student.tensors import UserError
 
@@ -32,7 +34,7 @@ class Demo(Command):
     """Directory to write."""
     overwrite: bool = False
     """Replace the output directory of an earlier demo once the new one is complete."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=LARGEST_SEED)
     """Seed of everything random."""
     device: str = "auto"
     """auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps."""
@@ -60,7 +62,7 @@ class Train(Command):
     """linear, mlp:WIDTHS, cnn:WIDTH, resnet8, resnet20, lipschitz:WIDTHS or pkg.module:factory."""
     output: Path
     """New run directory."""
-    image_size: int | None = Field(None, ge=4)
+    image_size: int | None = Field(None, ge=4, le=4096)
     """Side in pixels to which folder images are resized; None: their common size up to 64, else 32."""
     training: Annotated[TrainingSettings, Flat] = TrainingSettings(selection=SelectionSettings(metric="accuracy"))
     config: Config = None
@@ -120,7 +122,10 @@ class Distill(Command):
         """The objective starts from the method that a flag or the file names."""
         method = value_of(words, "--method") or given.get("method", "secant")
         if not isinstance(method, str) or method not in METHODS:
-            raise UserError(f"distill: unknown method '{method}'" + nearest(str(method), list(METHODS)))
+            raise UserError(
+                f"distill: unknown method {short(method)}"
+                + nearest(method if isinstance(method, str) else "", list(METHODS))
+            )
         objective = given.get("objective") or {}
         if isinstance(objective, dict):
             return given | {"objective": merged(METHODS[method].model_dump(), objective), "method": method}
@@ -189,7 +194,10 @@ class Evaluate(Command):
         """The dials start from the suite that a flag or the file names."""
         suite, evaluation = value_of(words, "--suite") or given.get("suite", "default"), given.get("evaluation") or {}
         if not isinstance(suite, str) or suite not in SUITES:
-            raise UserError(f"evaluate: unknown suite '{suite}'" + nearest(str(suite), list(SUITES)))
+            raise UserError(
+                f"evaluate: unknown suite {short(suite)}"
+                + nearest(suite if isinstance(suite, str) else "", list(SUITES))
+            )
         if isinstance(evaluation, dict):
             return given | {"evaluation": merged(SUITES[suite].model_dump(), evaluation), "suite": suite}
         return given
@@ -340,8 +348,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parse(arguments, COMMANDS).run()
     except (UserError, ValidationError) as error:
         message = str(error) if isinstance(error, UserError) else error.errors()[0]["msg"].removeprefix("Value error, ")
-        print(f"robust-student: error: {message}", file=sys.stderr)
-        raise SystemExit(2) from None
+        _complain(message)
+    except MemoryError:
+        _complain("out of memory; lower --batch-size, the size of the images or the width of the model")
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # PyTorch's, of a GPU; torch need not be imported to see it
+            raise
+        _complain(f"out of memory; lower --batch-size or choose another --device ({str(error).splitlines()[0]})")
     except BrokenPipeError:  # the reader of our output has gone: nothing left to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
@@ -351,6 +364,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("robust-student: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _complain(message: str) -> NoReturn:
+    """One line on standard error, whatever a file's name or content put into the message; exit code 2."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in message)
+    if len(shown) > 700:
+        shown = f"{shown[:500]} ... {shown[-150:]}"
+    print(f"robust-student: error: {shown}", file=sys.stderr)
+    raise SystemExit(2) from None
 
 
 def _models(texts: Sequence[str], data_spec: str, command: str) -> tuple[dict[str, Any], Any]:

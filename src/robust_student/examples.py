@@ -134,6 +134,22 @@ class Data:
                 yield self.train.floats(indices).double()
 
 
+LARGEST_CLASSES = 100_000
+"""Classes of the largest set whose classes are numbers."""
+
+
+def numbered(largest: int, place: str) -> tuple[str, ...]:
+    """Names of classes that are known by their numbers alone, from 0 to the largest label; `place` names the labels.
+
+    Raises UserError where that label can hardly be the number of a class.
+    """
+    if largest >= LARGEST_CLASSES:
+        raise UserError(
+            f"{place}: label {largest} would mean more than {LARGEST_CLASSES:,} classes; number them from 0"
+        )
+    return tuple(str(k) for k in range(largest + 1))
+
+
 def measured(name: str, parts: Mapping[str, Examples], classes: Sequence[str]) -> Data:
     """Data of `train`, `test` and perhaps `validation`, whose range and unit are read off the inputs.
 

@@ -6,6 +6,7 @@ import inspect
 import math
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -15,6 +16,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations
 from torch.utils.flop_counter import FlopCounterMode
 
+from robust_student.limits import require_buildable, require_memory
 from robust_student.settings import nearest
 from robust_student.tensors import UserError, device_of, evaluating
 
@@ -133,6 +135,7 @@ def lipschitz(shape: Shape, classes: int, *widths: int) -> nn.Module:
     see differences.
     """
     sizes = [math.prod(shape), *(widths or (64, 64)), classes]
+    require_memory(16 * max(sizes) ** 2, "model 'lipschitz'", "choose mlp, smaller widths or smaller inputs")
     layers: list[nn.Module] = [nn.Flatten()]
     for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
         weights = nn.Linear(inputs, outputs)
@@ -141,6 +144,8 @@ def lipschitz(shape: Shape, classes: int, *widths: int) -> nn.Module:
     return nn.Sequential(*layers[:-1], Scaled(8.0))
 
 
+MOST_WIDTHS = 100
+"""Numbers that may follow the name of a network."""
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "linear": linear,
     "mlp": mlp,
@@ -162,13 +167,21 @@ def build(spec: str, shape: Sequence[int], classes: int) -> nn.Module:
     """
     name, _, rest = spec.partition(":")
     if name in NETWORKS:
+        if rest.count(",") >= MOST_WIDTHS:
+            raise UserError(f"model '{name}': takes fewer numbers than {rest.count(',') + 1}")
         try:
             widths = [int(width) for width in rest.split(",")] if rest else []
             if any(width < 1 for width in widths):
                 raise ValueError
-            return NETWORKS[name](tuple(shape), classes, *widths)
-        except (ValueError, TypeError):
+        except ValueError:
             raise UserError(f"model '{spec}': widths are positive whole numbers, as in '{name}:16'") from None
+        make = partial(NETWORKS[name], tuple(shape), classes, *widths)
+        try:
+            inspect.signature(NETWORKS[name]).bind(tuple(shape), classes, *widths)
+        except TypeError:
+            raise UserError(f"model '{spec}': takes fewer numbers than {len(widths)}") from None
+        require_buildable(spec, make)
+        return make()
     if not rest:
         raise UserError(
             f"model: unknown name '{spec}'"
@@ -205,7 +218,7 @@ def count_macs(network: nn.Module, shape: Sequence[int]) -> int:
     return counter.get_total_flops() // 2
 
 
-def _in_a_line(error: Exception) -> str:
+def _in_a_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
@@ -253,7 +266,7 @@ def _call_factory(spec: str, module_name: str, factory_name: str, shape: Shape, 
         raise UserError(f"model '{spec}': cannot import module '{module_name}' ({error}){hint}") from None
     except AttributeError:
         raise UserError(f"model '{spec}': module '{module_name}' has no '{factory_name}'") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"model '{spec}': cannot import module '{module_name}' ({_in_a_line(error)})") from None
     finally:
         sys.path.pop(0)
@@ -264,7 +277,7 @@ def _call_factory(spec: str, module_name: str, factory_name: str, shape: Shape, 
         network = factory(**{name: value for name, value in offered.items() if takes_any or name in accepted})
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"model '{spec}': the factory failed ({_in_a_line(error)})") from None
     if not isinstance(network, nn.Module):
         raise UserError(f"model '{spec}': the factory returned {type(network).__name__}, not a torch.nn.Module")

@@ -110,7 +110,7 @@ def search(
 
 def _make(output: Path) -> None:
     require_new(output)
-    output.mkdir(exist_ok=True)
+    output.mkdir(parents=True, exist_ok=True)
     if (output / TRAINING).exists() and not (output / SEARCH).exists():
         raise UserError(f"output {output}: holds an unfinished training that is not a search; choose another name")
 
