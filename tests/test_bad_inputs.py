@@ -190,7 +190,7 @@ PLACES = [
     Bad("output below a file", "train --data digits --model linear --output good.npz/a/out", "cannot write there"),
     Bad("output is this folder", "train --data digits --model linear --output .", "output .:"),
     Bad("output is a broken link", TRAIN, "is a link to nothing", link("out", "nowhere")),
-    Bad("output in a new folder", f"{FIT} npz:no.npz".replace("out --", "new/er/out --"), "npz:no.npz': o such file"),
+    Bad("output in a new folder", f"{FIT} npz:no.npz".replace("out --", "new/er/out --"), "npz:no.npz': no such file"),
     Bad("evaluation into a finished one", "evaluate teacher --data digits --output evaluation", "holds a finished run"),
     Bad("evaluation into another's", "evaluate teacher --data digits --output unfinished", "holds an unfinished run"),
     Bad("evaluation into a file", "evaluate teacher --data digits --output good.npz", "is a file, not a directory"),
