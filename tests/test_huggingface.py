@@ -120,7 +120,7 @@ def test_columns_are_found_by_type_or_named(tmp_path: Path) -> None:
     unclear = both.cast_column("kind", datasets.Value("int64"))
     spec = write(datasets.DatasetDict(train=unclear, test=unclear), tmp_path / "two", "saved")
     assert "which column is the label? Say label=COLUMN" in message_of(lambda: load_data(spec))
-    twice = both.add_column("image", both["scan"], feature=datasets.Image())
+    twice = both.add_column("image", [png(pixels) for pixels in pictures(6, 1)], feature=datasets.Image())
     spec = write(datasets.DatasetDict(train=twice, test=twice.select([1])), tmp_path / "three", "saved")
     assert torch.equal(load_data(f"{spec},image=scan").test.inputs, stacked(pictures(6)[1:2]))
 

@@ -124,7 +124,7 @@ def test_parts_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     assert "gone.csv: cannot read it" in message_of(lambda: load_data(f"csv:{tmp_path / 'gone.csv'}"))
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b'a,label\n1,"open', b"a,label\n1,x\0\n"])
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b'a,label\n1,"open', b"\0"])
 def test_damaged_files_are_refused_in_one_line(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "some.csv").write_bytes(content)
     assert "some.csv" in message_of(lambda: load_data(f"csv:{tmp_path / 'some.csv'}"))

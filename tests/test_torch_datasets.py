@@ -1,6 +1,6 @@
 """Map-style datasets of any kind become the same examples."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from reference import as_numpy, message_of
-from torch.utils.data import Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from robust_student import caches, data_from_datasets, decoding, torch_datasets
 from robust_student.data import Data
@@ -121,6 +121,9 @@ def test_reading_leaves_the_global_random_numbers_alone() -> None:
 class Endless(IterableDataset[Any]):
     """Has no length."""
 
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
 
 @pytest.mark.parametrize(
     ("item", "words"),
@@ -204,11 +207,10 @@ def test_any_channels_size_and_number_of_classes(
 
 def test_workers_start_only_for_many_items(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    loader = decoding.DataLoader
 
     def watched(*arguments: Any, **options: Any) -> Any:
         asked.append(options["num_workers"])
-        return loader(*arguments, **options | {"num_workers": 0})
+        return DataLoader(*arguments, **options | {"num_workers": 0})
 
     monkeypatch.setattr(decoding, "DataLoader", watched)
     monkeypatch.setattr(torch_datasets, "usable_cores", lambda: 2)

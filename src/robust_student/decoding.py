@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,8 +40,8 @@ class Numbered(Sequence[str]):
 class Pictures:
     """Encoded images of one part of a set, not read yet."""
 
-    images: Sequence[Path | bytes]
-    """Files or their contents; anything with a length whose elements can be asked for by number will do."""
+    images: Sequence[Any]
+    """Files (Path) or their contents (bytes); anything with a length whose elements are had by number will do."""
     places: Sequence[str]
     """Names each image in a complaint."""
     key: Mapping[str, Any] | None
