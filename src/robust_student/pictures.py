@@ -23,7 +23,9 @@ LARGEST_PIXELS = 90_000_000
 LARGEST_KEPT = 64
 """Images of one common size up to this many pixels a side keep it; others become DEFAULT_SIDE wide and high."""
 DEFAULT_SIDE = 32
-_GREY, _DEEP = frozenset({"1", "L", "LA", "I", "I;16", "F"}), frozenset({"I", "I;16", "F"})
+GREY = frozenset({"1", "L", "LA", "I", "I;16", "F"})
+"""Modes of Pillow with one channel besides transparency."""
+_DEEP = frozenset({"I", "I;16", "F"})
 
 Pixels = npt.NDArray[np.uint8]
 Found = TypeVar("Found")
@@ -47,7 +49,7 @@ class Format(NamedTuple):
 
 def look(file: Path | bytes, place: str) -> Look:
     """Read only the header of an image; `place` names it in a UserError."""
-    return _open(file, place, lambda image: Look(image.mode in _GREY, (image.size[1], image.size[0])))
+    return _open(file, place, lambda image: Look(image.mode in GREY, (image.size[1], image.size[0])))
 
 
 def common_format(looks: Iterable[Look], size: tuple[int, int] | None = None) -> Format:
