@@ -17,6 +17,14 @@ IMAGE = (2, 4, 4)
 CLASSES = 3
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or fills the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROBUST_STUDENT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 def _devices() -> list[str]:
     available = ["cpu"]
     if torch.cuda.is_available():
@@ -24,14 +32,6 @@ def _devices() -> list[str]:
     if torch.backends.mps.is_available():
         available.append("mps")
     return available
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _no_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tests write decoded images into a folder of their own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ROBUST_STUDENT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="session", params=_devices())

@@ -92,7 +92,8 @@ def value_of(words: list[str], flag: str) -> str | None:
 def _one_line(complaint: str, command: str | None) -> str:
     """tyro's boxed complaint as one line."""
     text = re.sub(r"^.*╮$", "", complaint, flags=re.MULTILINE)  # the box's title
-    text = re.sub(r"[╭╮╰╯─│]+", " ", text)
+    text = re.sub(r"\A.*\n *-{5,} *\n", "", text)  # the title where the terminal cannot draw boxes
+    text = re.sub(r"[╭╮╰╯─│]+|-{5,}", " ", text)
     text = re.sub(r"For full helptext.*", " ", " ".join(text.split()))
     text = re.sub(r" in robust-student \w+ --help", "", text)
     return f"{text.strip().rstrip('.')} (see robust-student{f' {command}' if command else ''} --help)"

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from robust_student.draws import Source
 from robust_student.margins import input_gradient
 from robust_student.norms import Norm
 from robust_student.tensors import InputRange, Inputs, Size
@@ -22,11 +23,9 @@ def default_step(steps: int) -> float:
     return 1.25 if steps == 1 else max(1.5 / steps, 0.25)
 
 
-def random_start(
-    inputs: Inputs, norm: Norm, radius: Size, input_range: InputRange, generator: torch.Generator | None
-) -> Inputs:
+def random_start(inputs: Inputs, norm: Norm, radius: Size, input_range: InputRange, source: Source) -> Inputs:
     """x + d with d uniform in the ball of the given radius, clipped to the input range."""
-    return input_range.clip(inputs + norm.random(inputs, radius, generator))
+    return input_range.clip(inputs + norm.random(inputs, radius, source))
 
 
 def ascend(
@@ -47,7 +46,7 @@ def ascend(
 
     `z <- clip(x + project(step(z) - x))`; every point obeys the ball and the input range. `radius` and `step_size` are
     in units of the norm. `first_gradient`, the gradient of `uphill` at `start`, saves the first pass where it is known
-    already. `watch` is shown every visited point but the last, with the value that `uphill` has there.
+    already. `watch` is shown every visited point but the last, with the logits there.
     """
     points = start.detach()
     for step in range(steps):
@@ -56,11 +55,11 @@ def ascend(
         else:
             points = points.requires_grad_()
             with torch.enable_grad():
-                values = uphill(network(points))
-                gradient = input_gradient(values, points)
+                logits = network(points)
+                gradient = input_gradient(uphill(logits), points)
             points = points.detach()
             if watch is not None:
-                watch(points, values.detach())
+                watch(points, logits.detach())
         moved = norm.step(points, gradient, step_size, input_range)
         points = input_range.clip(inputs + norm.project(moved - inputs, radius))
     return points

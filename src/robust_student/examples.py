@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from unicodedata import category
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from robust_student.tensors import UNBOUNDED, UNIT_RANGE, InputRange, UserError
 STATISTICS_EXAMPLES = 10_000
 """How many training examples the statistics of mapped and streamed data are computed from."""
 _BATCH = 256
+_UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of UTF-16 pairs, ends of lines and paragraphs
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +138,22 @@ class Data:
                 yield self.train.floats(indices).double()
 
 
+LARGEST_CLASSES = 100_000
+"""Classes of the largest set whose classes are numbers."""
+
+
+def numbered(largest: int, place: str) -> tuple[str, ...]:
+    """Names of classes that are known by their numbers alone, from 0 to the largest label; `place` names the labels.
+
+    Raises UserError where that label can hardly be the number of a class.
+    """
+    if largest >= LARGEST_CLASSES:
+        raise UserError(
+            f"{place}: label {largest} would mean more than {LARGEST_CLASSES:,} classes; number them from 0"
+        )
+    return tuple(str(k) for k in range(largest + 1))
+
+
 def measured(name: str, parts: Mapping[str, Examples], classes: Sequence[str]) -> Data:
     """Data of `train`, `test` and perhaps `validation`, whose range is read off the inputs.
 
@@ -171,6 +189,9 @@ def require_sound(data: Data, spec: str) -> None:
     twice = [name for name, times in Counter(data.classes).items() if times > 1]
     if twice:
         raise UserError(f"data '{spec}': two classes are called '{twice[0]}'")
+    unfit = [name for name in data.classes if any(category(letter) in _UNPRINTABLE for letter in name)]
+    if unfit:
+        raise UserError(f"data '{spec}': the class name {unfit[0]!r} holds characters that cannot be shown; rename it")
     for part, examples in parts.items():
         if isinstance(examples, Examples):
             least, worst = int(examples.labels.min()), int(examples.labels.max())

@@ -6,6 +6,7 @@ import inspect
 import math
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -15,6 +16,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations
 from torch.utils.flop_counter import FlopCounterMode
 
+from robust_student.limits import require_buildable, require_memory
 from robust_student.settings import nearest
 from robust_student.tensors import UserError, device_of, evaluating
 
@@ -76,6 +78,24 @@ def cnn(shape: Shape, classes: int, width: int = 16) -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * width * math.prod(grid), classes))
 
 
+def convnet(shape: Shape, classes: int, width: int = 16) -> nn.Module:
+    """Three blocks of 3x3 convolution, BatchNorm, ReLU and 2x2 max pooling, of width, 2 width and 4 width channels.
+
+    Pooling stops when a side is down to one pixel. The plain ConvNet of few-shot studies (Gidaris & Komodakis 2018)
+    with growing width; a linear layer reads the last block. `convnet:16` has 33,946 parameters on 32x32
+    RGB images with ten classes.
+    """
+    _require_image(shape, "convnet")
+    layers: list[nn.Module] = []
+    height, length = shape[1:]
+    for inputs, outputs in zip((shape[0], width, 2 * width), (width, 2 * width, 4 * width), strict=True):
+        layers.append(_conv_block(inputs, outputs, 1))
+        if min(height, length) > 1:
+            layers.append(nn.MaxPool2d(2))
+            height, length = height // 2, length // 2
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * width * height * length, classes))
+
+
 def resnet8(shape: Shape, classes: int, width: int = 16) -> nn.Module:
     """ResNet-8 for small images: one residual block per stage (He et al. 2015, section 4.2)."""
     return _resnet(shape, classes, 1, width)
@@ -115,6 +135,7 @@ def lipschitz(shape: Shape, classes: int, *widths: int) -> nn.Module:
     see differences.
     """
     sizes = [math.prod(shape), *(widths or (64, 64)), classes]
+    require_memory(16 * max(sizes) ** 2, "model 'lipschitz'", "choose mlp, smaller widths or smaller inputs")
     layers: list[nn.Module] = [nn.Flatten()]
     for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
         weights = nn.Linear(inputs, outputs)
@@ -123,10 +144,13 @@ def lipschitz(shape: Shape, classes: int, *widths: int) -> nn.Module:
     return nn.Sequential(*layers[:-1], Scaled(8.0))
 
 
+MOST_WIDTHS = 100
+"""Numbers that may follow the name of a network."""
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "linear": linear,
     "mlp": mlp,
     "cnn": cnn,
+    "convnet": convnet,
     "resnet8": resnet8,
     "resnet20": resnet20,
     "lipschitz": lipschitz,
@@ -143,13 +167,21 @@ def build(spec: str, shape: Sequence[int], classes: int) -> nn.Module:
     """
     name, _, rest = spec.partition(":")
     if name in NETWORKS:
+        if rest.count(",") >= MOST_WIDTHS:
+            raise UserError(f"model '{name}': takes fewer numbers than {rest.count(',') + 1}")
         try:
             widths = [int(width) for width in rest.split(",")] if rest else []
             if any(width < 1 for width in widths):
                 raise ValueError
-            return NETWORKS[name](tuple(shape), classes, *widths)
-        except (ValueError, TypeError):
+        except ValueError:
             raise UserError(f"model '{spec}': widths are positive whole numbers, as in '{name}:16'") from None
+        make = partial(NETWORKS[name], tuple(shape), classes, *widths)
+        try:
+            inspect.signature(NETWORKS[name]).bind(tuple(shape), classes, *widths)
+        except TypeError:
+            raise UserError(f"model '{spec}': takes fewer numbers than {len(widths)}") from None
+        require_buildable(spec, make)
+        return make()
     if not rest:
         raise UserError(
             f"model: unknown name '{spec}'"
@@ -186,7 +218,7 @@ def count_macs(network: nn.Module, shape: Sequence[int]) -> int:
     return counter.get_total_flops() // 2
 
 
-def _in_a_line(error: Exception) -> str:
+def _in_a_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
@@ -234,7 +266,7 @@ def _call_factory(spec: str, module_name: str, factory_name: str, shape: Shape, 
         raise UserError(f"model '{spec}': cannot import module '{module_name}' ({error}){hint}") from None
     except AttributeError:
         raise UserError(f"model '{spec}': module '{module_name}' has no '{factory_name}'") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"model '{spec}': cannot import module '{module_name}' ({_in_a_line(error)})") from None
     finally:
         sys.path.pop(0)
@@ -245,7 +277,7 @@ def _call_factory(spec: str, module_name: str, factory_name: str, shape: Shape, 
         network = factory(**{name: value for name, value in offered.items() if takes_any or name in accepted})
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"model '{spec}': the factory failed ({_in_a_line(error)})") from None
     if not isinstance(network, nn.Module):
         raise UserError(f"model '{spec}': the factory returned {type(network).__name__}, not a torch.nn.Module")

@@ -10,9 +10,11 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from robust_student.ascent import Uphill, ascend, default_step, random_start
+from robust_student.draws import Source
 from robust_student.graph import Graph, trace
 from robust_student.margins import Form, is_rival, margin, margins, scores, true_score
 from robust_student.norms import Norm
+from robust_student.passes import Passes, Precision
 from robust_student.propagation import margin_bounds
 from robust_student.regions import Ball
 from robust_student.settings import METHODS, DistillationSettings, ObjectiveSettings, ScoreSettings
@@ -103,6 +105,8 @@ class RobustStudentObjective(nn.Module):
         *,
         norm: Norm | None = None,
         input_range: InputRange = UNIT_RANGE,
+        precision: Precision = "fp32",
+        compiled: bool = False,
     ) -> None:
         """Wrap `student`.
 
@@ -111,6 +115,9 @@ class RobustStudentObjective(nn.Module):
             settings: weights and forms; default: the secant method.
             norm: overrides `settings.norm`, for a per-feature scale.
             input_range: where valid inputs lie; every point of an ascent stays inside it.
+            precision: bf16 runs the passes that only train the student under autocast; every pass whose input gradient
+                is taken (gradient terms, ascent, the shared pass) stays in the inputs' precision.
+            compiled: hand the student's training passes to torch.compile. UserError where `compilable` says no.
         """
         super().__init__()
         self.student = student
@@ -119,6 +126,9 @@ class RobustStudentObjective(nn.Module):
         slope_norm = self.settings.gradient.norm
         self.gradient_norm = self.norm if slope_norm is None else Norm.named(slope_norm, self.norm.scale)
         self.input_range = input_range
+        if compiled and not compilable(self.settings):
+            raise UserError("objective: cannot be compiled (it differentiates the student twice, or traces it)")
+        self._passes = Passes(student, precision, compiled=compiled)
         self.progress = 1.0
         """Share of the training done, 0 to 1, on which the radius of the certified term depends; set it each step."""
         self._graph: Graph | None = None
@@ -128,10 +138,8 @@ class RobustStudentObjective(nn.Module):
         """R for one input of the given shape: the setting, or the norm's default."""
         return self.settings.radius or self.norm.default_radius(self.input_range, shape)
 
-    def forward(
-        self, inputs: Inputs, labels: Labels, teacher_logits: Logits, generator: torch.Generator | None = None
-    ) -> Terms:
-        """Terms of one batch; `teacher_logits` are the teacher's on the clean inputs. `generator` makes it repeatable.
+    def forward(self, inputs: Inputs, labels: Labels, teacher_logits: Logits, source: Source = None) -> Terms:
+        """Terms of one batch; `teacher_logits` are the teacher's on the clean inputs. `source` makes it repeatable.
 
         Raises UserError where teacher and student disagree on the number of classes, and where the pointwise gradient
         term meets a module that is not twice differentiable.
@@ -141,39 +149,40 @@ class RobustStudentObjective(nn.Module):
             require_twice_differentiable(self.student, inputs)
             self._twice_differentiable = True
         step = self._shared_step if self.settings.shared_pass else self._step
-        terms = step(inputs, labels, teacher_logits, generator)
+        terms = step(inputs, labels, teacher_logits, source)
         if self.settings.certified.weight == 0:
             return terms
         values = terms.values | {"certified": self._certified(inputs, labels, teacher_logits)}
         return Terms(values, self._weights(values), terms.carried)
 
-    def _step(self, inputs: Tensor, labels: Tensor, teacher_logits: Tensor, generator: torch.Generator | None) -> Terms:
+    def _step(self, inputs: Tensor, labels: Tensor, teacher_logits: Tensor, source: Source) -> Terms:
         settings = self.settings
         eval_mode = settings.gradient_mode == "eval"
         slope_here = settings.gradient.weight > 0 and settings.gradient.at == "input"
-        points = inputs.clone().requires_grad_() if slope_here and not eval_mode else inputs
-        logits = self.student(points)
+        differentiated = slope_here and not eval_mode
+        points = inputs.clone().requires_grad_() if differentiated else inputs
+        # A slope of the secant is a small difference: both of its ends are computed alike, in full precision.
+        exact = differentiated or (settings.secant.weight > 0 and settings.secant.form == "slope")
+        logits = self._passes.differentiable(points) if exact else self._passes(points)
         values = self._point_terms(logits, labels, teacher_logits)
         if settings.gradient.weight > 0:
             if not slope_here:
-                points = random_start(inputs, self.norm, self.radius(inputs.shape[1:]), self.input_range, generator)
+                points = random_start(inputs, self.norm, self.radius(inputs.shape[1:]), self.input_range, source)
             slope_logits = logits
             if not slope_here or eval_mode:
                 points = points.clone().requires_grad_()
                 slope_logits = self._quiet(eval_mode)(points)
-            values["gradient"] = self._gradient_term(slope_logits, points, labels, generator)
+            values["gradient"] = self._gradient_term(slope_logits, points, labels, source)
         if settings.secant.weight > 0:
             start_logits = self._quiet(True)(inputs) if eval_mode and settings.secant.form == "slope" else logits
-            values["secant"] = self._secant(inputs, inputs, start_logits, labels, teacher_logits, generator)
+            values["secant"] = self._secant(inputs, inputs, start_logits, labels, teacher_logits, source)
         return Terms(values, self._weights(values))
 
-    def _shared_step(
-        self, inputs: Tensor, labels: Tensor, teacher_logits: Tensor, generator: torch.Generator | None
-    ) -> Terms:
+    def _shared_step(self, inputs: Tensor, labels: Tensor, teacher_logits: Tensor, source: Source) -> Terms:
         settings = self.settings
-        start = random_start(inputs, self.norm, self.radius(inputs.shape[1:]), self.input_range, generator)
+        start = random_start(inputs, self.norm, self.radius(inputs.shape[1:]), self.input_range, source)
         start.requires_grad_()
-        logits = self.student(start)
+        logits = self._passes.differentiable(start)
         values = self._point_terms(logits, labels, teacher_logits)
         loss = Terms(values, self._weights(values)).loss
         parameters = [p for p in self.student.parameters() if p.requires_grad]
@@ -187,14 +196,14 @@ class RobustStudentObjective(nn.Module):
             climbed = -margin(scores(logits, settings.secant.score), labels).sum() if drop else loss
             (direction,) = torch.autograd.grad(climbed, start, retain_graph=True)
             if settings.gradient.weight > 0:
-                values["gradient"] = self._gradient_term(logits, start, labels, generator)
+                values["gradient"] = self._gradient_term(logits, start, labels, source)
             if not slope:
                 loss = Terms(values, self._weights(values)).loss
                 carried = _carry(parameters, torch.autograd.grad(loss, parameters, allow_unused=True))
         if not slope:
             values = {name: value.detach() for name, value in values.items()}
         values["secant"] = self._secant(
-            inputs, start, logits, labels, teacher_logits, generator, first_gradient=direction.detach()
+            inputs, start, logits, labels, teacher_logits, source, first_gradient=direction.detach()
         )
         return Terms(values, self._weights(values), carried)
 
@@ -205,9 +214,7 @@ class RobustStudentObjective(nn.Module):
             values["score"] = score_term(logits, teacher_logits, labels, self.settings.score)
         return values
 
-    def _gradient_term(
-        self, logits: Tensor, points: Tensor, labels: Tensor, generator: torch.Generator | None
-    ) -> Tensor:
+    def _gradient_term(self, logits: Tensor, points: Tensor, labels: Tensor, source: Source) -> Tensor:
         settings = self.settings.gradient
         if settings.kind == "direct":
             return radius_hinge(logits, points, labels, self.gradient_norm, target=settings.target)
@@ -218,7 +225,7 @@ class RobustStudentObjective(nn.Module):
                 self.gradient_norm,
                 score=settings.score,
                 projections=settings.projections,
-                generator=generator,
+                source=source,
             )
         return exact_slope(logits, points, labels, self.gradient_norm, form=settings.form, score=settings.score)
 
@@ -229,7 +236,7 @@ class RobustStudentObjective(nn.Module):
         start_logits: Tensor,
         labels: Tensor,
         teacher_logits: Tensor,
-        generator: torch.Generator | None,
+        source: Source,
         first_gradient: Tensor | None = None,
     ) -> Tensor:
         """The secant term between `start`, whose logits are given, and the point z that the ascent reaches."""
@@ -238,7 +245,7 @@ class RobustStudentObjective(nn.Module):
         radius = self.radius(inputs.shape[1:])
         origin = start
         if first_gradient is None and settings.random_start:
-            origin = random_start(inputs, self.norm, radius, self.input_range, generator)
+            origin = random_start(inputs, self.norm, radius, self.input_range, source)
         step = settings.step if settings.step is not None else default_step(settings.steps)
         reached = ascend(
             self._quiet(eval_mode),
@@ -253,8 +260,8 @@ class RobustStudentObjective(nn.Module):
             first_gradient=first_gradient,
         )
         if settings.form == "divergence":
-            return divergence(self.student(reached), teacher_logits, self.settings.distillation.temperature)
-        reached_logits = self._quiet(True)(reached) if eval_mode else self.student(reached)
+            return divergence(self._passes(reached), teacher_logits, self.settings.distillation.temperature)
+        reached_logits = self._quiet(True)(reached) if eval_mode else self._passes.differentiable(reached)
         return secant_slope(
             margin(scores(start_logits, settings.score), labels),
             margin(scores(reached_logits, settings.score), labels),
@@ -306,6 +313,16 @@ class RobustStudentObjective(nn.Module):
             "certified": settings.certified.weight,
         }
         return {name: weights[name] for name in values}
+
+
+def compilable(settings: ObjectiveSettings) -> bool:
+    """Whether torch.compile can serve the objective.
+
+    Compiled functions cannot be differentiated twice (gradient terms), the slope form traverses a pass twice, and
+    certified terms trace the network.
+    """
+    slope = settings.secant.weight > 0 and settings.secant.form == "slope"
+    return settings.gradient.weight == 0 and settings.certified.weight == 0 and not slope
 
 
 def _carry(parameters: list[nn.Parameter], gradients: Sequence[Tensor | None]) -> Tensor | None:

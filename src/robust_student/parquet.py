@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from robust_student.caches import stamps
 from robust_student.decoding import Pictures, decode_all, uniform_format
-from robust_student.examples import Data
+from robust_student.examples import Data, numbered
 from robust_student.specs import Spec
 from robust_student.tensors import UNIT_RANGE, UserError
 
@@ -64,7 +64,7 @@ def read_part(folder: Path, part: str, spec: Spec) -> Rows | None:
     return Rows(
         [image for file in files for image in file.images],
         labels,
-        named[0] if named else tuple(str(k) for k in range(max(labels) + 1)),
+        named[0] if named else numbered(max(labels), f"data '{spec.text}': its {part} files"),
         [place for file in files for place in file.places],
         paths,
     )

@@ -40,6 +40,8 @@ def load_weights(network: nn.Module, path: Path) -> None:
         if tensor.shape != wanted[name].shape:
             found, expected = tuple(tensor.shape), tuple(wanted[name].shape)
             raise UserError(f"weights {path}: '{name}' has shape {found}, the network expects {expected}")
+        if tensor.is_floating_point() != wanted[name].is_floating_point() or tensor.is_complex():
+            raise UserError(f"weights {path}: '{name}' holds {tensor.dtype}, the network expects {wanted[name].dtype}")
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise UserError(f"weights {path}: '{name}' holds NaN or infinite values")
     network.load_state_dict(tensors)
@@ -60,6 +62,8 @@ def _read(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         reason = " ".join(str(error).split())
         _, _, culprit = reason.partition("Unsupported global: GLOBAL ")
+        if not culprit and "Unsupported operand" in reason:
+            raise UserError(f"weights {path}: not a file of torch.save; a plain pickle is never read") from None
         what = f"'{culprit.split()[0]}'" if culprit else "more than tensors"
         raise UserError(
             f"weights {path}: refused, it holds {what}, and reading that could run code; save model.state_dict() alone"
