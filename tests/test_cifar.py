@@ -270,6 +270,7 @@ def test_a_pickle_that_multiplies_its_bytes_is_refused(tmp_path: Path) -> None:
 @given(st.binary(max_size=60))
 def test_no_bytes_at_all_give_a_traceback(content: bytes) -> None:
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "is_file", lambda self: True)
         patch.setattr(Path, "read_bytes", lambda self: b"\x80\x04" + content)
         try:
             read_pickle(Path("some"))
@@ -282,6 +283,7 @@ def test_a_flipped_byte_gives_data_or_one_line(place: int, value: int) -> None:
     content = bytearray(old_pickle({"data": pixels(1, 0)[:, :48], "labels": [3], "filenames": ["a.png"]}))
     content[place % len(content)] = value
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "is_file", lambda self: True)
         patch.setattr(Path, "read_bytes", lambda self: bytes(content))
         try:
             read_pickle(Path("some"))
@@ -299,6 +301,7 @@ VALUES = st.recursive(
 @given(VALUES, st.sampled_from([2, 3, 4, 5]))
 def test_plain_values_come_back_as_python_reads_them(value: Any, protocol: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "is_file", lambda self: True)
         patch.setattr(Path, "read_bytes", lambda self: pickle.dumps(value, protocol))
         assert read_pickle(Path("some")) == value
 

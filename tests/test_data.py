@@ -315,6 +315,7 @@ def test_image_size_resizes_without_changing_a_plain_area(tmp_path: Path) -> Non
 
 def test_image_size_may_be_a_height_and_a_width(tmp_path: Path) -> None:
     assert load_data(f"folder:{fill(tmp_path)}", image_size=(9, 7)).shape == (1, 9, 7)
+    assert "image_size 3 is not between 4 and" in refusal(f"folder:{tmp_path}", image_size=(9, 3))
 
 
 def test_the_shape_a_model_expects_decides_channels_and_size(tmp_path: Path) -> None:
@@ -441,9 +442,9 @@ def test_images_of_any_size_come_back_as_they_were(channels: int, high: int, wid
         data = load_data(f"folder:{folder}")
     expected = np.stack([pixels for images in kept.values() for pixels in images])
     assert data.shape == (channels, high, wide) and data.classes == tuple(kept)
-    for part in (data.training_examples, data.test):
-        assert np.array_equal(part.inputs.numpy(), expected)
-        assert torch.bincount(part.labels).tolist() == [len(images) for images in kept.values()]
+    for examples in (data.training_examples, data.test):
+        assert np.array_equal(examples.inputs.numpy(), expected)
+        assert torch.bincount(examples.labels).tolist() == [len(images) for images in kept.values()]
 
 
 # Arrays ---------------------------------------------------------------------------------------------------------------

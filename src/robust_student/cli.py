@@ -57,13 +57,14 @@ class Train(Command):
     """Train a network on labels: this is how teachers are made."""
 
     data: str
-    """digits, mnist:DIR, folder:DIR (one sub-folder per class), npz:FILE or parquet:DIR."""
+    """digits, folder:DIR (one sub-folder per class), mnist:DIR, cifar10:DIR, cifar100:DIR, parquet:DIR, npz:FILE,
+    csv:FILE, hf:NAME_OR_PATH, or a stream: wds:SHARDS, hf-stream:NAME_OR_PATH (docs/data.md)."""
     model: str
     """linear, mlp:WIDTHS, cnn:WIDTH, resnet8, resnet20, lipschitz:WIDTHS or pkg.module:factory."""
     output: Path
     """New run directory."""
-    image_size: int | None = Field(None, ge=4, le=4096)
-    """Side in pixels to which folder images are resized; None: their common size up to 64, else 32."""
+    image_size: int | tuple[int, int] | None = None
+    """Side, or height and width, in pixels to which image files are resized; None: by the rules of the source."""
     training: Annotated[TrainingSettings, Flat] = TrainingSettings(selection=SelectionSettings(metric="accuracy"))
     config: Config = None
     """YAML file with any of these settings; flags win over it."""
@@ -96,7 +97,7 @@ class Distill(Command):
     teacher: Path
     """Run directory of the teacher."""
     data: str
-    """digits, mnist:DIR, folder:DIR, npz:FILE or parquet:DIR: the data the teacher was trained on."""
+    """digits, folder:DIR, mnist:DIR, ... (see train --help, docs/data.md): the data the teacher was trained on."""
     model: str
     """The student: linear, mlp:WIDTHS, cnn:WIDTH, resnet8, resnet20, lipschitz:WIDTHS or pkg.module:factory."""
     output: Path
@@ -174,7 +175,7 @@ class Evaluate(Command):
     """Run directories, each as NAME=DIR or DIR; or NAME=file.py:factory@WEIGHTS for a network of your own (also
     pkg.module:factory; WEIGHTS: a state_dict in a .safetensors or torch.save file)."""
     data: str
-    """digits, mnist:DIR, folder:DIR, npz:FILE or parquet:DIR; only the test split is used."""
+    """digits, folder:DIR, mnist:DIR, ... (see train --help, docs/data.md); only the test split is used."""
     output: Path
     """Directory for rows.jsonl, summary.json and the rest; the same command continues an interrupted evaluation."""
     suite: Literal["quick", "default", "full"] = "default"
@@ -250,7 +251,7 @@ class Certify(Command):
     models: Words
     """Run directories, each as NAME=DIR or DIR; bound B and agreement refer to the one named teacher."""
     data: str
-    """digits, mnist:DIR, folder:DIR, npz:FILE or parquet:DIR; only the test split is used."""
+    """digits, folder:DIR, mnist:DIR, ... (see train --help, docs/data.md); only the test split is used."""
     output: Path
     """Directory for rows.jsonl, summary.json and the rest; the same command continues an interrupted run."""
     certification: Annotated[CertificationSettings, Flat] = CertificationSettings()

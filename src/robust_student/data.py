@@ -28,6 +28,9 @@ from robust_student.tensors import UNIT_RANGE, UserError
 from robust_student.torch_datasets import data_from_datasets as data_from_datasets
 from robust_student.webdatasets import read_wds
 
+SMALLEST_SIDE, LARGEST_SIDE = 4, 4096
+"""Pixels to which a side of an image may be resized."""
+
 
 def load_data(
     spec: str,
@@ -59,6 +62,9 @@ def load_data(
         sources = ", ".join(f"{kind}:" for kind, entry in READERS.items() if entry.decodes)
         raise UserError(f"data '{spec}': image_size applies to image files only ({sources})")
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    wrong = next((side for side in size or () if not SMALLEST_SIDE <= side <= LARGEST_SIDE), None)
+    if wrong is not None:
+        raise UserError(f"data '{spec}': image_size {wrong} is not between {SMALLEST_SIDE} and {LARGEST_SIDE} pixels")
     place, options = parse_options(spec, rest, reader.options)
     wanted = None if shape is None else tuple(shape)
     data = reader.read(Spec(spec, place, options, wanted, size, usable_cores() if workers is None else workers))

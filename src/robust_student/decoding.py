@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from robust_student.caches import remember, store
 from robust_student.examples import Examples
-from robust_student.pictures import Format, Look, Pixels, decode, look
+from robust_student.pictures import Format, Look, Pixels, decode, look, quiet
 from robust_student.specs import Spec
 from robust_student.tensors import UserError
 
@@ -129,10 +129,11 @@ class _Work(Dataset[Any]):
     def __getitem__(self, k: int) -> list[Any] | UserError:
         images, places = self.pictures.images, self.pictures.places
         try:
-            return [
-                self.work(images[row], place=places[row])
-                for row in range(k * _BATCH, min((k + 1) * _BATCH, len(images)))
-            ]
+            with quiet():
+                return [
+                    self.work(images[row], place=places[row])
+                    for row in range(k * _BATCH, min((k + 1) * _BATCH, len(images)))
+                ]
         except UserError as error:
             return error
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from robust_student.caches import stamps
 from robust_student.decoding import Numbered, Pictures, decode_all, uniform_format
-from robust_student.examples import Data, Examples
+from robust_student.examples import Data, Examples, numbered
 from robust_student.samples import TEST_FRACTION, split
 from robust_student.settings import nearest
 from robust_student.specs import Spec
@@ -39,7 +39,7 @@ def read_hf(spec: Spec) -> Data:
     parts = choose_splits(load(spec, streaming=False), spec)
     columns = find_columns(parts["train"].features, spec)
     labels = {part: list(dataset[columns.label]) for part, dataset in parts.items()}
-    classes = columns.classes or _names(labels["train"])
+    classes = columns.classes or _names(labels["train"], f"data '{spec.text}'")
     pictures = {part: _pictures(dataset, columns.image, spec, part) for part, dataset in parts.items()}
     form = uniform_format(pictures, spec)
     sets: dict[str, Examples] = {}
@@ -170,8 +170,8 @@ def _column(option: str, kinds: Mapping[str, str], kind: str, names: Sequence[st
     return named[0] if named else typed[0]
 
 
-def _names(labels: Sequence[Any]) -> tuple[str, ...]:
+def _names(labels: Sequence[Any], place: str) -> tuple[str, ...]:
     """Class names where the dataset has none: the labels that occur, or all numbers up to the largest."""
     if all(isinstance(label, str) for label in labels):
         return tuple(sorted(set(labels)))
-    return tuple(str(k) for k in range(max((label for label in labels if isinstance(label, int)), default=-1) + 1))
+    return numbered(max((label for label in labels if isinstance(label, int)), default=0), place)

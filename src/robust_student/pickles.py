@@ -76,6 +76,8 @@ def read_pickle(path: Path) -> Any:
     Nothing is imported or called: arrays are built from their bytes by stand-ins, and a pickle that names anything
     else is refused. Raises UserError.
     """
+    if not path.is_file():  # opening a pipe would wait forever
+        raise UserError(f"data file {path}: cannot read it ({'not a file' if path.exists() else 'no such file'})")
     try:
         content = path.read_bytes()
         _inspect(content)

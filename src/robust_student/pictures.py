@@ -3,7 +3,8 @@
 import io
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -87,7 +88,17 @@ def read_image(path: Path, shape: Sequence[int]) -> Tensor:
         raise UserError(f"image {path}: the model expects inputs of shape {tuple(shape)}, not images")
     if not path.is_file():
         raise UserError(f"image {path}: {'is not a file' if path.exists() else 'no such file'}")
-    return torch.from_numpy(decode(path, form=Format(*shape), place=f"image {path}").copy()).float() / 255
+    with quiet():
+        pixels = decode(path, form=Format(*shape), place=f"image {path}").copy()
+    return torch.from_numpy(pixels).float() / 255
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No warnings of Pillow about damaged metadata or sizes. Not in threads: filters of warnings are global."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _open(file: Path | bytes, place: str, use: Callable[[Image.Image], Found]) -> Found:
@@ -95,8 +106,7 @@ def _open(file: Path | bytes, place: str, use: Callable[[Image.Image], Found]) -
     if isinstance(file, Path) and not file.is_file():  # opening a pipe would wait forever
         raise UserError(f"{place}: cannot read it ({'not a file' if file.exists() else 'no such file'})")
     try:
-        with warnings.catch_warnings(), io.BytesIO(file) if isinstance(file, bytes) else file.open("rb") as stream:
-            warnings.simplefilter("ignore")  # of metadata that is damaged, and of sizes that are refused just below
+        with io.BytesIO(file) if isinstance(file, bytes) else file.open("rb") as stream:
             image = Image.open(stream, formats=FORMATS)
             if image.size[0] * image.size[1] > LARGEST_PIXELS:
                 raise ValueError(f"{image.size[0]} x {image.size[1]} pixels are more than {LARGEST_PIXELS:,}")

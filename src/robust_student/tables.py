@@ -62,6 +62,8 @@ def read_table(path: Path, label: str) -> Table:
 
     The delimiter is the comma, semicolon, tab or bar that the header holds most of.
     """
+    if not path.is_file():  # opening a pipe would wait forever
+        raise UserError(f"data file {path}: cannot read it ({'not a file' if path.exists() else 'no such file'})")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             first = file.readline()

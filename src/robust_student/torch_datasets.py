@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from robust_student.caches import store
 from robust_student.decoding import ALONE, in_order
-from robust_student.examples import Data, Examples, measured, require_sound
+from robust_student.examples import Data, Examples, measured, numbered, require_sound
 from robust_student.pictures import GREY, Format, as_pixels
 from robust_student.specs import usable_cores
 from robust_student.tensors import InputRange, UserError
@@ -55,8 +55,8 @@ def data_from_datasets(
         if dataset is not None
     }
     known = classes if classes is not None else getattr(train, "classes", None)
-    count = max(int(examples.labels.max()) for examples in parts.values()) + 1
-    names = [str(entry) for entry in known] if known is not None else [str(k) for k in range(count)]
+    largest = max(int(examples.labels.max()) for examples in parts.values())
+    names = [str(entry) for entry in known] if known is not None else numbered(largest, f"data '{name}'")
     if input_range is None:
         data = measured(name, parts, names)
     else:
