@@ -164,6 +164,19 @@ def test_a_published_set_is_named_by_flag(teacher: Path, tmp_path: Path, capsys:
     assert record["value"] == pytest.approx(0.1, abs=0.02) and record["n"] == 400
 
 
+def test_evaluate_prints_the_suite_the_sample_and_what_autoattack_was_spared(
+    teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["evaluate", f"t={teacher}", "--data", "digits", "--output", str(tmp_path / "out"), "--pgd-steps", "1"]
+    words += ["--examples", "50", "--attack-examples", "20", "--autoattack-radius", "0.001", "--skip-certified"]
+    run(*words, "--masking.steps", "1", "--snr-db", "0")
+    shown = capsys.readouterr().out
+    assert "AutoAttack fast" in shown and "n = 50 of 400 test examples, under attack 20" in shown
+    rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
+    spared = sum(row["detail"] == "certified" for row in rows)
+    assert spared > 0 and f"certified, so AutoAttack was spared them: t {spared}" in shown
+
+
 def test_a_search_prints_its_trade_off_and_trains_the_best(
     teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 
 from robust_student import terminal
 from robust_student.arguments import Command, Config, Flat, Paths, Words, merged, parse, value_of
+from robust_student.interruption import Interrupted
 from robust_student.measurement_settings import SUITES, CertificationSettings, EvaluationSettings
 from robust_student.settings import (
     LARGEST_SEED,
@@ -77,13 +78,16 @@ class Train(Command):
     def run(self) -> None:
         """Do it."""
         from robust_student.data import load_data
+        from robust_student.parallel import first, joined, rank
         from robust_student.runs import require_new
         from robust_student.training import train
 
-        require_new(self.output)
-        data = load_data(self.data, image_size=self.image_size)
-        trained = train(self.model, data, self.training, output=self.output)
-        terminal.finished(trained, self.output)
+        with joined(self.training.device):
+            first(lambda: require_new(self.output))
+            data = load_data(self.data, image_size=self.image_size)
+            trained = train(self.model, data, self.training, output=self.output)
+            if rank() == 0:
+                terminal.finished(trained, self.output)
 
 
 class Distill(Command):
@@ -104,6 +108,10 @@ class Distill(Command):
     accuracy against plain distillation, then train it; None: no search."""
     tries: int = Field(8, ge=1, le=12)
     """Candidates of that search, each trained for half the epochs."""
+    cache_scores: bool = True
+    """Keep the teacher's scores on unchanging training inputs on disk, for the next run with the same teacher."""
+    shard_teacher: bool = False
+    """Spread the teacher's weights over the processes of a torchrun (FSDP): for teachers too big for one device."""
     training: Annotated[TrainingSettings, Flat] = TrainingSettings()
     objective: Annotated[ObjectiveSettings, Flat] = METHODS["secant"]
     config: Config = None
@@ -126,28 +134,37 @@ class Distill(Command):
     def run(self) -> None:
         """Do it."""
         from robust_student.data import load_data
+        from robust_student.parallel import first, joined, rank
         from robust_student.runs import load, require_new
         from robust_student.search import search
         from robust_student.training import distill
 
-        require_new(self.output)
-        teacher = load(self.teacher)
-        data = load_data(self.data, shape=teacher.card.input_shape)
-        settings = DistillSettings(training=self.training, objective=self.objective)
-        if self.max_accuracy_drop is None:
-            trained = distill(teacher, self.model, data, settings, output=self.output)
-        else:
-            trained = search(
-                teacher,
-                self.model,
-                data,
-                settings,
-                max_accuracy_drop=self.max_accuracy_drop,
-                tries=self.tries,
-                output=self.output,
+        with joined(self.training.device):
+            first(lambda: require_new(self.output))
+            teacher = load(self.teacher)
+            data = load_data(self.data, shape=teacher.card.input_shape)
+            settings = DistillSettings(
+                training=self.training,
+                objective=self.objective,
+                cache_scores=self.cache_scores,
+                shard_teacher=self.shard_teacher,
             )
-            terminal.show_search(trained.model.search or {})
-        terminal.finished(trained, self.output)
+            if self.max_accuracy_drop is None:
+                trained = distill(teacher, self.model, data, settings, output=self.output)
+            else:
+                trained = search(
+                    teacher,
+                    self.model,
+                    data,
+                    settings,
+                    max_accuracy_drop=self.max_accuracy_drop,
+                    tries=self.tries,
+                    output=self.output,
+                )
+            if rank() == 0:
+                if self.max_accuracy_drop is not None:
+                    terminal.show_search(trained.model.search or {})
+                terminal.finished(trained, self.output)
 
 
 class Evaluate(Command):
@@ -189,11 +206,21 @@ class Evaluate(Command):
         """Do it."""
         from robust_student.evaluation import evaluate
         from robust_student.ledger import Shard
+        from robust_student.parallel import first, joined, rank, size, wait
         from robust_student.workers import beside
 
         shard = None if self.shard is None else Shard.parse(self.shard)
         if shard is not None and self.workers > 1:
             raise UserError("evaluate: --workers and --shard exclude each other")
+        with joined(self.evaluation.device):
+            if size() > 1:
+                if shard is not None or self.workers > 1:
+                    raise UserError("evaluate: under torchrun the processes are the shards; drop --shard and --workers")
+                models, data = _models(self.models, self.data, "evaluate")
+                evaluate(models, data, self.evaluation, output=self.output, shard=Shard(rank(), size()))
+                wait()
+                first(lambda: self._collect(models, data))
+                return
         models, data = _models(self.models, self.data, "evaluate")
         if shard is not None:
             evaluate(models, data, self.evaluation, output=self.output, shard=shard)
@@ -207,6 +234,12 @@ class Evaluate(Command):
                 words += ["--config", str(config)]
                 with beside([[*words, "--shard", f"{k}/{self.workers}"] for k in range(1, self.workers)]):
                     evaluate(models, data, self.evaluation, output=self.output, shard=Shard(0, self.workers))
+        self._collect(models, data)
+
+    def _collect(self, models: dict[str, Any], data: Any) -> None:
+        """Measure what no shard has measured, and put everything together."""
+        from robust_student.evaluation import evaluate
+
         records = evaluate(models, data, self.evaluation, output=self.output)
         terminal.show(records, self.output / "summary.json")
 
@@ -247,7 +280,8 @@ class Report(Command):
     format: Literal["html", "markdown", "json"] | None = None
     """What to write; None: by the suffix of the output (.html, .md, .json), html where there is none."""
     output: Path | None = None
-    """File to write; None: report.html, report.md or report.json (comparison.*, seeds.*) in the first directory."""
+    """File to write; None: report.html, report.md or report.json (report-with-certificates.*, comparison.*, seeds.*)
+    in the first directory."""
     overwrite: bool = False
     """Replace an existing file."""
 
@@ -263,7 +297,8 @@ class Report(Command):
         kind = "comparison" if self.compare else "seeds" if self.seeds else "report"
         style = self.format or _format(self.output)
         suffix = {"html": "html", "markdown": "md", "json": "json"}[style]
-        output = self.output if self.output is not None else self.directories[0] / f"{kind}.{suffix}"
+        name = kind if self.certificates is None else f"{kind}-with-certificates"
+        output = self.output if self.output is not None else self.directories[0] / f"{name}.{suffix}"
         if output.exists() and not self.overwrite:
             raise UserError(f"output {output}: exists already; choose another name or pass --overwrite")
         write_report(self.directories, output, certificates=self.certificates, kind=kind, style=style)
@@ -323,6 +358,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # the reader of our output has gone: nothing left to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
+    except Interrupted as interruption:
+        print(f"robust-student: {interruption}", file=sys.stderr)
+        raise SystemExit(128 + interruption.number) from None
     except KeyboardInterrupt:
         print("robust-student: interrupted", file=sys.stderr)
         raise SystemExit(130) from None

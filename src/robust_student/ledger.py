@@ -187,7 +187,7 @@ def fingerprint(models: Mapping[str, Model], data: Data, settings: Settings) -> 
     return {
         "models": {name: f"{model.card.network}:{_digest(model.state_dict())}" for name, model in models.items()},
         "data": data.name,
-        "test": _digest({"inputs": data.test.inputs, "labels": data.test.labels}),
+        "test": data.test.digest(),
         "settings": settings.model_dump(mode="json"),
     }
 

@@ -50,7 +50,7 @@ class EvaluationSettings(Settings):
     pgd_l2: tuple[Annotated[float, Field(gt=0)], ...] | None = None
     """PGD budgets, L2, in input units; None: 1/4, 1/2, 1, 3/2 and 2 times the default radius."""
     pgd_steps: int = Field(50, ge=1)
-    """Steps of each PGD attack."""
+    """Steps of each PGD attack, half of them on the log-odds, half on the margin."""
     autoattack: Literal["fast", "standard", "none"] = "fast"
     """fast: APGD-CE, APGD-T, Square 1,000; standard: APGD-CE, APGD-T, FAB-T, Square 5,000; none: no robust claim."""
     autoattack_norm: NormName = "linf"

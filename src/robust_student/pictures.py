@@ -61,7 +61,7 @@ def common_format(looks: Iterable[Look], size: tuple[int, int] | None = None) ->
     return Format(channels, *(size or (height, width)))
 
 
-def decode(file: Path | bytes, form: Format, place: str) -> Pixels:
+def decode(file: Path | bytes, *, form: Format, place: str) -> Pixels:
     """Pixels `(channels, height, width)`: upright, converted and resized (bilinear); `place` names a bad image."""
     return _open(file, place, lambda image: as_pixels(image, form))
 
@@ -85,7 +85,7 @@ def read_image(path: Path, shape: Sequence[int]) -> Tensor:
         raise UserError(f"image {path}: the model expects inputs of shape {tuple(shape)}, not images")
     if not path.is_file():
         raise UserError(f"image {path}: {'is not a file' if path.exists() else 'no such file'}")
-    return torch.from_numpy(decode(path, Format(*shape), f"image {path}").copy()).float() / 255
+    return torch.from_numpy(decode(path, form=Format(*shape), place=f"image {path}").copy()).float() / 255
 
 
 def _open(file: Path | bytes, place: str, use: Callable[[Image.Image], Found]) -> Found:

@@ -30,8 +30,10 @@ MODEL_SCHEMA = 1
 """Version of the format of model.json."""
 LARGEST_INPUT = 2**28
 """Values of the largest input that a model can take: 1 GB of floats."""
-METRICS, SEARCH = "metrics.jsonl", "search.json"
-"""Records of training epochs and of a search for weights, beside the model."""
+METRICS, SEARCH, TRAINING = "metrics.jsonl", "search.json", "training.json"
+"""Records of training epochs and of a search for weights, beside the model; what an unfinished training is."""
+TRIES = "tries"
+"""Folder of a search's candidates while they are trained."""
 
 
 class ModelCard(Settings):
@@ -89,6 +91,12 @@ class Model(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits `(batch, classes)` of inputs in natural units."""
         return self.network((inputs - self.mean) / self.std)
+
+    def digest(self) -> str:
+        """SHA-256 of the network's name and of all weights, normalisation included."""
+        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.state_dict().items()}
+        name = (self.card.network or type(self.network).__name__).encode()
+        return hashlib.sha256(name + safetensors.torch.save(tensors)).hexdigest()
 
     @torch.no_grad()
     def logits(self, inputs: Tensor, batch: int = 1024) -> Tensor:
@@ -159,6 +167,8 @@ def load(run: str | Path, *, network: nn.Module | None = None, device: str | tor
     """
     folder = Path(run)
     card_path, weights_path = folder / "model.json", folder / "model.safetensors"
+    if (folder / TRAINING).exists() and not card_path.exists():
+        raise UserError(f"model {folder}: its training is unfinished; give the command that started it again")
     for path in (card_path, weights_path):
         if not path.is_file():
             raise UserError(f"model {folder}: no file {path.name} there (expected a run directory)")
@@ -277,9 +287,14 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def require_new(path: Path) -> None:
-    """Raise UserError where `path` cannot be written or holds anything but the record of a search; makes nothing."""
+    """Raise UserError where `path` cannot be written or holds anything but unfinished work; makes nothing.
+
+    Unfinished are a training (its `training.json` is there, its model is not) and a search for weights.
+    """
     require_writable(path)
-    if path.exists() and any(entry.name != SEARCH for entry in path.iterdir()):
+    if (path / TRAINING).exists() and not (path / "model.json").exists():
+        return
+    if path.exists() and any(entry.name not in (SEARCH, TRIES) for entry in path.iterdir()):
         raise UserError(f"output {path}: exists already; choose another name or remove it")
 
 

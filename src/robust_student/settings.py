@@ -233,8 +233,10 @@ class TrainingSettings(Settings):
     epochs: int = Field(10, ge=1)
     """Passes over the training examples."""
     batch_size: int = Field(128, ge=1)
-    """Examples per step; at most a sixteenth of the training set (but 8 are always allowed), so that small sets get
-    enough steps. A last, smaller batch is left for the next epoch's shuffle."""
+    """Examples per step, over all processes and parts; at most a sixteenth of the training set (but 8 are always
+    allowed), so that small sets get enough steps. A last, smaller batch is left for the next epoch's shuffle."""
+    accumulate: int = Field(1, ge=1)
+    """Parts in which each process puts its share of a batch through the network, to save memory."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """adamw, or sgd with Nesterov momentum 0.9."""
     learning_rate: float = Field(4e-3, gt=0)
@@ -249,8 +251,18 @@ class TrainingSettings(Settings):
     """Share of the training examples set aside for validation, stratified."""
     seed: int = Field(0, ge=0, le=LARGEST_SEED)
     """Seed of initial weights, data order, random starts and the validation split."""
+    ema: float = Field(0.0, ge=0, lt=1)
+    """Decay of an exponential moving average of the weights, which is then what is validated and kept; 0: none."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: passes that only train run under autocast; all that the gradient objective differentiates stays fp32."""
+    compile: bool = False
+    """Compile the student's passes with torch.compile where the objective allows it."""
     device: str = "auto"
     """auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps."""
+    checkpoint_minutes: float = Field(2.0, ge=0)
+    """Minutes between checkpoints, from which the same command goes on after an interruption; 0: every step."""
+    track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    """Dashboards that get each epoch's figures (extra `track`): tensorboard, wandb, mlflow."""
     augmentation: AugmentationSettings = AugmentationSettings()
     selection: SelectionSettings = SelectionSettings()
 
@@ -260,6 +272,10 @@ class DistillSettings(Settings):
 
     training: TrainingSettings = TrainingSettings()
     objective: ObjectiveSettings = ObjectiveSettings(secant=SecantSettings(weight=5.0))
+    cache_scores: bool = True
+    """Keep the teacher's scores on unchanging training inputs on disk, for the next run with the same teacher."""
+    shard_teacher: bool = False
+    """Spread the teacher's weights over the processes of a torchrun (FSDP): for teachers too big for one device."""
 
 
 METHODS: dict[str, ObjectiveSettings] = {

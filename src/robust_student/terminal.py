@@ -30,9 +30,12 @@ def show_search(record: dict[str, Any]) -> None:
 
 
 def show(records: list[dict[str, Any]], path: Path) -> None:
-    """The headline figures as a table, and where the rest is."""
+    """The headline figures as a table, how many examples they rest on, and where the rest is."""
     from robust_student.evaluation import headline
+    from robust_student.results import EVALUATION
+    from robust_student.runs import read_json
 
+    details = read_json(path.parent / EVALUATION)
     table = Table(title="test accuracy in % with 95 % intervals", title_justify="left")
     lines = headline(records)
     noise = next((line["noise"] for line in lines if line["noise"]), None)
@@ -41,7 +44,10 @@ def show(records: list[dict[str, Any]], path: Path) -> None:
     table.add_column("parameters", justify="right")
     table.add_column("clean", justify="right")
     table.add_column(f"noise {noise['setting']:g} dB" if noise else "noise", justify="right")
-    table.add_column(f"AutoAttack {attack['unit']} {attack['setting']:g}" if attack else "AutoAttack", justify="right")
+    heading = (
+        f"AutoAttack {details['autoattack_suite']}\n{attack['unit']} {attack['setting']:g}" if attack else "AutoAttack"
+    )
+    table.add_column(heading, justify="right")
     table.add_column("masking")
     for line in lines:
         verdict = (line["autoattack"] or {}).get("verdict") or {}
@@ -49,6 +55,13 @@ def show(records: list[dict[str, Any]], path: Path) -> None:
         table.add_row(line["model"], f"{line['parameters']:,}", *cells, verdict.get("level", "not run"))
     console = Console()
     console.print(table)
+    sample = details["sample"]
+    attacked = f", under attack {sample['attacked']:,}" if attack else ""
+    print(f"n = {sample['examples']:,} of {sample['test']:,} test examples{attacked}")
+    skipped = details["skipped_certified"]
+    if skipped and attack:
+        counts = ", ".join(f"{name} {count:,}" for name, count in skipped.items())
+        print(f"certified, so AutoAttack was spared them: {counts}")
     print(f"{'report' if path.suffix == '.html' else 'summary'}: {path}")
 
 
