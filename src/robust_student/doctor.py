@@ -1,21 +1,30 @@
 """A check-up before anything is trained: this machine, the data, the teacher, the place for results."""
 
-import math
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from scipy.stats import binom
 
-from robust_student.data import Data, Examples, load_data, split, stratified_sample
+from robust_student.data import Data, Examples, Stream, load_data, split, stratified_sample
 from robust_student.data_checks import check_data
 from robust_student.findings import Finding
 from robust_student.machine_checks import check_arithmetic, check_devices, check_output, check_packages
 from robust_student.runs import Model, load, require_fit, resolve_device
+from robust_student.settings import TrainingSettings
+from robust_student.teacher_checks import (
+    check_accuracy,
+    check_gradients,
+    check_outputs,
+    describe_teacher,
+    sample_inputs,
+)
 from robust_student.tensors import UserError
-from robust_student.teacher_checks import check_gradients, check_outputs, describe_teacher, sample_inputs
 
-_EXAMPLES, _CHANCE = 1000, 0.001  # validation examples of the teacher, and the error probability of the test on them
+VALIDATED = 1000
+"""Validation examples that a teacher's accuracy is looked at on."""
+T = TypeVar("T")
 
 
 def examine(
@@ -31,10 +40,8 @@ def examine(
     """
     findings = check_packages() + check_devices(device)
     chosen = torch.device("cpu")
-    try:
+    with suppress(UserError):  # check_devices has found it
         chosen = resolve_device(device)
-    except UserError:
-        pass  # found by check_devices
     findings += check_arithmetic(chosen)
     if output is not None:
         findings += check_output(output)
@@ -73,3 +80,23 @@ def examine_teacher(teacher: Model, data: Data | None) -> list[Finding]:
     if validation is not None:
         findings.append(check_accuracy(teacher, validation))
     return findings
+
+
+def validation_sample(data: Data) -> Examples | None:
+    """At most VALIDATED examples on which training would choose its epoch; None where that takes a stream apart."""
+    examples = data.validation
+    if examples is None:
+        if isinstance(data.train, Stream):
+            return None
+        defaults = TrainingSettings()
+        _, examples = split(data.train, defaults.validation_fraction, defaults.seed)
+    return examples.subset(stratified_sample(examples.labels, min(VALIDATED, len(examples)), seed=0))
+
+
+def _opened(load_it: Callable[[], T], area: str) -> tuple[T | None, list[Finding]]:
+    """What is loaded, or the finding that says why it cannot be."""
+    try:
+        return load_it(), []
+    except UserError as error:
+        text, _, fix = str(error).partition("; ")
+        return None, [Finding(area, "problem", text, fix or "put that right and look again")]

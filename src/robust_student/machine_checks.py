@@ -155,8 +155,8 @@ def check_devices(wanted: str, machine: Machine | None = None) -> list[Finding]:
     """What there is to compute with, and whether the device that is wanted is among it."""
     machine = machine if machine is not None else Machine.here()
     memory = "unknown memory" if machine.memory is None else f"{readable(machine.memory)} of memory"
-    cores = f"{machine.cores} {'core' if machine.cores == 1 else 'cores'}"
-    findings = [Finding("devices", "fine", f"CPU {machine.processor}, {cores}, {machine.threads} threads, {memory}")]
+    counts = f"cores: {machine.cores}, threads: {machine.threads}"
+    findings = [Finding("devices", "fine", f"CPU {machine.processor}, {counts}, {memory}")]
     findings += [Finding("devices", "fine", name) for name in machine.accelerators]
     if machine.threads > machine.cores:
         text = f"PyTorch uses {machine.threads} threads on {machine.cores} cores, which slows it down"

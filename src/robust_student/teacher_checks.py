@@ -3,6 +3,7 @@
 import time
 
 import torch
+from scipy.stats import binom
 from torch import Tensor
 
 from robust_student.data import Examples
@@ -14,6 +15,7 @@ from robust_student.tensors import device_of, evaluating
 
 GRAVE = 0.01
 """Share of the examples without a usable gradient from which on it is a problem."""
+_CHANCE = 0.001  # error probability of the tests on accuracy
 _CLOSE = 1e-3  # largest difference between two passes, relative to the largest logit, that is rounding
 
 
@@ -54,7 +56,7 @@ def check_gradients(teacher: Model, inputs: Tensor) -> list[Finding]:
     The margin of the predicted class over the next one; a gradient that is zero everywhere or NaN is not usable.
     """
     device = device_of(teacher)
-    points = inputs.to(device).requires_grad_()
+    points = inputs.detach().clone().to(device).requires_grad_()
     with evaluating(teacher), torch.enable_grad():
         logits = teacher(points)
         if not logits.requires_grad:
@@ -95,3 +97,32 @@ def sample_inputs(examples: Examples | None, teacher: Model, count: int = 128) -
     if teacher.card.range.bounded:
         return low + (high - low) * torch.rand(count, *teacher.card.input_shape, generator=generator)
     return torch.randn(count, *teacher.card.input_shape, generator=generator)
+
+
+def check_accuracy(teacher: Model, validation: Examples) -> Finding:
+    """Accuracy on validation examples against chance, and against what the teacher's own record says.
+
+    A problem where it cannot be told from always naming the most frequent class, or one class in so many (binomial
+    test); a note where its record claims more.
+    """
+    logits = teacher.logits(validation.floats())
+    n, right = len(validation), int((logits.argmax(dim=1) == validation.labels.cpu()).sum())
+    text = f"accuracy on validation is {100 * right / n:.1f} % (n = {n:,})"
+    chance = max(float(torch.bincount(validation.labels.cpu()).max()) / n, 1 / len(teacher.card.classes))
+    if binom.sf(right - 1, n, chance) > _CHANCE:
+        fix = "check its normalisation and class order, and whether it is trained"
+        return Finding("teacher", "problem", f"{text}, no better than chance ({100 * chance:.1f} %)", fix)
+    recorded = _recorded(teacher)
+    if recorded is not None and binom.cdf(right, n, min(recorded, 0.999)) < _CHANCE:
+        fix = "look for other data, or images that were made in another way, than in its training"
+        return Finding("teacher", "note", f"{text}, its own record says {100 * recorded:.1f} %", fix)
+    return Finding("teacher", "fine", text)
+
+
+def _recorded(teacher: Model) -> float | None:
+    """Clean validation accuracy of the epoch that was kept; None where that is not recorded."""
+    for record in teacher.history:
+        if record.get("epoch") == teacher.card.provenance.get("epoch"):
+            found = record.get("validation", {}).get("clean")
+            return found if isinstance(found, float) else None
+    return None
