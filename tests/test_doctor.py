@@ -200,8 +200,12 @@ def vectors(inputs: Tensor) -> Data:
 
 FAULTS: dict[str, tuple[Data, str, str]] = {
     "leak": (replace(SOUND, test=with_inputs(TEST, rows=TRAIN.stored[:5])), "test examples are also", "problem"),
-    "one leak": (replace(data(n=300), test=with_inputs(TEST, rows=TRAIN.stored[:1])), "1 of 120 test", "note"),
-    "copies": (replace(SOUND, train=with_inputs(TRAIN, rows=TRAIN.stored[3:12])), "9 of 300 training", "problem"),
+    "one leak": (
+        replace(data(n=300), test=with_inputs(TEST, rows=TRAIN.stored[:1])),
+        "1 of 120 test examples are also",
+        "note",
+    ),
+    "copies": (replace(SOUND, train=with_inputs(TRAIN, rows=TRAIN.stored[21:30])), "9 of 300 training", "problem"),
     "labels": (replace(SOUND, train=with_inputs(TRAIN, rows=TRAIN.stored[4:5])), "with different labels", "note"),
     "constant": (
         replace(SOUND, train=with_inputs(TRAIN, rows=torch.full((9, 1, 4, 4), 7, dtype=torch.uint8))),
@@ -210,9 +214,7 @@ FAULTS: dict[str, tuple[Data, str, str]] = {
     ),
     "few": (replace(SOUND, test=TEST.subset(torch.arange(40))), "only 40 test examples", "note"),
     "imbalance": (
-        replace(
-            SOUND, train=Examples(TRAIN.stored, (torch.arange(300) < 10).long() + (torch.arange(300) < 150).long())
-        ),
+        replace(SOUND, train=Examples(TRAIN.stored, torch.tensor([2] * 10 + [1] * 140 + [0] * 150))),
         "classes are imbalanced: 'class 2' has 10",
         "note",
     ),
@@ -236,7 +238,7 @@ FAULTS: dict[str, tuple[Data, str, str]] = {
 def test_a_fault_of_the_data_is_found(name: str) -> None:
     faulty, text, level = FAULTS[name]
     assert found(check_data(faulty), text) == [level]
-    assert found(check_data(SOUND), text.removeprefix("1 of 120 ")) == []
+    assert found(check_data(SOUND), text) == []
 
 
 def test_sound_data_are_described_in_two_lines() -> None:

@@ -239,7 +239,7 @@ def test_a_damaged_image_is_read_or_refused(kind: str) -> None:
     def check(edits: list[Edit]) -> None:
         content = damaged(stream.getvalue(), edits)
         read_or_refused(lambda: look(content, "image x"))
-        read_or_refused(lambda: decode(content, Format(3, 8, 8), "image x"))
+        read_or_refused(lambda: decode(content, form=Format(3, 8, 8), place="image x"))
 
     check()
 
