@@ -8,7 +8,18 @@ import pytest
 import robust_student
 
 ROOMS = [
-    *("tensors", "limits", "draws", "norms", "margins", "settings", "measurement_settings", "bounds", "smoothing"),
+    *(
+        "tensors",
+        "limits",
+        "findings",
+        "draws",
+        "norms",
+        "margins",
+        "settings",
+        "measurement_settings",
+        "bounds",
+        "smoothing",
+    ),
     *("activations", "operations", "steps", "translations", "graph", "regions", "propagation", "certificates"),
     *(
         "ascent",
@@ -29,11 +40,12 @@ ROOMS = [
     *("huggingface", "torch_datasets", "shards", "webdatasets", "huggingface_streams", "data"),
     *("runs", "parallel", "validation", "checkpoints", "unfinished", "feed", "guide"),
     *("optimisation", "interruption", "tracking", "loop", "training", "search"),
+    *("machine_checks", "data_checks", "teacher_checks", "doctor"),
     *("intervals", "comparison", "calibration", "results", "breakdown", "masking", "sandwich"),
     *("measurements", "masking_checks", "corruption_sets", "corruption_measurements"),
     *("costs", "ledger", "gallery", "evaluation", "certification"),
     *("figures", "pages", "certificate_report", "saved", "evidence", "sections", "overview", "side_by_side", "seeds"),
-    *("report", "demo", "arguments", "terminal", "workers", "cli", "__main__"),
+    *("report", "demo", "arguments", "terminal", "checkup", "workers", "cli", "__main__"),
 ]
 STATISTICS = {"breakdown", "calibration", "comparison", "intervals", "results", "tensors"}
 """Rooms that compute with saved rows and records; none of them can run a model."""

@@ -70,7 +70,7 @@ def _defaults(kind: type[Command], words: list[str]) -> Command:
     return instance.model_copy(update={name: tyro.MISSING for name in required})
 
 
-def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+def merged(base: dict[str, Any], changes: dict[Any, Any]) -> dict[Any, Any]:
     """`base` with `changes` put over it, group by group."""
     together = dict(base)
     for name, value in changes.items():

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 
 from robust_student import terminal
 from robust_student.arguments import Command, Config, Flat, Paths, Words, merged, parse, value_of
+from robust_student.checkup import Doctor
 from robust_student.interruption import Interrupted
 from robust_student.measurement_settings import SUITES, CertificationSettings, EvaluationSettings
 from robust_student.settings import (
@@ -340,6 +341,7 @@ COMMANDS: dict[str, type[Command]] = {
     "certify": Certify,
     "report": Report,
     "predict": Predict,
+    "doctor": Doctor,
 }
 
 

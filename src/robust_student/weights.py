@@ -2,7 +2,6 @@
 
 import pickle
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -68,8 +67,9 @@ def _read(path: Path) -> Any:
         raise UserError(
             f"weights {path}: refused, it holds {what}, and reading that could run code; save model.state_dict() alone"
         ) from None
-    except (RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError, AssertionError, OSError) as error:
-        raise UserError(f"weights {path}: not a file of torch.save ({' '.join(str(error).split())[:200]})") from None
+    except Exception as error:  # its unpickler raises whatever a damaged file makes an index or struct raise
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"weights {path}: not a file of torch.save ({reason})") from None
 
 
 def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
