@@ -52,7 +52,8 @@ class Examples:
         """Inputs at `indices` as stored, on the device they are stored on."""
         if isinstance(indices, Tensor):
             indices = indices.to(self.stored.device)
-        return self.stored[indices if self.rows is None else self.rows[indices]]
+        rows = indices if self.rows is None else self.rows[indices]
+        return self.stored.index_select(0, rows) if isinstance(rows, Tensor) else self.stored[rows]
 
     def floats(self, indices: Tensor | slice = slice(None)) -> Tensor:
         """Inputs in natural units as float32: pixels are divided by 255."""
