@@ -10,7 +10,7 @@ data = load_data("digits")
 teacher = train("cnn:24", data, TEACHER_SETTINGS.model_copy(update={"epochs": 5})).model
 student = build("cnn:4", data.shape, len(data.classes))
 optimizer = torch.optim.AdamW(student.parameters(), lr=4e-3)
-inputs, labels = data.train.floats(), data.train.labels
+inputs, labels = data.training_examples.floats(), data.training_examples.labels
 loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(inputs, labels), batch_size=64, shuffle=True)
 
 objective = RobustStudentObjective(student, METHODS["secant"])

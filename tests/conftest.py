@@ -12,8 +12,8 @@ settings.register_profile("robust_student", deadline=None, derandomize=True, max
 settings.load_profile("robust_student")
 torch.set_num_threads(1)  # the tensors are tiny: threads only add overhead
 if torch.version.cuda is None and find_spec("torchvision") is not None:
-    # Wheels of torchvision from the package index are built for CUDA: beside a CPU build of torch their operators do not
-    # load, and the import fails over two names that it wants to describe. Networks do not use them.
+    # Wheels of torchvision from the package index are built for CUDA: beside a CPU build of torch their operators do
+    # not load, and the import fails over two names that it wants to describe. Networks do not use them.
     OPERATORS = torch.library.Library("torchvision", "FRAGMENT")  # kept: the names go when it does
     for operator in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, operator):

@@ -465,8 +465,8 @@ def affine(weight: Tensor, bias: Tensor | None = None) -> nn.Module:
 
 def prototype_classifier(data: Data) -> nn.Module:
     """The affine classifier that picks the nearest class mean of the training set: good at `toy_data`."""
-    inputs = data.train.floats().flatten(1)
-    means = torch.stack([inputs[data.train.labels == k].mean(dim=0) for k in range(len(data.classes))])
+    inputs = data.training_examples.floats().flatten(1)
+    means = torch.stack([inputs[data.training_examples.labels == k].mean(dim=0) for k in range(len(data.classes))])
     return affine(8 * means, -4 * means.square().sum(dim=1))
 
 

@@ -8,14 +8,15 @@ import pytest
 import robust_student
 
 ROOMS = [
-    *("tensors", "norms", "margins", "settings", "measurement_settings", "bounds", "smoothing"),
+    *("tensors", "draws", "norms", "margins", "settings", "measurement_settings", "bounds", "smoothing"),
     *("activations", "operations", "steps", "translations", "graph", "regions", "propagation", "certificates"),
-    *("ascent", "slopes", "objective", "perturbations", "attacks", "borrowed_attacks"),
+    *("ascent", "slopes", "objective", "augmentation", "perturbations", "attacks", "borrowed_attacks"),
     *("feasible", "apgd", "fab", "square", "autoattack", "smallest"),
     *("resampling", "corruption_noise", "corruption_blur", "corruption_weather", "corruption_digital", "corruptions"),
     *("convnets", "perceptrons", "resnets", "fitnets", "mobilenets"),
     *("intake", "outputs", "resizing", "weights", "factories", "libraries", "hub", "models"),
-    *("parquet", "data", "runs", "programs", "sources", "teachers", "validation", "training", "search"),
+    *("streams", "examples", "samples", "specs", "pictures", "idx", "arrays", "folders", "parquet", "data"),
+    *("runs", "programs", "sources", "teachers", "validation", "training", "search"),
     *("intervals", "comparison", "calibration", "results", "breakdown", "masking", "sandwich"),
     *("measurements", "masking_checks", "corruption_sets", "corruption_measurements"),
     *("costs", "ledger", "gallery", "evaluation", "certification"),

@@ -436,7 +436,7 @@ def trained() -> tuple[nn.Module, Tensor, Tensor]:
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 5))
     torch.set_rng_state(torch_state)
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
-    inputs, labels = data.train.floats(), data.train.labels
+    inputs, labels = data.training_examples.floats(), data.training_examples.labels
     for _ in range(150):
         optimizer.zero_grad()
         (nn.functional.cross_entropy(network(inputs), labels) + 0 * affine_part(inputs).sum()).backward()

@@ -115,8 +115,10 @@ def test_the_metric_is_the_share_whose_margins_stay_positive() -> None:
     shares = []
     for radius in (1e-6, 0.02, 0.3):
         settings = SelectionSettings(metric="certified", radius=radius)
-        shares.append(Validation(data.train, settings, scale=data.scale, seed=0).measure(model)["certified"])
-        inputs, labels = data.train.floats(), data.train.labels
+        shares.append(
+            Validation(data.training_examples, settings, scale=data.scale, seed=0).measure(model)["certified"]
+        )
+        inputs, labels = data.training_examples.floats(), data.training_examples.labels
         logits, std = as_numpy(model(inputs).detach()), as_numpy(model.std) if hasattr(model, "std") else 1.0
         right = 0
         for n, y in enumerate(labels.tolist()):

@@ -42,7 +42,7 @@ SETTINGS = EvaluationSettings(
 
 def models(data: Data = DATA) -> dict[str, nn.Module]:
     generator = torch.Generator().manual_seed(4)
-    size = data.train.inputs[0].numel()
+    size = data.training_examples.inputs[0].numel()
     return {"kd": prototype_classifier(data), "new": affine(torch.randn((3, size), generator=generator))}
 
 
@@ -263,6 +263,6 @@ def test_a_stored_test_set_of_bytes_is_corrupted_in_its_units(tmp_path: Path) ->
     def as_bytes(examples: Examples) -> Examples:
         return Examples((255 * examples.inputs).round().to(torch.uint8), examples.labels)
 
-    data = Data(DATA.name, as_bytes(DATA.train), as_bytes(DATA.test), DATA.classes, UNIT_RANGE)
+    data = Data(DATA.name, as_bytes(DATA.training_examples), as_bytes(DATA.test), DATA.classes, UNIT_RANGE)
     records = run(tmp_path / "out", data=data)
     assert find(records, "kd", "mean_corruption_accuracy", "corruptions")[0]["value"] > 0.5

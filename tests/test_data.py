@@ -1,8 +1,11 @@
 import gzip
+import hashlib
 import os
 import struct
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from reference import as_numpy
 from torch import Tensor
 
 from robust_student.data import Data, Examples, load_data, read_image, split, stratified_sample
+from robust_student.samples import held_out_by_name
 from robust_student.tensors import UNBOUNDED, UNIT_RANGE, UserError
 
 Array = npt.NDArray[Any]
@@ -39,7 +43,7 @@ def refusal(spec: str, **options: Any) -> str:
 def test_digits_are_grey_8x8_images_of_ten_classes_in_the_unit_range() -> None:
     data = load_data("digits")
     assert data.shape == (1, 8, 8) and data.classes == tuple("0123456789") and data.input_range == UNIT_RANGE
-    values = torch.cat([data.train.floats(), data.test.floats()])
+    values = torch.cat([data.training_examples.floats(), data.test.floats()])
     assert values.dtype == torch.float32 and data.scale is None
     assert values.min() == 0 and values.max() == 1
 
@@ -47,15 +51,17 @@ def test_digits_are_grey_8x8_images_of_ten_classes_in_the_unit_range() -> None:
 def test_digits_hold_out_400_stratified_test_examples_of_1797() -> None:
     data = load_data("digits")
     assert (len(data.train), len(data.test)) == (1397, 400)
-    everyone = Counter([*data.train.labels.tolist(), *data.test.labels.tolist()])
+    everyone = Counter([*data.training_examples.labels.tolist(), *data.test.labels.tolist()])
     tested = Counter(data.test.labels.tolist())
     assert all(abs(tested[k] - everyone[k] * 400 / 1797) < 1 for k in range(10))
 
 
 def test_the_test_split_of_digits_is_the_same_every_time_and_disjoint_from_training() -> None:
     first, second = load_data("digits"), load_data("digits")
-    assert torch.equal(first.test.inputs, second.test.inputs) and torch.equal(first.train.labels, second.train.labels)
-    rows = Counter(map(tuple, torch.cat([first.train.inputs, first.test.inputs]).flatten(1).tolist()))
+    assert torch.equal(first.test.inputs, second.test.inputs) and torch.equal(
+        first.training_examples.labels, second.training_examples.labels
+    )
+    rows = Counter(map(tuple, torch.cat([first.training_examples.inputs, first.test.inputs]).flatten(1).tolist()))
     from sklearn.datasets import load_digits
 
     assert rows == Counter(map(tuple, (load_digits().data / 16).astype(np.float32).tolist()))
@@ -114,9 +120,9 @@ def idx_folder(tmp_path: Path) -> Path:
 def test_idx_files_give_their_pixels_and_labels(idx_folder: Path) -> None:
     data = load_data(f"mnist:{idx_folder}")
     expected = np.random.default_rng(0).integers(0, 256, (5, 4, 3))
-    assert data.shape == (1, 4, 3) and data.train.inputs.dtype == torch.uint8
-    assert np.array_equal(data.train.inputs[:, 0].numpy(), expected)
-    assert data.train.labels.tolist() == [0, 1, 2, 0, 1] and data.test.labels.tolist() == [0, 1, 2]
+    assert data.shape == (1, 4, 3) and data.training_examples.inputs.dtype == torch.uint8
+    assert np.array_equal(data.training_examples.inputs[:, 0].numpy(), expected)
+    assert data.training_examples.labels.tolist() == [0, 1, 2, 0, 1] and data.test.labels.tolist() == [0, 1, 2]
     assert data.classes == ("0", "1", "2") and data.input_range == UNIT_RANGE
 
 
@@ -130,7 +136,9 @@ def test_gzipped_and_dotted_idx_files_read_like_raw_ones(idx_folder: Path) -> No
         else:
             (idx_folder / f"{name}.gz").write_bytes(gzip.compress(content))
     again = load_data(f"mnist:{idx_folder}")
-    assert torch.equal(plain.train.inputs, again.train.inputs) and torch.equal(plain.test.labels, again.test.labels)
+    assert torch.equal(plain.training_examples.inputs, again.training_examples.inputs) and torch.equal(
+        plain.test.labels, again.test.labels
+    )
 
 
 @pytest.mark.parametrize("name", IDX_PARTS)
@@ -180,7 +188,7 @@ def test_an_idx_set_without_test_images_is_refused(idx_folder: Path) -> None:
 def test_mnist_itself_has_its_published_sizes() -> None:
     data = load_data(f"mnist:{os.environ[MNIST_VARIABLE]}")
     assert (len(data.train), len(data.test), data.shape, len(data.classes)) == (60_000, 10_000, (1, 28, 28), 10)
-    if data.train.labels[:5].tolist() == [5, 0, 4, 1, 9]:
+    if data.training_examples.labels[:5].tolist() == [5, 0, 4, 1, 9]:
         mean, std = data.statistics()
         assert (round(float(mean), 4), round(float(std), 4)) == (0.1307, 0.3081)
 
@@ -224,11 +232,58 @@ def test_folder_pixels_and_labels_are_those_of_the_files(tmp_path: Path) -> None
     data = load_data(f"folder:{fill(tmp_path)}")
     found = {
         (only_value(image), label)
-        for part in (data.train, data.test)
+        for part in (data.training_examples, data.test)
         for image, label in zip(part.inputs, part.labels.tolist(), strict=True)
     }
     assert found == {(20 * k + i, k) for k in range(2) for i in range(5)}
-    assert (len(data.train), len(data.test)) == (8, 2) and sorted(data.test.labels.tolist()) == [0, 1]
+
+
+def names_in(examples: Examples) -> set[int]:
+    """What `fill` writes into image i of class k is 20 k + i: its name, so to speak."""
+    return {only_value(image) for image in examples.inputs}
+
+
+def test_the_fifth_held_out_of_a_folder_depends_on_the_names_alone(tmp_path: Path) -> None:
+    """The oracle is the sentence of the documentation, written out."""
+    data = load_data(f"folder:{fill(tmp_path, count=20)}")
+    held_out = {
+        20 * k + i
+        for k, name in enumerate(("cat", "dog"))
+        for i in range(20)
+        if int(hashlib.sha256(f"{name}/{i}.png".encode()).hexdigest()[:16], 16) / 2**64 < 0.2
+    }
+    assert names_in(data.test) == held_out and 3 <= len(held_out) <= 13
+    assert names_in(data.training_examples) == set(range(40)) - held_out
+
+
+def test_added_and_removed_images_move_no_other_between_training_and_test(tmp_path: Path) -> None:
+    before = load_data(f"folder:{fill(tmp_path, count=20)}")
+    for name in ("cat", "dog"):
+        for i in range(300):
+            save_image(tmp_path / name / f"more-{i}.png", np.full((6, 6), 255, np.uint8))
+    (tmp_path / "cat" / "0.png").unlink()
+    after = load_data(f"folder:{tmp_path}")
+    assert names_in(after.test) - {255} == names_in(before.test) - {0}
+    assert names_in(after.training_examples) - {255} == names_in(before.training_examples) - {0}
+    assert 0.15 < len(after.test) / 639 < 0.25
+
+
+def test_the_same_name_in_another_unicode_form_is_held_out_alike() -> None:
+    forms = [[unicodedata.normalize(form, f"ä/ö-{i}.png") for i in range(50)] for form in ("NFC", "NFD")]
+    assert forms[0] != forms[1]
+    composed, decomposed = ([held_out_by_name(name) for name in names] for names in forms)
+    assert composed == decomposed and 0 < sum(composed) < 50
+
+
+def test_a_folder_too_small_to_hold_a_fifth_out_is_refused(tmp_path: Path) -> None:
+    held_out = next(i for i in range(99) if held_out_by_name(f"cat/{i}.png"))
+    kept = next(i for i in range(99) if not held_out_by_name(f"dog/{i}.png"))
+    save_image(tmp_path / "cat" / f"{held_out}.png", np.zeros((6, 6), np.uint8))
+    save_image(tmp_path / "dog" / f"{kept}.png", np.zeros((6, 6), np.uint8))
+    assert "all 1 images of class 'cat' fall into the fifth" in refusal(f"folder:{tmp_path}")
+    (tmp_path / "cat" / f"{held_out}.png").rename(tmp_path / "cat" / "x.png")
+    assert not held_out_by_name("cat/x.png")
+    assert "too few images to hold out a fifth" in refusal(f"folder:{tmp_path}")
 
 
 def test_colour_images_keep_their_channel_order(tmp_path: Path) -> None:
@@ -236,7 +291,7 @@ def test_colour_images_keep_their_channel_order(tmp_path: Path) -> None:
         for i in range(3):
             save_image(tmp_path / name / f"{i}.png", np.full((4, 5, 3), (10, 20, 30), np.uint8))
     data = load_data(f"folder:{tmp_path}")
-    assert data.shape == (3, 4, 5) and data.train.inputs[0, :, 0, 0].tolist() == [10, 20, 30]
+    assert data.shape == (3, 4, 5) and data.training_examples.inputs[0, :, 0, 0].tolist() == [10, 20, 30]
 
 
 @pytest.mark.parametrize(("side", "expected"), [(6, 6), (64, 64), (65, 32), (None, 32)])
@@ -252,7 +307,9 @@ def test_a_common_size_is_kept_up_to_64_pixels_and_anything_else_becomes_32(
 def test_image_size_resizes_without_changing_a_plain_area(tmp_path: Path) -> None:
     data = load_data(f"folder:{fill(tmp_path)}", image_size=9)
     assert data.shape == (1, 9, 9)
-    assert {only_value(image) for image in data.train.inputs} <= {20 * k + i for k in range(2) for i in range(5)}
+    assert {only_value(image) for image in data.training_examples.inputs} <= {
+        20 * k + i for k in range(2) for i in range(5)
+    }
 
 
 def test_the_shape_a_model_expects_decides_channels_and_size(tmp_path: Path) -> None:
@@ -266,7 +323,7 @@ def test_sixteen_bit_images_are_scaled_not_clipped(tmp_path: Path) -> None:
     for name, value in values.items():
         for i in range(3):
             save_image(tmp_path / name / f"{i}.png", np.full((4, 4), value, np.uint16))
-    train = load_data(f"folder:{tmp_path}").train
+    train = load_data(f"folder:{tmp_path}").training_examples
     found = {k: only_value(train.inputs[train.labels == k]) for k in range(3)}
     assert found == {0: 0, 1: 128, 2: 255}
 
@@ -277,6 +334,19 @@ def test_train_and_test_folders_are_kept_apart(tmp_path: Path) -> None:
     data = load_data(f"folder:{tmp_path}")
     assert (len(data.train), len(data.test)) == (8, 3)
     assert data.classes == ("cat", "dog") and data.test.labels.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["validation", "val", "valid"])
+def test_a_validation_folder_is_kept_apart_and_is_the_test_set_where_there_is_none(name: str, tmp_path: Path) -> None:
+    fill(tmp_path / "train", count=4)
+    fill(tmp_path / name, count=2)
+    data = load_data(f"folder:{tmp_path}")
+    assert (len(data.train), len(data.test), data.validation) == (8, 4, None)
+    fill(tmp_path / "test", ["dog"], count=3)
+    data = load_data(f"folder:{tmp_path}")
+    assert data.validation is not None
+    assert (len(data.train), len(data.test), len(data.validation)) == (8, 3, 4)
+    assert data.validation.labels.tolist() == [0, 0, 1, 1] and names_in(data.validation) == {0, 1, 20, 21}
 
 
 def test_a_test_class_without_training_images_is_refused_by_name(tmp_path: Path) -> None:
@@ -326,7 +396,7 @@ def test_one_image_is_read_as_the_folder_reader_does(tmp_path: Path) -> None:
     data = load_data(f"folder:{fill(tmp_path, colour=True)}", shape=(3, 9, 9))
     image = read_image(tmp_path / "dog" / "4.png", (3, 9, 9))
     assert image.shape == (3, 9, 9) and only_value((255 * image).round()) == 24
-    everyone = torch.cat([data.train.floats(), data.test.floats()])
+    everyone = torch.cat([data.training_examples.floats(), data.test.floats()])
     assert any(torch.equal(image, other) for other in everyone)
 
 
@@ -356,7 +426,7 @@ def save_arrays(folder: Path, **arrays: Any) -> str:
 def test_pixel_arrays_become_channels_first(stored: tuple[int, ...], shape: tuple[int, ...], tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, stored).astype(np.uint8)
     data = load_data(save_arrays(tmp_path, x_train=pixels, x_test=pixels, y_test=np.arange(10) % 2))
-    assert data.shape == shape and data.train.inputs.dtype == torch.uint8 and data.input_range == UNIT_RANGE
+    assert data.shape == shape and data.training_examples.inputs.dtype == torch.uint8 and data.input_range == UNIT_RANGE
     channels_first = pixels.transpose(0, 3, 1, 2) if stored[-1] in (1, 3) else pixels.reshape(10, *shape)
     assert np.array_equal(data.test.inputs.numpy(), channels_first)
     assert np.allclose(data.test.floats().numpy(), channels_first / 255)
@@ -364,7 +434,9 @@ def test_pixel_arrays_become_channels_first(stored: tuple[int, ...], shape: tupl
 
 def test_float_inputs_inside_the_unit_interval_have_the_unit_range(tmp_path: Path) -> None:
     data = load_data(save_arrays(tmp_path, x_train=np.random.default_rng(0).random((10, 6))))
-    assert data.input_range == UNIT_RANGE and data.scale is None and data.train.inputs.dtype == torch.float32
+    assert (
+        data.input_range == UNIT_RANGE and data.scale is None and data.training_examples.inputs.dtype == torch.float32
+    )
 
 
 def test_tabular_inputs_are_unbounded_with_the_training_deviation_as_unit(tmp_path: Path) -> None:
@@ -389,7 +461,7 @@ def test_without_test_arrays_a_stratified_fifth_is_held_out(tmp_path: Path) -> N
     rows = np.arange(40, dtype=np.float64).reshape(20, 2)
     data = load_data(save_arrays(tmp_path, x_train=rows, y_train=np.arange(20) % 2))
     assert (len(data.train), len(data.test)) == (16, 4) and data.test.labels.sum() == 2
-    assert sorted(torch.cat([data.train.inputs, data.test.inputs])[:, 0].tolist()) == rows[:, 0].tolist()
+    assert sorted(torch.cat([data.training_examples.inputs, data.test.inputs])[:, 0].tolist()) == rows[:, 0].tolist()
 
 
 def test_class_names_may_come_with_the_arrays(tmp_path: Path) -> None:
@@ -563,6 +635,57 @@ def test_pixels_are_divided_by_255_and_floats_are_left_alone() -> None:
     assert Examples(pixels, torch.tensor([0])).floats()[0].tolist() == pytest.approx([0.0, 0.2, 1.0])
     floats = torch.tensor([[0.0, 51.0, -3.0]])
     assert torch.equal(Examples(floats, torch.tensor([0])).floats(), floats)
+
+
+def test_a_subset_of_mapped_examples_reads_nothing_and_is_the_same_subset() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pixels, labels = torch.randint(256, (9, 3, 2, 2), generator=generator).to(torch.uint8), torch.arange(9)
+    mapped, held = Examples(pixels, labels, mapped=True, content="known"), Examples(pixels, labels)
+    chosen, again = torch.tensor([7, 2, 2, 5]), torch.tensor([3, 0, 1])
+    one, other = mapped.subset(chosen).subset(again), held.subset(chosen).subset(again)
+    assert one.mapped and one.stored.data_ptr() == pixels.data_ptr() and not other.mapped
+    assert one.shape == other.shape == (3, 2, 2) and len(one) == len(other) == 3
+    assert torch.equal(one.inputs, other.inputs) and torch.equal(one.labels, other.labels)
+    for part in (slice(None), slice(1, 3), torch.tensor([2, 0])):
+        assert torch.equal(one.take(part), other.take(part)) and torch.equal(one.floats(part), other.floats(part))
+
+
+@pytest.mark.parametrize("known", [None, "content"])
+def test_the_digest_changes_with_every_input_label_type_shape_and_choice(known: str | None) -> None:
+    pixels, labels = torch.arange(24, dtype=torch.uint8).view(6, 4), torch.arange(6) % 3
+    base = Examples(pixels, labels, mapped=known is not None, content=known)
+    others = [
+        replace(base, labels=labels.flip(0)),
+        base.subset(torch.arange(5)),
+        base.subset(torch.tensor([1, 0, 2, 3, 4, 5])),
+    ]
+    if known is None:
+        changed = pixels.clone()
+        changed[5, 3] += 1
+        others += [Examples(changed, labels), Examples(pixels.float(), labels), Examples(pixels.view(6, 2, 2), labels)]
+    else:
+        others += [replace(base, content="other")]
+    digests = [examples.digest() for examples in (base, *others)]
+    assert len(set(digests)) == len(digests) and all(len(digest) == 64 for digest in digests)
+    assert base.digest() == Examples(pixels.clone(), labels.clone(), None, base.mapped, known).digest()
+
+
+def test_statistics_of_mapped_examples_agree_with_those_in_memory() -> None:
+    pixels = torch.randint(256, (700, 3, 4, 5), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    held, labels = data_of(pixels), torch.zeros(700, dtype=torch.int64)
+    mapped = replace(held, train=Examples(pixels, labels, mapped=True))
+    for one, other in zip(held.statistics(), mapped.statistics(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=0)
+
+
+def test_statistics_of_many_mapped_examples_use_evenly_spread_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("robust_student.examples.STATISTICS_EXAMPLES", 10)
+    table = torch.arange(100.0).square()[:, None]
+    mean, std = replace(
+        data_of(table), train=Examples(table, torch.zeros(100, dtype=torch.int64), mapped=True)
+    ).statistics()
+    torch.testing.assert_close(mean, table[::10].mean(dim=0))
+    torch.testing.assert_close(std, table[::10].std(dim=0, correction=0))
 
 
 def test_a_subset_keeps_the_order_asked_for() -> None:

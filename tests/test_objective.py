@@ -134,7 +134,7 @@ def test_projection_gradient_draws_from_the_generator(score: Score, smooth: nn.M
     terms = terms_of(smooth, batch, {"norm": "l2", "gradient": kind})
     points = batch.inputs.clone().requires_grad_()
     expected = projected_jacobian(
-        smooth(points), points, Norm.named("l2"), score=score, projections=3, generator=generator_for(batch)
+        smooth(points), points, Norm.named("l2"), score=score, projections=3, source=generator_for(batch)
     )
     torch.testing.assert_close(terms.values["gradient"], expected)
 

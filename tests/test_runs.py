@@ -73,7 +73,7 @@ def reweigh(run: Path, change: Callable[[dict[str, Tensor]], None]) -> None:
 )
 def test_a_loaded_model_gives_identical_logits(spec: str, data: Data, tmp_path: Path) -> None:
     model = as_model(spec, data)
-    model(data.train.floats())  # moves the statistics of BatchNorm
+    model(data.training_examples.floats())  # moves the statistics of BatchNorm
     save(model, tmp_path)
     again = load(tmp_path)
     assert not any(part.training for part in again.modules())
@@ -103,7 +103,7 @@ def test_a_card_is_strict_json_with_null_for_no_limit(tmp_path: Path) -> None:
 
 def test_normalisation_by_the_training_statistics_is_inside_the_model() -> None:
     model = as_model("linear", DATA)
-    pixels = DATA.train.floats()
+    pixels = DATA.training_examples.floats()
     inputs = DATA.test.floats()
     standardised = (inputs - pixels.mean()) / pixels.std(correction=0)
     torch.testing.assert_close(model(inputs), model.network(standardised))

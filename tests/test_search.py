@@ -231,9 +231,9 @@ def test_a_small_search_runs_and_never_looks_at_the_test_set(tmp_path: Path) -> 
     for name, test in (("one", DATA.test), ("two", toy_data(seed=5).test)):
         data = replace(DATA, test=test)
         trained = search(teacher, "linear", data, SETTINGS, max_accuracy_drop=100.0, tries=2, output=tmp_path / name)
-        results.append(trained.model.logits(DATA.train.floats()))
+        results.append(trained.model.logits(DATA.training_examples.floats()))
         record = json.loads((tmp_path / name / SEARCH).read_text())
         assert len(record["tries"]) == 2 and record["chosen"] in (0, 1)
         assert len(trained.history) == 3
-        assert torch.equal(load(tmp_path / name).logits(DATA.train.floats()), results[-1])
+        assert torch.equal(load(tmp_path / name).logits(DATA.training_examples.floats()), results[-1])
     assert torch.equal(*results)

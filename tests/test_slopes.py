@@ -50,7 +50,7 @@ def projection_of(
     points = batch.inputs.clone().requires_grad_()
     generator = torch.Generator(points.device).manual_seed(seed)
     norm = norm or Norm.named("l2")
-    return projected_jacobian(student(points), points, norm, score=score, projections=projections, generator=generator)
+    return projected_jacobian(student(points), points, norm, score=score, projections=projections, source=generator)
 
 
 # The exact slope ----------------------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ def test_several_projections_are_the_mean_of_single_ones(device: torch.device) -
     points, norm = batch.inputs.requires_grad_(), Norm.named("l2")
     generator = torch.Generator(device).manual_seed(7)
     single = [
-        projected_jacobian(student(points), points, norm, score=Score.LOGIT, projections=1, generator=generator)
+        projected_jacobian(student(points), points, norm, score=Score.LOGIT, projections=1, source=generator)
         for _ in range(3)
     ]
     together = projection_of(student, batch, Score.LOGIT, projections=3, seed=7)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robust_student.data import load_data, split
+from robust_student.draws import step_seed
 from robust_student.runs import METRICS, Model, as_model, load
 from robust_student.settings import METHODS, DistillSettings, ObjectiveSettings, SelectionSettings, TrainingSettings
 from robust_student.training import TEACHER_SETTINGS, Trained, distill, train
@@ -78,7 +79,7 @@ def test_distillation_without_gradient_terms_is_a_plain_loop(schedule: str, opti
     trained = student_of(schedule=schedule, optimizer=optimizer, weight_decay=0.01, gradient_clip=0.5, seed=3)
     torch.manual_seed(3)
     student, guide = as_model("mlp:4", DATA), prototype_classifier(DATA)
-    training, _ = split(DATA.train, 0.1, 3)
+    training, _ = split(DATA.training_examples, 0.1, 3)
     steps = 2 * (54 // 8)
     if optimizer == "adamw":
         stepper: torch.optim.Optimizer = torch.optim.AdamW(student.parameters(), lr=0.02, weight_decay=0.01)
@@ -88,10 +89,9 @@ def test_distillation_without_gradient_terms_is_a_plain_loop(schedule: str, opti
         rates: Any = torch.optim.lr_scheduler.OneCycleLR(stepper, 0.02, total_steps=steps + 1)
     else:
         rates = torch.optim.lr_scheduler.CosineAnnealingLR(stepper, steps)
-    order = torch.Generator().manual_seed(3)
     epochs, losses = [], list[float]()
-    for _ in range(2):
-        positions = torch.randperm(54, generator=order)
+    for epoch in (1, 2):
+        positions = torch.randperm(54, generator=torch.Generator().manual_seed(step_seed(3, epoch)))
         for batch in positions[:48].view(6, 8):
             logits, wanted = student(training.inputs[batch]), guide(training.inputs[batch]).detach()
             hard = functional.cross_entropy(logits, training.labels[batch], reduction="none")
@@ -139,7 +139,7 @@ def rows(inputs: Tensor) -> list[tuple[float, ...]]:
 def test_each_epoch_visits_each_training_example_at_most_once_and_never_a_validation_example() -> None:
     network = Recorder(affine(torch.zeros(3, 16)))
     train(network, DATA, FAST)
-    training, held_out = split(DATA.train, FAST.validation_fraction, FAST.seed)
+    training, held_out = split(DATA.training_examples, FAST.validation_fraction, FAST.seed)
     assert [len(batch) for batch in network.trained_on] == [8] * 12
     epochs = [rows(torch.cat(network.trained_on[k : k + 6])) for k in (0, 6)]
     for epoch in epochs:
@@ -158,7 +158,7 @@ def test_validation_is_measured_on_the_held_out_examples_only(monkeypatch: pytes
 
     monkeypatch.setattr(Validation, "measure", spy)
     student_of()
-    assert seen == [rows(split(DATA.train, 0.1, 0)[1].inputs)] * 2
+    assert seen == [rows(split(DATA.training_examples, 0.1, 0)[1].inputs)] * 2
 
 
 def test_the_test_examples_have_no_influence() -> None:
@@ -193,7 +193,7 @@ def test_the_teacher_is_asked_once_per_training_example_in_evaluation_mode_and_l
     before = state_of(asked_with)
     distill(asked_with, "mlp:4", DATA, DistillSettings(training=FAST, objective=METHODS["secant"]))
     asked = torch.cat([batch for batch in guide.asked if batch.any()])  # zeros: the check of the shapes
-    assert rows(asked) == rows(split(DATA.train, 0.1, 0)[0].inputs)
+    assert rows(asked) == rows(split(DATA.training_examples, 0.1, 0)[0].inputs)
     assert guide.modes == {False}
     assert_state(asked_with, before)
     assert all(parameter.requires_grad and parameter.grad is None for parameter in guide.parameters())

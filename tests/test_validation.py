@@ -69,12 +69,15 @@ def model_for(data: Data) -> Model:
 
 def measure(data: Data, model: Model | None = None, **selection: object) -> dict[str, float]:
     settings = SelectionSettings.model_validate({"examples": 30, "steps": 5} | selection)
-    return Validation(data.train, settings, scale=data.scale, seed=0).measure(model or model_for(data))
+    return Validation(data.training_examples, settings, scale=data.scale, seed=0).measure(model or model_for(data))
 
 
 def test_clean_accuracy_uses_every_validation_example() -> None:
     model = model_for(DATA)
-    right = [int(row.argmax()) == y for row, y in zip(model(DATA.train.floats()), DATA.train.labels, strict=True)]
+    right = [
+        int(row.argmax()) == y
+        for row, y in zip(model(DATA.training_examples.floats()), DATA.training_examples.labels, strict=True)
+    ]
     assert 0.5 < sum(right) / 90 < 1
     assert measure(DATA, model)["clean"] == pytest.approx(sum(right) / 90)
 
@@ -99,9 +102,10 @@ def test_pgd_accuracy_of_an_affine_model_is_the_share_beyond_the_closed_form_dis
     weight = next(model.parameters())
     oracle = ReferenceNorm(Norm.named(norm), (6,))
     slope = oracle.dual_size((weight[0] - weight[1]).detach().double().numpy())
-    rows = model(data.train.floats()).tolist()
+    rows = model(data.training_examples.floats()).tolist()
     distances = [
-        (row[y] - row[rivals(row, y)[0]]) / slope for row, y in zip(rows, data.train.labels.tolist(), strict=True)
+        (row[y] - row[rivals(row, y)[0]]) / slope
+        for row, y in zip(rows, data.training_examples.labels.tolist(), strict=True)
     ]
     radius = sorted(distances)[20] + 1e-3
     share = sum(distance > radius for distance in distances) / 60
@@ -133,12 +137,12 @@ def test_measuring_again_gives_the_same_and_leaves_the_global_generator_alone() 
 
 
 def test_the_attacked_sample_is_stratified() -> None:
-    validation = Validation(DATA.train, SelectionSettings(examples=30), scale=None, seed=0)
+    validation = Validation(DATA.training_examples, SelectionSettings(examples=30), scale=None, seed=0)
     assert Counter(validation.sample.labels.tolist()) == {0: 10, 1: 10, 2: 10}
 
 
 def test_fewer_examples_than_asked_for_are_all_used() -> None:
-    validation = Validation(DATA.train, SelectionSettings(examples=5000), scale=None, seed=0)
+    validation = Validation(DATA.training_examples, SelectionSettings(examples=5000), scale=None, seed=0)
     assert len(validation.sample) == 90
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from robust_student.draws import Source
 from robust_student.margins import input_gradient
 from robust_student.norms import Norm
 from robust_student.tensors import InputRange, Inputs, Size
@@ -22,11 +23,9 @@ def default_step(steps: int) -> float:
     return 1.25 if steps == 1 else max(1.5 / steps, 0.25)
 
 
-def random_start(
-    inputs: Inputs, norm: Norm, radius: Size, input_range: InputRange, generator: torch.Generator | None
-) -> Inputs:
+def random_start(inputs: Inputs, norm: Norm, radius: Size, input_range: InputRange, source: Source) -> Inputs:
     """x + d with d uniform in the ball of the given radius, clipped to the input range."""
-    return input_range.clip(inputs + norm.random(inputs, radius, generator))
+    return input_range.clip(inputs + norm.random(inputs, radius, source))
 
 
 def ascend(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from robust_student.convnets import cnn
+from robust_student.convnets import cnn, convnet
 from robust_student.factories import call_factory
 from robust_student.fitnets import fitnet1, fitnet2, fitnet3, fitnet4, maxout
 from robust_student.hub import CARD, folder_of, is_repository, read_repository
@@ -29,6 +29,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "mlp": mlp,
     "lipschitz": lipschitz,
     "cnn": cnn,
+    "convnet": convnet,
     "resnet8": resnet8,
     "resnet20": resnet20,
     "resnet32": resnet32,

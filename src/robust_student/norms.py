@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from robust_student.draws import Source, normal, uniform
 from robust_student.tensors import InputRange, Inputs, PerExample, Size, UserError, broadcastable, column
 
 NormName = Literal["l1", "l2", "linf"]
@@ -105,22 +106,21 @@ class Norm:
             inside = _project_l1(flat, size)
         return self._multiply(inside.view_as(scaled))
 
-    def random(self, like: Inputs, radius: Size, generator: torch.Generator | None = None) -> Inputs:
+    def random(self, like: Inputs, radius: Size, source: Source = None) -> Inputs:
         """One perturbation per example, uniform in the ball of the given radius."""
         if self.p == math.inf:
-            uniform = torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype)
-            return self._multiply((2 * uniform - 1) * broadcastable(radius, like))
+            numbers = uniform(tuple(like.shape), like, source)
+            return self._multiply((2 * numbers - 1) * broadcastable(radius, like))
         batch, size = like.shape[0], like.shape[1:].numel()
         if self.p == 2:
-            direction = torch.randn((batch, size), generator=generator, device=like.device, dtype=like.dtype)
+            direction = normal((batch, size), like, source)
             direction = direction / torch.linalg.vector_norm(direction, dim=1, keepdim=True)
-            depth = torch.rand((batch, 1), generator=generator, device=like.device, dtype=like.dtype) ** (1 / size)
+            depth = uniform((batch, 1), like, source) ** (1 / size)
             flat = broadcastable(radius, direction) * depth * direction
         else:
             # Exponentials divided by their sum plus one more exponential are uniform in the simplex's interior.
-            uniform = torch.rand((batch, size + 1), generator=generator, device=like.device, dtype=like.dtype)
-            exponential = -torch.log1p(-uniform)
-            signs = torch.rand((batch, size), generator=generator, device=like.device, dtype=like.dtype)
+            exponential = -torch.log1p(-uniform((batch, size + 1), like, source))
+            signs = uniform((batch, size), like, source)
             flat = broadcastable(radius, signs) * exponential[:, :-1] / exponential.sum(dim=1, keepdim=True)
             flat = torch.where(signs < 0.5, flat, -flat)
         return self._multiply(flat.view_as(like))

@@ -10,6 +10,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from robust_student.ascent import Uphill, ascend, default_step, random_start
+from robust_student.draws import Source
 from robust_student.graph import Graph, trace
 from robust_student.margins import Form, is_rival, margin, margins, scores, true_score
 from robust_student.norms import Norm
@@ -128,10 +129,8 @@ class RobustStudentObjective(nn.Module):
         """R for one input of the given shape: the setting, or the norm's default."""
         return self.settings.radius or self.norm.default_radius(self.input_range, shape)
 
-    def forward(
-        self, inputs: Inputs, labels: Labels, teacher_logits: Logits, generator: torch.Generator | None = None
-    ) -> Terms:
-        """Terms of one batch; `teacher_logits` are the teacher's on the clean inputs. `generator` makes it repeatable.
+    def forward(self, inputs: Inputs, labels: Labels, teacher_logits: Logits, source: Source = None) -> Terms:
+        """Terms of one batch; `teacher_logits` are the teacher's on the clean inputs. `source` makes it repeatable.
 
         Raises UserError where teacher and student disagree on the number of classes, and where the pointwise gradient
         term meets a module that is not twice differentiable.
@@ -141,13 +140,13 @@ class RobustStudentObjective(nn.Module):
             require_twice_differentiable(self.student, inputs)
             self._twice_differentiable = True
         step = self._shared_step if self.settings.shared_pass else self._step
-        terms = step(inputs, labels, teacher_logits, generator)
+        terms = step(inputs, labels, teacher_logits, source)
         if self.settings.certified.weight == 0:
             return terms
         values = terms.values | {"certified": self._certified(inputs, labels, teacher_logits)}
         return Terms(values, self._weights(values), terms.carried)
 
-    def _step(self, inputs: Tensor, labels: Tensor, teacher_logits: Tensor, generator: torch.Generator | None) -> Terms:
+    def _step(self, inputs: Tensor, labels: Tensor, teacher_logits: Tensor, source: Source) -> Terms:
         settings = self.settings
         eval_mode = settings.gradient_mode == "eval"
         slope_here = settings.gradient.weight > 0 and settings.gradient.at == "input"
@@ -156,22 +155,20 @@ class RobustStudentObjective(nn.Module):
         values = self._point_terms(logits, labels, teacher_logits)
         if settings.gradient.weight > 0:
             if not slope_here:
-                points = random_start(inputs, self.norm, self.radius(inputs.shape[1:]), self.input_range, generator)
+                points = random_start(inputs, self.norm, self.radius(inputs.shape[1:]), self.input_range, source)
             slope_logits = logits
             if not slope_here or eval_mode:
                 points = points.clone().requires_grad_()
                 slope_logits = self._quiet(eval_mode)(points)
-            values["gradient"] = self._gradient_term(slope_logits, points, labels, generator)
+            values["gradient"] = self._gradient_term(slope_logits, points, labels, source)
         if settings.secant.weight > 0:
             start_logits = self._quiet(True)(inputs) if eval_mode and settings.secant.form == "slope" else logits
-            values["secant"] = self._secant(inputs, inputs, start_logits, labels, teacher_logits, generator)
+            values["secant"] = self._secant(inputs, inputs, start_logits, labels, teacher_logits, source)
         return Terms(values, self._weights(values))
 
-    def _shared_step(
-        self, inputs: Tensor, labels: Tensor, teacher_logits: Tensor, generator: torch.Generator | None
-    ) -> Terms:
+    def _shared_step(self, inputs: Tensor, labels: Tensor, teacher_logits: Tensor, source: Source) -> Terms:
         settings = self.settings
-        start = random_start(inputs, self.norm, self.radius(inputs.shape[1:]), self.input_range, generator)
+        start = random_start(inputs, self.norm, self.radius(inputs.shape[1:]), self.input_range, source)
         start.requires_grad_()
         logits = self.student(start)
         values = self._point_terms(logits, labels, teacher_logits)
@@ -187,14 +184,14 @@ class RobustStudentObjective(nn.Module):
             climbed = -margin(scores(logits, settings.secant.score), labels).sum() if drop else loss
             (direction,) = torch.autograd.grad(climbed, start, retain_graph=True)
             if settings.gradient.weight > 0:
-                values["gradient"] = self._gradient_term(logits, start, labels, generator)
+                values["gradient"] = self._gradient_term(logits, start, labels, source)
             if not slope:
                 loss = Terms(values, self._weights(values)).loss
                 carried = _carry(parameters, torch.autograd.grad(loss, parameters, allow_unused=True))
         if not slope:
             values = {name: value.detach() for name, value in values.items()}
         values["secant"] = self._secant(
-            inputs, start, logits, labels, teacher_logits, generator, first_gradient=direction.detach()
+            inputs, start, logits, labels, teacher_logits, source, first_gradient=direction.detach()
         )
         return Terms(values, self._weights(values), carried)
 
@@ -205,9 +202,7 @@ class RobustStudentObjective(nn.Module):
             values["score"] = score_term(logits, teacher_logits, labels, self.settings.score)
         return values
 
-    def _gradient_term(
-        self, logits: Tensor, points: Tensor, labels: Tensor, generator: torch.Generator | None
-    ) -> Tensor:
+    def _gradient_term(self, logits: Tensor, points: Tensor, labels: Tensor, source: Source) -> Tensor:
         settings = self.settings.gradient
         if settings.kind == "direct":
             return radius_hinge(logits, points, labels, self.gradient_norm, target=settings.target)
@@ -218,7 +213,7 @@ class RobustStudentObjective(nn.Module):
                 self.gradient_norm,
                 score=settings.score,
                 projections=settings.projections,
-                generator=generator,
+                source=source,
             )
         return exact_slope(logits, points, labels, self.gradient_norm, form=settings.form, score=settings.score)
 
@@ -229,7 +224,7 @@ class RobustStudentObjective(nn.Module):
         start_logits: Tensor,
         labels: Tensor,
         teacher_logits: Tensor,
-        generator: torch.Generator | None,
+        source: Source,
         first_gradient: Tensor | None = None,
     ) -> Tensor:
         """The secant term between `start`, whose logits are given, and the point z that the ascent reaches."""
@@ -238,7 +233,7 @@ class RobustStudentObjective(nn.Module):
         radius = self.radius(inputs.shape[1:])
         origin = start
         if first_gradient is None and settings.random_start:
-            origin = random_start(inputs, self.norm, radius, self.input_range, generator)
+            origin = random_start(inputs, self.norm, radius, self.input_range, source)
         step = settings.step if settings.step is not None else default_step(settings.steps)
         reached = ascend(
             self._quiet(eval_mode),

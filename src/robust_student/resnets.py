@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robust_student.convnets import require_image
+from robust_student.convnets import conv_block, require_image
 from robust_student.tensors import UserError
 
 Shape = tuple[int, ...]
@@ -15,7 +15,7 @@ class Residual(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
         """Build the block."""
         super().__init__()
-        self.first = _conv_block(channels_in, channels_out, stride)
+        self.first = conv_block(channels_in, channels_out, stride)
         self.second = nn.Sequential(
             nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False), nn.BatchNorm2d(channels_out)
         )
@@ -89,14 +89,9 @@ def wrn(shape: Shape, classes: int, depth: int = 16, widening: int = 2) -> nn.Mo
     return nn.Sequential(*layers, *head)
 
 
-def _conv_block(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
-    convolution = nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(channels_out), nn.ReLU())
-
-
 def _resnet(shape: Shape, classes: int, blocks: int, width: int) -> nn.Module:
     require_image(shape, "resnet")
-    layers: list[nn.Module] = [_conv_block(shape[0], width, 1)]
+    layers: list[nn.Module] = [conv_block(shape[0], width, 1)]
     channels = width
     for stage in range(3):
         for block in range(blocks):

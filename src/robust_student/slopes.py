@@ -13,6 +13,7 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
 from robust_student.bounds import estimated_decision_radius
+from robust_student.draws import Source, normal
 from robust_student.margins import Form, Score, confidence, input_gradient, margin, scores
 from robust_student.norms import Norm
 from robust_student.tensors import Inputs, Labels, Logits, PerExample, UserError, evaluating
@@ -33,7 +34,7 @@ def projected_jacobian(
     *,
     score: Score,
     projections: int,
-    generator: torch.Generator | None,
+    source: Source,
 ) -> PerExample:
     """Unbiased estimate of the squared Frobenius norm of the input Jacobian, `(C / n) sum_i ||v_i^T J||_2^2`.
 
@@ -48,7 +49,7 @@ def projected_jacobian(
     classes = values.shape[1]
     total = torch.zeros_like(values[:, 0])
     for _ in range(projections):
-        vector = torch.randn(values.shape, generator=generator, device=values.device, dtype=values.dtype)
+        vector = normal(tuple(values.shape), values, source)
         vector = vector / torch.linalg.vector_norm(vector, dim=1, keepdim=True)
         gradient = input_gradient((vector * values).sum(dim=1), points, create_graph=True)
         total = total + norm.dual_size(gradient).square()

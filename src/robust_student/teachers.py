@@ -57,4 +57,6 @@ def check_teacher(teacher: Model, validation: Examples, declared: float | None =
 
 def validation_examples(data: Data, fraction: float, seed: int) -> Examples:
     """The examples on which training will choose its epoch."""
-    return split(data.train, fraction, seed)[1]
+    if data.validation is not None:
+        return data.validation
+    return split(data.training_examples, fraction, seed)[1]

@@ -15,7 +15,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from torch import Tensor, nn
 from torch.nn import functional
 
+from robust_student.augmentation import Mixed, augment
 from robust_student.data import Data, Examples, split
+from robust_student.draws import Draws, step_seed
 from robust_student.norms import Norm
 from robust_student.objective import RobustStudentObjective, Terms
 from robust_student.runs import (
@@ -34,8 +36,8 @@ from robust_student.settings import DistillSettings, SelectionSettings, Settings
 from robust_student.tensors import UserError
 from robust_student.validation import Validation, choose_epoch
 
-Step = Callable[[Tensor, Tensor, Tensor, float], Terms]
-"""Maps inputs, labels, the examples' positions in the training set and the share of the training done to terms."""
+Step = Callable[[Mixed, Tensor, Draws, float], Terms]
+"""Maps a batch, the examples' positions in the training set, draws and the share of the training done to terms."""
 
 TEACHER_SETTINGS = TrainingSettings(selection=SelectionSettings(metric="accuracy"))
 """Defaults of `train`: the best epoch is the one of highest clean validation accuracy."""
@@ -79,11 +81,12 @@ def train(
     with _seeded(settings), _draft(output) as draft:
         model = as_model(network, data)
 
-        def step(inputs: Tensor, labels: Tensor, positions: Tensor, progress: float) -> Terms:
-            return Terms(
-                {"cross_entropy": functional.cross_entropy(model(inputs), labels, reduction="none")},
-                {"cross_entropy": 1.0},
-            )
+        def step(batch: Mixed, positions: Tensor, draws: Draws, progress: float) -> Terms:
+            logits = model(batch.inputs)
+            first = functional.cross_entropy(logits, batch.labels, reduction="none")
+            second = functional.cross_entropy(logits, batch.others, reduction="none")
+            loss = batch.shares * first + (1 - batch.shares) * second
+            return Terms({"cross_entropy": loss}, {"cross_entropy": 1.0})
 
         return _fit(model, data, settings, lambda examples, device: step, draft, settings)
 
@@ -119,12 +122,14 @@ def distill(
         objective = RobustStudentObjective(model, settings.objective, norm=norm, input_range=data.input_range)
 
         def prepare(examples: Examples, device: torch.device) -> Step:
-            scores = _teacher_scores(guide.to(device), examples).to(device)
-            generator = torch.Generator(device).manual_seed(settings.training.seed)
+            guide.to(device).eval()
+            scores = None if settings.training.augmentation.anything else _teacher_scores(guide, examples).to(device)
 
-            def step(inputs: Tensor, labels: Tensor, positions: Tensor, progress: float) -> Terms:
+            def step(batch: Mixed, positions: Tensor, draws: Draws, progress: float) -> Terms:
                 objective.progress = progress
-                return objective(inputs, labels, scores[positions], generator)
+                with torch.no_grad():
+                    known = guide(batch.inputs) if scores is None else scores[positions]
+                return objective(batch.inputs, batch.labels, known, draws)
 
             return step
 
@@ -152,7 +157,7 @@ def _fit(
 ) -> Trained:
     """The loop shared by `train` and `distill`: steps, validation after each epoch, the best weights kept."""
     device = resolve_device(settings.device)
-    training, held_out = split(data.train, settings.validation_fraction, settings.seed)
+    training, held_out = split(data.training_examples, settings.validation_fraction, settings.seed)
     validation = Validation(held_out, settings.selection, scale=data.scale, seed=settings.seed)
     model.to(device).train()
     step = prepare(training, device)
@@ -160,7 +165,6 @@ def _fit(
     batch_size = min(settings.batch_size, max(8, len(training) // 16))
     batches = max(1, len(training) // batch_size)
     optimizer, schedule = _optimizer(model, settings, batches * settings.epochs)
-    order = torch.Generator().manual_seed(settings.seed)
     _note(model, **provenance(recorded.model_dump(mode="json"), data.name, settings.seed))
     history: list[dict[str, Any]] = []
     best_epoch, weights = 0, dict[int, dict[str, Tensor]]()
@@ -170,10 +174,14 @@ def _fit(
             started = time.perf_counter()
             sums: dict[str, Tensor] = {}
             model.train()
+            order = torch.Generator().manual_seed(step_seed(settings.seed, epoch))
             permutation = torch.randperm(len(training), generator=order).to(device)
             for number, positions in enumerate(torch.split(permutation, batch_size)[:batches], start=1):
-                done = ((epoch - 1) * batches + number) / (batches * settings.epochs)
-                terms = step(resident.floats(positions), resident.labels[positions], positions, done)
+                taken = (epoch - 1) * batches + number
+                torch.manual_seed(step_seed(settings.seed, taken))
+                draws = Draws(settings.seed, taken, positions)
+                batch = augment(resident.floats(positions), resident.labels[positions], settings.augmentation, draws)
+                terms = step(batch, positions, draws, taken / (batches * settings.epochs))
                 optimizer.zero_grad(set_to_none=True)
                 torch.autograd.backward(terms.loss)
                 _guard(model, terms, settings.gradient_clip, f"step {number} of epoch {epoch}")

@@ -1,0 +1,71 @@
+"""Arrays in an .npz file."""
+
+import zipfile
+import zlib
+from typing import Any
+
+import numpy as np
+import torch
+
+from robust_student.examples import Data, Examples, measured
+from robust_student.samples import TEST_FRACTION, split
+from robust_student.specs import Spec
+from robust_student.tensors import UserError
+
+
+def read_npz(spec: Spec) -> Data:
+    """Arrays: images as uint8 (n,h,w), (n,h,w,c) or (n,c,h,w), or float inputs of any shape.
+
+    `x_train`, `y_train` and, as far as there are any, `x_test`, `y_test`, `x_validation`, `y_validation` and `classes`.
+    """
+    source, path = f"data '{spec.text}'", spec.path
+    try:
+        with path.open("rb") as stream:  # opened here because numpy leaves damaged files open
+            file = np.load(stream, allow_pickle=False)
+            if isinstance(file, np.ndarray):
+                raise UserError(f"{source}: holds a single array, not an .npz file")
+            with file:
+                arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise UserError(f"{source}: cannot read it ({error})") from None
+    for name in ("x_train", "y_train"):
+        if name not in arrays:
+            raise UserError(f"{source}: no array '{name}' in it (found {', '.join(sorted(arrays)) or 'nothing'})")
+    parts = {"train": _array_examples(source, "train", arrays["x_train"], arrays["y_train"])}
+    for part in ("test", "validation"):
+        if (f"x_{part}" in arrays) != (f"y_{part}" in arrays):
+            raise UserError(f"{source}: x_{part} and y_{part} go together")
+        if f"x_{part}" in arrays:
+            parts[part] = _array_examples(source, part, arrays[f"x_{part}"], arrays[f"y_{part}"])
+            if parts[part].shape != parts["train"].shape:
+                raise UserError(f"{source}: x_train and x_{part} differ in shape")
+    names = [str(name) for name in np.atleast_1d(arrays["classes"])] if "classes" in arrays else None
+    count = len(names) if names is not None else int(parts["train"].labels.max()) + 1
+    for part, examples in parts.items():
+        worst = int(examples.labels.max())
+        if worst >= count or int(examples.labels.min()) < 0:
+            wrong = worst if worst >= count else int(examples.labels.min())
+            raise UserError(f"{source}: label {wrong} in y_{part} is out of range for {count} classes")
+    if "test" not in parts:
+        parts["train"], parts["test"] = split(parts["train"], TEST_FRACTION, seed=0)
+    return measured(path.stem, parts, names if names is not None else [str(k) for k in range(count)])
+
+
+def _array_examples(source: str, part: str, inputs: Any, labels: Any) -> Examples:
+    if inputs.size == 0 or inputs.ndim < 2:
+        raise UserError(f"{source}: x_{part} must hold one row per example, not {inputs.dtype} {inputs.shape}")
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise UserError(f"{source}: y_{part} must be one whole number per example, not {labels.dtype} {labels.shape}")
+    if len(inputs) != len(labels):
+        raise UserError(f"{source}: x_{part} has {len(inputs)} rows, y_{part} {len(labels)}: they must agree")
+    if not (np.issubdtype(inputs.dtype, np.floating) or inputs.dtype == np.uint8):
+        raise UserError(f"{source}: x_{part} must be uint8 or float, one row per example, not {inputs.dtype}")
+    with np.errstate(over="ignore"):  # too large for float32: found just below
+        tensor = torch.from_numpy(inputs if inputs.dtype == np.uint8 else inputs.astype(np.float32))
+    if not bool(torch.isfinite(tensor.float()).all()):
+        raise UserError(f"{source}: x_{part} holds NaN or infinite values")
+    if tensor.dtype == torch.uint8 and tensor.dim() == 3:
+        tensor = tensor[:, None]
+    elif tensor.dim() == 4 and tensor.shape[3] in (1, 3) and tensor.shape[1] not in (1, 3):
+        tensor = tensor.permute(0, 3, 1, 2)
+    return Examples(tensor.contiguous(), torch.from_numpy(labels.astype(np.int64)))

@@ -1,0 +1,110 @@
+"""Training-time changes of a batch of images, as tensor functions on its device: crop, flip, mixup, CutMix."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from scipy.special import betaincinv
+from torch import Tensor
+from torch.nn import functional
+
+from robust_student.draws import Draws
+from robust_student.settings import AugmentationSettings
+from robust_student.tensors import Inputs, Labels, PerExample, UserError
+
+Images = Float[Tensor, "batch channels height width"]
+
+
+@dataclass(frozen=True, eq=False)
+class Mixed:
+    """A batch whose inputs may be mixtures of two examples."""
+
+    inputs: Inputs
+    labels: Labels
+    """Class of the example with the larger share."""
+    others: Labels
+    """Class of the other one; the same where nothing was mixed."""
+    shares: PerExample
+    """Share of `labels` in the mixture, 0.5 to 1."""
+
+
+def augment(inputs: Inputs, labels: Labels, settings: AugmentationSettings, draws: Draws) -> Mixed:
+    """The batch as the settings want it: cropped, flipped, then mixed by mixup or CutMix.
+
+    An example's crop and flip depend on its own draws; its partner in a mixture is the next example of the batch, so
+    mixtures depend on how a batch is split over processes. Raises UserError where the inputs are not images.
+    """
+    if settings.anything and inputs.dim() != 4:
+        raise UserError(f"augmentation: needs images (channels, height, width), not inputs {tuple(inputs.shape[1:])}")
+    if settings.crop > 0:
+        inputs = crop(inputs, settings.crop, draws)
+    if settings.flip:
+        inputs = flip(inputs, draws)
+    shares = torch.ones_like(labels, dtype=inputs.dtype)
+    others = labels
+    if settings.mixup > 0:
+        inputs, shares = mixup(inputs, settings.mixup, draws)
+    elif settings.cutmix > 0:
+        inputs, shares = cutmix(inputs, settings.cutmix, draws)
+    if settings.mixup > 0 or settings.cutmix > 0:
+        others = labels.roll(-1)
+        swapped = shares < 0.5
+        labels, others = torch.where(swapped, others, labels), torch.where(swapped, labels, others)
+        shares = torch.where(swapped, 1 - shares, shares)
+    return Mixed(inputs, labels, others, shares)
+
+
+def crop(inputs: Images, padding: int, draws: Draws) -> Images:
+    """A window of the original size at a random place of the image padded with zeros (He et al. 2015, section 4.2)."""
+    _, channels, height, width = inputs.shape
+    places = (draws.uniform((len(inputs), 2)) * (2 * padding + 1)).long()
+    rows = places[:, :1] + torch.arange(height, device=inputs.device)
+    columns = places[:, 1:] + torch.arange(width, device=inputs.device)
+    padded = functional.pad(inputs, [padding] * 4)
+    batch = torch.arange(len(inputs), device=inputs.device)[:, None, None, None]
+    layers = torch.arange(channels, device=inputs.device)[None, :, None, None]
+    return padded[batch, layers, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def flip(inputs: Images, draws: Draws) -> Images:
+    """Mirrored left to right with probability 1/2."""
+    mirrored = draws.uniform((len(inputs), 1)) < 0.5
+    return torch.where(mirrored[:, :, None, None], inputs.flip(3), inputs)
+
+
+def mixup(inputs: Images, alpha: float, draws: Draws) -> tuple[Images, PerExample]:
+    """l x + (1 - l) x' with l ~ Beta(alpha, alpha) and x' the next example of the batch (Zhang et al. 2018).
+
+    Returns the mixtures and the share l of each example.
+    """
+    shares = _beta(len(inputs), alpha, draws, inputs)
+    weight = shares[:, None, None, None]
+    return weight * inputs + (1 - weight) * inputs.roll(-1, 0), shares
+
+
+def cutmix(inputs: Images, alpha: float, draws: Draws) -> tuple[Images, PerExample]:
+    """A rectangle of about (1 - l) of the image comes from the next example of the batch (Yun et al. 2019).
+
+    l ~ Beta(alpha, alpha); the rectangle's sides are sqrt(1 - l) of the image's, its centre is uniform, and what leaves
+    the image is cut off. Returns the mixtures and the share of each example that is left.
+    """
+    _, _, height, width = inputs.shape
+    side = (1 - _beta(len(inputs), alpha, draws, inputs)).sqrt()
+    centre = draws.uniform((len(inputs), 2)).to(inputs)
+
+    def inside(length: int, middle: Tensor) -> Tensor:
+        first = ((middle * length) - side * length / 2).round().clamp(0, length)
+        last = ((middle * length) + side * length / 2).round().clamp(0, length)
+        place = torch.arange(length, device=inputs.device)
+        return (place >= first[:, None]) & (place < last[:, None])
+
+    rows, columns = inside(height, centre[:, 0]), inside(width, centre[:, 1])
+    cut = (rows[:, :, None] & columns[:, None, :])[:, None]
+    shares = 1 - cut.to(inputs.dtype).mean(dim=(1, 2, 3))
+    return torch.where(cut, inputs.roll(-1, 0), inputs), shares
+
+
+def _beta(count: int, alpha: float, draws: Draws, like: Tensor) -> Tensor:
+    """Beta(alpha, alpha) by the inverse of its distribution function."""
+    uniform = draws.uniform((count, 1), torch.float64)[:, 0].cpu()
+    return torch.from_numpy(betaincinv(alpha, alpha, uniform.numpy())).to(like)

@@ -1,0 +1,169 @@
+"""Examples in memory or memory-mapped, and `Data`: a training set and a test set with what a model must know."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robust_student.streams import Stream
+from robust_student.tensors import UNBOUNDED, UNIT_RANGE, InputRange, UserError
+
+STATISTICS_EXAMPLES = 10_000
+"""How many training examples the statistics of mapped and streamed data are computed from."""
+_BATCH = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Inputs `(n, *shape)`, stored as uint8 (pixels, 255 meaning 1.0) or float32, and labels `(n,)`."""
+
+    stored: Tensor
+    """The inputs; a part of a mapped set shares the inputs of the whole set and knows its `rows`."""
+    labels: Tensor
+    rows: Tensor | None = None
+    """The example's row in `stored`, `(n,)` int64; None: the rows in their order."""
+    mapped: bool = False
+    """Whether `stored` is mapped from a file on disk: it stays on the host, and only batches are taken from it."""
+    content: str | None = None
+    """Digest of `stored` where it is known already, as for a file of the cache."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        return tuple(self.stored.shape[1:])
+
+    @property
+    def inputs(self) -> Tensor:
+        """All inputs as stored, `(n, *shape)`; for a part of a mapped set this reads the whole part into memory."""
+        return self.stored if self.rows is None else self.stored[self.rows]
+
+    def take(self, indices: Tensor | slice) -> Tensor:
+        """Inputs at `indices` as stored, on the device they are stored on."""
+        if isinstance(indices, Tensor):
+            indices = indices.to(self.stored.device)
+        return self.stored[indices if self.rows is None else self.rows[indices]]
+
+    def floats(self, indices: Tensor | slice = slice(None)) -> Tensor:
+        """Inputs in natural units as float32: pixels are divided by 255."""
+        inputs = self.take(indices)
+        return inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs
+
+    def subset(self, indices: Tensor) -> "Examples":
+        """The examples at `indices`, in that order; of a mapped set nothing is read."""
+        if not self.mapped:
+            return Examples(self.inputs[indices], self.labels[indices])
+        indices = indices.to(self.labels.device)
+        rows = indices.cpu() if self.rows is None else self.rows[indices.cpu()]
+        return Examples(self.stored, self.labels[indices], rows, mapped=True, content=self.content)
+
+    def to(self, device: torch.device) -> "Examples":
+        """The same examples on another device; mapped inputs stay where they are."""
+        stored = self.stored if self.mapped else self.stored.to(device)
+        return Examples(stored, self.labels.to(device), self.rows, self.mapped, self.content)
+
+    def digest(self) -> str:
+        """SHA-256 that changes with any input, label, dtype or shape; of a mapped set only the labels are read."""
+        if self.content is not None:
+            parts = [self.content.encode()] + ([] if self.rows is None else [_bytes(self.rows)])
+        else:
+            parts = [f"{self.stored.dtype} {tuple(self.stored.shape)}".encode(), _bytes(self.inputs)]
+        found = hashlib.sha256()
+        for part in (*parts, _bytes(self.labels)):
+            found.update(hashlib.sha256(part).digest())
+        return found.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """A training set and a test set with everything a model must know about its inputs."""
+
+    name: str
+    train: Examples | Stream
+    test: Examples
+    classes: tuple[str, ...]
+    input_range: InputRange
+    scale: Tensor | None = None
+    """Per-feature unit of a perturbation (the training set's standard deviation) for data without a range."""
+    validation: Examples | None = None
+    """The source's own examples to choose on; None: a part of the training set is held out."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        return self.train.shape
+
+    @property
+    def training_examples(self) -> Examples:
+        """The training set at hand; UserError where it is a stream."""
+        if isinstance(self.train, Stream):
+            raise UserError(f"data '{self.name}': is a stream, and this needs all of the training examples at once")
+        return self.train
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the training inputs: per channel for images, else per feature.
+
+        Of all inputs in memory; of STATISTICS_EXAMPLES evenly spread ones where they are mapped, and of that many
+        from the start of a shuffled epoch where they are streamed.
+        """
+        image = len(self.shape) == 3
+        dims = (0, 2, 3) if image else (0,)
+        if isinstance(self.train, Examples) and not self.train.mapped:
+            std, mean = torch.std_mean(self.train.floats().double(), dim=dims, correction=0, keepdim=True)
+        else:
+            std, mean = _std_mean(self._some(), dims)
+        return mean[0].float(), torch.where(std > 1e-6, std, 1.0)[0].float()
+
+    def _some(self) -> Iterator[Tensor]:
+        """Batches of the inputs that statistics are computed from, in natural units as float64."""
+        if isinstance(self.train, Stream):
+            size = min(_BATCH, self.train.length)
+            batches = self.train.batches(epoch=1, batch_size=size, seed=0)
+            for inputs, _, _ in islice(batches, -(-STATISTICS_EXAMPLES // size)):
+                yield inputs.double() / 255 if inputs.dtype == torch.uint8 else inputs.double()
+        else:
+            count = min(STATISTICS_EXAMPLES, len(self.train))
+            spread = torch.arange(count) * len(self.train) // count
+            for indices in torch.split(spread, _BATCH):
+                yield self.train.floats(indices).double()
+
+
+def measured(name: str, parts: Mapping[str, Examples], classes: Sequence[str]) -> Data:
+    """Data of `train`, `test` and perhaps `validation`, whose range and unit are read off the inputs.
+
+    The unit range where every input lies in [0, 1]; else no range, and the unit of a perturbation is each feature's
+    standard deviation in the training set (1 where that is 0).
+    """
+    train, test, validation = parts["train"], parts["test"], parts.get("validation")
+    inside = all(float(part.floats().min()) >= 0 and float(part.floats().max()) <= 1 for part in parts.values())
+    if inside:
+        return Data(name, train, test, tuple(classes), UNIT_RANGE, validation=validation)
+    std = train.floats().double().std(dim=0, correction=0)
+    scale = torch.where(std > 1e-6, std, 1.0).float()
+    return Data(name, train, test, tuple(classes), UNBOUNDED, scale, validation)
+
+
+def _std_mean(batches: Iterator[Tensor], dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Standard deviation and mean over `dims` of all batches together, with those dimensions kept.
+
+    Chan's update of means and squared deviations (Chan et al. 1983): as exact as two passes.
+    """
+    count, mean, squares = 0, torch.zeros(()), torch.zeros(())
+    for inputs in batches:
+        variance, centre = torch.var_mean(inputs, dim=dims, correction=0, keepdim=True)
+        size = inputs.numel() // centre.numel()
+        total, shift = count + size, centre - mean
+        mean = mean + shift * size / total
+        squares = squares + variance * size + shift.square() * (count * size / total)
+        count = total
+    return (squares / count).sqrt(), mean
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.detach().cpu().contiguous().numpy().reshape(-1).view(np.uint8).data

@@ -1,0 +1,89 @@
+"""Image folders: one sub-folder of images per class."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from robust_student.examples import Data, Examples
+from robust_student.pictures import IMAGE_SUFFIXES, Format, common_format, decode, look
+from robust_student.samples import held_out_by_name
+from robust_student.specs import Spec
+from robust_student.tensors import UNIT_RANGE, UserError
+
+VALIDATION = ("validation", "val", "valid")
+"""Names of the folder of validation images."""
+Listing = dict[str, list[Path]]
+"""The image files of each class."""
+
+
+def read_folder(spec: Spec) -> Data:
+    """Images in one sub-folder per class; `train`, `test` and `validation` below the folder where they exist.
+
+    Without `test`, `validation` is the test set. Without either, a fifth of the images, chosen by a hash of their
+    names, is set aside: adding images moves none of the others.
+    """
+    folder = spec.folder
+    spec.require_images()
+    roots = _roots(folder)
+    listings = {part: _list_images(root) for part, root in roots.items()}
+    classes = sorted(listings["train"])
+    for part, listing in listings.items():
+        if set(listing) - set(classes):
+            extra = sorted(set(listing) - set(classes))[0]
+            raise UserError(f"data folder {roots[part]}: class '{extra}' has no training images")
+    if len(classes) < 2:
+        spec.refuse(f"found {len(classes)} class, need at least two sub-folders of images")
+    if "test" not in listings:
+        listings["train"], listings["test"] = _divide(listings["train"], folder, spec)
+    paths = [path for listing in listings.values() for images in listing.values() for path in images]
+    looks = (look(path, f"image {path}") for path in paths)
+    form = common_format(looks, spec.size) if spec.shape is None else Format(*spec.shape)
+    parts = {part: _decode(listing, classes, form) for part, listing in listings.items()}
+    name, validation = folder.resolve().name, parts.get("validation")
+    return Data(name, parts["train"], parts["test"], tuple(classes), UNIT_RANGE, validation=validation)
+
+
+def _roots(folder: Path) -> dict[str, Path]:
+    """The folder of each part; `train` alone is the whole folder where there are no parts."""
+    train, test = folder / "train", folder / "test"
+    validation = [folder / name for name in VALIDATION if (folder / name).is_dir()][:1]
+    if not train.is_dir() or not (test.is_dir() or validation):
+        return {"train": folder}
+    if not test.is_dir():
+        return {"train": train, "test": validation[0]}
+    return {"train": train, "test": test} | ({"validation": validation[0]} if validation else {})
+
+
+def _list_images(root: Path) -> Listing:
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    listing = {}
+    for folder in folders:
+        images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        if not images:
+            raise UserError(f"data folder {folder}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        listing[folder.name] = images
+    return listing
+
+
+def _divide(listing: Listing, folder: Path, spec: Spec) -> tuple[Listing, Listing]:
+    """The images to train on and the fifth that is held out by name."""
+    train: Listing = {}
+    test: Listing = {}
+    for name, images in listing.items():
+        chosen = {path for path in images if held_out_by_name(path.relative_to(folder).as_posix())}
+        train[name], test[name] = [p for p in images if p not in chosen], [p for p in images if p in chosen]
+        if not train[name]:
+            few = f"all {len(images)} images of class '{name}' fall into the fifth held out for testing"
+            spec.refuse(f"{few}; add images, or make sub-folders train and test")
+    if not any(test.values()):
+        spec.refuse("too few images to hold out a fifth for testing; add images, or make sub-folders train and test")
+    return train, test
+
+
+def _decode(listing: Listing, classes: list[str], form: Format) -> Examples:
+    paths = [(path, label) for label, name in enumerate(classes) for path in listing.get(name, [])]
+    inputs = np.empty((len(paths), *form), np.uint8)
+    for row, (path, _) in enumerate(paths):
+        inputs[row] = decode(path, form, f"image {path}")
+    return Examples(torch.from_numpy(inputs), torch.tensor([label for _, label in paths], dtype=torch.int64))

@@ -1,0 +1,93 @@
+"""Image files and encoded images as pixels."""
+
+import io
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from robust_student.tensors import UserError
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+LARGEST_KEPT = 64
+"""Images of one common size up to this many pixels a side keep it; others become DEFAULT_SIDE wide and high."""
+DEFAULT_SIDE = 32
+_GREY, _DEEP = frozenset({"1", "L", "LA", "I", "I;16", "F"}), frozenset({"I", "I;16", "F"})
+
+Pixels = npt.NDArray[np.uint8]
+Found = TypeVar("Found")
+
+
+class Look(NamedTuple):
+    """What the header of an image file says."""
+
+    grey: bool
+    size: tuple[int, int]
+    """(height, width) in pixels."""
+
+
+class Format(NamedTuple):
+    """What every image of a set is made into."""
+
+    channels: int
+    height: int
+    width: int
+
+
+def look(file: Path | bytes, place: str) -> Look:
+    """Read only the header of an image; `place` names it in a UserError."""
+    return _open(file, place, lambda image: Look(image.mode in _GREY, (image.size[1], image.size[0])))
+
+
+def common_format(looks: Iterable[Look], size: tuple[int, int] | None = None) -> Format:
+    """Grey only if every image is; the size asked for, else the common one if at most 64 pixels a side, else 32x32."""
+    found = Counter(looks)
+    channels = 1 if all(one.grey for one in found) else 3
+    sizes = {one.size for one in found}
+    height, width = next(iter(sizes)) if len(sizes) == 1 else (DEFAULT_SIDE, DEFAULT_SIDE)
+    if max(height, width) > LARGEST_KEPT:
+        height, width = DEFAULT_SIDE, DEFAULT_SIDE
+    return Format(channels, *(size or (height, width)))
+
+
+def decode(file: Path | bytes, form: Format, place: str) -> Pixels:
+    """Pixels `(channels, height, width)`: upright, converted and resized (bilinear); `place` names a bad image."""
+    return _open(file, place, lambda image: as_pixels(image, form))
+
+
+def as_pixels(image: Image.Image, form: Format) -> Pixels:
+    """An opened image in the format: upright as its camera noted; 16 bits and floats are scaled to 8, not clipped."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode in _DEEP:
+        values = np.asarray(image, np.float64)
+        image = Image.fromarray((values * (255 / max(65535.0 if image.mode != "F" else values.max(), 1))).astype("u1"))
+    image = image.convert("L" if form.channels == 1 else "RGB")
+    if image.size != (form.width, form.height):
+        image = image.resize((form.width, form.height), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image)
+    return pixels[None] if form.channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def read_image(path: Path, shape: Sequence[int]) -> Tensor:
+    """One image file as floats in [0, 1], resized to `shape` (channels, height, width); UserError names a bad file."""
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise UserError(f"image {path}: the model expects inputs of shape {tuple(shape)}, not images")
+    if not path.is_file():
+        raise UserError(f"image {path}: {'is not a file' if path.exists() else 'no such file'}")
+    return torch.from_numpy(decode(path, Format(*shape), f"image {path}").copy()).float() / 255
+
+
+def _open(file: Path | bytes, place: str, use: Callable[[Image.Image], Found]) -> Found:
+    try:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+            return use(image)
+    except UnidentifiedImageError:
+        raise UserError(f"{place}: cannot read it (not an image of a known format, or cut short)") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{place}: cannot read it ({' '.join(str(error).split())[:200]})") from None

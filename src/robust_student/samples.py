@@ -1,0 +1,77 @@
+"""Which examples: stratified and nested samples, and the ways a set is divided in two."""
+
+import hashlib
+import unicodedata
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robust_student.examples import Examples
+from robust_student.tensors import UserError
+
+TEST_FRACTION = 0.2
+"""Share of the examples held out for testing where a source has no test split of its own."""
+
+
+def stratified_sample(labels: Tensor, count: int, seed: int) -> Tensor:
+    """`count` indices in random order whose class proportions follow `labels` as closely as whole numbers allow.
+
+    Seats are given by largest remainder. Raises UserError when there are fewer examples than asked for.
+    """
+    if not 0 < count <= len(labels):
+        raise UserError(f"sample: asked for {count} of {len(labels)} examples")
+    rng = np.random.default_rng(seed)
+    classes = labels.cpu().numpy()
+    present, sizes = np.unique(classes, return_counts=True)
+    exact = sizes * count / len(classes)
+    seats = np.floor(exact).astype(int)
+    seats[np.argsort(seats - exact, kind="stable")[: count - seats.sum()]] += 1
+    chosen = [rng.permutation(np.flatnonzero(classes == k))[:n] for k, n in zip(present, seats, strict=True)]
+    return torch.from_numpy(rng.permutation(np.concatenate(chosen)))
+
+
+def nested_sample(
+    labels: Tensor, examples: int | None, inner: Sequence[int | None], seed: int
+) -> tuple[Tensor, list[int]]:
+    """Positions in the order measured, and how many of them, counted from the front, each slower measurement gets.
+
+    A stratified sample of `examples` (None: all); `inner` sizes (None: all) are stratified in turn, each within the
+    part of the sample that the sizes before it leave together, so that a later size never changes an earlier one's
+    examples.
+    """
+    wanted = min(examples or len(labels), len(labels))
+    positions = stratified_sample(labels, wanted, seed)
+    counts = [min(wanted if count is None else count, wanted) for count in inner]
+    borders = {0, wanted}
+    for count in counts:
+        if count not in borders:
+            low, high = max(b for b in borders if b < count), min(b for b in borders if b > count)
+            part = positions[low:high]
+            chosen = stratified_sample(labels[part], count - low, seed)
+            rest = torch.ones(len(part), dtype=torch.bool)
+            rest[chosen] = False
+            positions[low:high] = torch.cat([part[chosen], part[rest]])
+            borders.add(count)
+    return positions, counts
+
+
+def split(examples: Examples, fraction: float, seed: int) -> tuple[Examples, Examples]:
+    """Divide into (rest, held out), the latter a stratified `fraction` of the examples; the seed fixes the split."""
+    count = max(1, round(fraction * len(examples)))
+    if count >= len(examples):
+        raise UserError(f"split: {len(examples)} examples are too few to hold out a fraction of {fraction}")
+    held_out = stratified_sample(examples.labels, count, seed)
+    kept = torch.ones(len(examples), dtype=torch.bool)
+    kept[held_out] = False
+    return examples.subset(kept.nonzero()[:, 0]), examples.subset(held_out.sort().values)
+
+
+def held_out_by_name(name: str) -> bool:
+    """Whether the example of that name belongs to the TEST_FRACTION held out for testing: by its name alone.
+
+    The SHA-256 of the name (Unicode form NFC, so that copies on other file systems agree) falls into the lowest fifth.
+    """
+    digest = hashlib.sha256(unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:8]) < TEST_FRACTION * 2**64
