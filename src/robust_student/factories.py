@@ -75,18 +75,15 @@ def require_own(spec: str, run: Path) -> None:
 
 def _file_of(module_name: str) -> Path | None:
     """The file that importing a module would run, found without importing any of its packages; None: not found."""
-    if module_name in sys.modules:
-        file = sys.modules[module_name].__file__
-        return None if file is None else Path(file)
-    search: list[str] | None = None
-    found = None
-    for position, part in enumerate(module_name.split(".")):
-        name = ".".join(module_name.split(".")[: position + 1])
-        where = [str(Path.cwd()), *sys.path] if search is None else search
-        found = next((f for f in (finder.find_spec(name, where) for finder in sys.meta_path) if f is not None), None)
-        if found is None or not part:
-            return None
-        search = list(found.submodule_search_locations or [])
+    found = sys.modules[module_name].__spec__ if module_name in sys.modules else None
+    first, *rest = module_name.split(".")
+    if found is None and first.isidentifier():
+        where = [str(Path.cwd()), *sys.path]
+        found = next(filter(None, (finder.find_spec(first, where) for finder in sys.meta_path)), None)
+        if found is not None and rest:
+            below = [Path(place, *rest) for place in found.submodule_search_locations or []]
+            files = [file for path in below for file in (path / "__init__.py", path.with_suffix(".py"))]
+            return next((file for file in files if file.is_file()), None)
     return Path(found.origin) if found is not None and found.origin is not None and found.has_location else None
 
 

@@ -83,7 +83,10 @@ def from_config(config: Mapping[str, Any], preprocessor: Mapping[str, Any], who:
             None if not names or None in names else tuple(map(str, names)),
         )
         if "architecture" in config:  # timm's layout; older files have all in one place
-            intake = intake.over(from_pretrained_cfg(config.get("pretrained_cfg") or config))
+            own = config.get("pretrained_cfg") or config
+            if not isinstance(own, Mapping):
+                raise TypeError("pretrained_cfg is no object")
+            intake = intake.over(from_pretrained_cfg(own))
         return intake
     except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
         raise UserError(f"{who}: its config.json or preprocessor_config.json is malformed ({error})") from None
