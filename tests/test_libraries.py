@@ -117,7 +117,7 @@ def test_a_network_is_built_for_the_data_and_comes_back_from_its_run(spec: str, 
     assert model.card.network == spec and model.card.network_size is None
     mean, std = data.statistics()
     torch.testing.assert_close((model.mean, model.std), (mean, std))
-    model.train()(data.train.floats(slice(0, 8)))  # moves the statistics of BatchNorm
+    model.train()(data.training_examples.floats(slice(0, 8)))  # moves the statistics of BatchNorm
     save(model, tmp_path)
     again = load(tmp_path)
     assert_state(again, state_of(model))

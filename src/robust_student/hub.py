@@ -52,6 +52,8 @@ def folder_of(spec: str) -> Path:
     Only JSON and safetensors files are fetched. Raises UserError where the folder or the repository cannot be had.
     """
     name = spec.removeprefix("hub:")
+    if not name.strip():
+        raise UserError("model 'hub:': names no repository; write hub:USER/REPO")
     if Path(name).is_dir():
         return Path(name)
     try:
