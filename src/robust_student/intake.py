@@ -44,7 +44,7 @@ class Intake:
         if min(self.std) <= 0:
             raise UserError(f"{who}: a standard deviation must be positive (got {min(self.std):g})")
         units = shape[0] if image else shape[-1]
-        if len(self.mean) not in (1, units) and not (image and units == 1):
+        if len(self.mean) not in (1, units) and not (image and units == 1 and len(self.mean) == 3):
             found = f"{len(self.mean)} means for inputs of shape {tuple(shape)}"
             raise UserError(f"{who}: {found}; give one, or one per {'channel' if image else 'feature'}")
         form = (-1, 1, 1) if image else (-1,)

@@ -137,7 +137,7 @@ def rebuild(spec: str, shape: Sequence[int], classes: int) -> nn.Module:
 def names_code(spec: str) -> bool:
     """Whether building the network that a spec names calls code that is neither ours nor a library's."""
     kind, _, rest = spec.partition(":")
-    return bool(rest) and not is_built_in(spec) and kind not in LIBRARIES
+    return bool(rest) and not is_built_in(spec) and kind not in (*LIBRARIES, "hub")
 
 
 def is_built_in(spec: str) -> bool:

@@ -150,7 +150,7 @@ def _adapted(model: Model, spec: str, data: Data | None, settings: IntakeSetting
     order = order_of(names, data.classes, f"{role} '{spec}'") if same or wanted.classes else None
     if order is not None:
         changes["order"] = order if card.order is None else tuple(card.order[k] for k in order)
-    if same or wanted.classes:
+    if order is not None or names != card.classes:
         changes["classes"] = data.classes
     if changes:
         mark = f"{card.sha256} {changes}".encode()
