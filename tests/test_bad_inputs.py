@@ -345,7 +345,7 @@ NETWORKS = [
 
 WEIGHTS = [
     own_weights("missing", "no such file", lambda: None),
-    own_weights("a folder", "no such file", folder("w.pt")),
+    own_weights("a folder", "no file config.json", folder("w.pt")),
     own_weights("text", "not a file of torch.save", text("w.pt", "hello")),
     own_weights("a pickle", "a plain pickle is never read", hostile_pickle("w.pt")),
     own_weights("a checkpoint with code", "refused, it holds 'io.open'", hostile_checkpoint("w.pt")),
@@ -376,7 +376,7 @@ RUNS = [
     run("card with a giant shape", "input_shape", card(input_shape=[10**6, 10**6])),
     run("card with a shape beyond any number", "input_shape", card(input_shape=[10**30])),
     run("card with giant images", "input_shape", card(input_shape=[3, 10**6, 10**6], network="cnn:4")),
-    run("card with another shape", "do not fit", card(input_shape=[1, 9, 9])),
+    run("card with another shape", "the model expects (1, 9, 9)", card(input_shape=[1, 9, 9])),
     run("card without a network", "load it in Python", card(network=None)),
     run("card with an unknown network", "teacher/model.json: model: unknown name 'cnnn'", card(network="cnnn")),
     run("card with a giant network", "parameters", card(network=f"mlp:{10**10}")),
@@ -412,7 +412,7 @@ RUNS = [
         "no normalisation",
         weights(lambda t: {n: v for n, v in t.items() if n != "std"}),
     ),
-    run("normalisation does not fit", "'mean' does not fit", weights(lambda t: t | {"mean": torch.zeros(5, 1, 1)})),
+    run("normalisation does not fit", "weights do not fit", weights(lambda t: t | {"mean": torch.zeros(5, 1, 1)})),
     run(
         "normalisation divides by nothing",
         "every 'std' must be positive",

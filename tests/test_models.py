@@ -98,7 +98,12 @@ def test_widths_change_the_network_and_are_passed_in_order() -> None:
     assert sizes == [9, 3, 5, 2]
 
 
-@pytest.mark.parametrize("spec", ["cnn:0", "cnn:-3", "cnn:wide", "cnn:8,8", "mlp:4,,4", "linear:3", "resnet8:1.5"])
+@pytest.mark.parametrize("spec", ["cnn:8,8", "linear:3"])
+def test_too_many_widths_are_refused(spec: str) -> None:
+    assert f"'{spec}'" in refusal(spec) and "takes fewer numbers" in refusal(spec)
+
+
+@pytest.mark.parametrize("spec", ["cnn:0", "cnn:-3", "cnn:wide", "mlp:4,,4", "resnet8:1.5"])
 def test_bad_widths_are_refused_with_an_example(spec: str) -> None:
     assert f"'{spec}'" in refusal(spec) and "positive whole numbers" in refusal(spec)
 

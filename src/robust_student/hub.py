@@ -70,7 +70,10 @@ def folder_of(spec: str) -> Path:
 
 def is_repository(folder: Path) -> bool:
     """Whether a folder is in the hub's layout and no run of ours."""
-    return (folder / CONFIG).is_file() and not (folder / CARD).is_file()
+    try:
+        return (folder / CONFIG).is_file() and not (folder / CARD).is_file()
+    except OSError:  # no name that a folder can have
+        return False
 
 
 def read_repository(folder: Path) -> Repository:
