@@ -1,12 +1,12 @@
 #!/bin/sh
 # Reproduces the MNIST results of docs/results.md for one seed: teacher, plain student, three robust students, evaluation.
 # Usage: examples/mnist.sh MNIST_DIR OUTPUT_DIR [SEED]    (about three quarters of an hour on one CPU core)
-# Interrupted, it goes on with the first model that is missing, or with the evaluation; remove a half-trained model first.
+# Interrupted, the same command goes on: finished models are left alone, an unfinished one and the evaluation continue.
 set -eu
 data="mnist:$1" out=$2 seed=${3:-0}
 student="--data $data --teacher $out/teacher --model cnn:8 --epochs 6 --seed $seed --selection.radius 0.1"
 
-done_already() { [ -d "$out/$1" ]; }
+done_already() { [ -f "$out/$1/model.json" ]; }
 done_already teacher || robust-student train --data "$data" --model cnn:32 --epochs 5 --seed "$seed" --output "$out/teacher"
 done_already kd || robust-student distill $student --method kd --output "$out/kd"
 done_already exact || robust-student distill $student --method exact --output "$out/exact"

@@ -1,5 +1,6 @@
 """Fixtures every test file shares: the device, a seeded generator, small float64 students."""
 
+from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
@@ -23,6 +24,14 @@ if torch.version.cuda is None and find_spec("torchvision") is not None:
 IMAGE = (2, 4, 4)
 """Shape of the inputs of the student fixtures."""
 CLASSES = 3
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or fills the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROBUST_STUDENT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 def _devices() -> list[str]:

@@ -156,14 +156,14 @@ def test_each_step_costs_one_pass_except_where_its_gradient_is_known(
     assert len(calls) == passes
 
 
-def test_a_watcher_sees_every_point_but_the_last_with_its_value(device: torch.device) -> None:
+def test_a_watcher_sees_every_point_but_the_last_with_its_logits(device: torch.device) -> None:
     network, inputs = smooth_student(SHAPE, 3, device), make_batch(SHAPE, device).inputs
     setup = Setup(norm_for("l2", SHAPE, False, device), UNIT_RANGE, 0.3)
     seen: list[tuple[Tensor, Tensor]] = []
-    climb(network, inputs, inputs, setup, 3, 0.1, watch=lambda points, values: seen.append((points, values)))
-    for steps, (points, values) in enumerate(seen):
+    climb(network, inputs, inputs, setup, 3, 0.1, watch=lambda points, logits: seen.append((points, logits)))
+    for steps, (points, logits) in enumerate(seen):
         torch.testing.assert_close(points, climb(network, inputs, inputs, setup, steps, 0.1))
-        torch.testing.assert_close(values, lead(network(points)).detach())
+        torch.testing.assert_close(logits, network(points).detach())
     assert len(seen) == 3
 
 

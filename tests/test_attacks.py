@@ -18,7 +18,8 @@ from reference import (
 )
 from torch import Tensor, nn
 
-from robust_student.attacks import pgd
+from robust_student.attacks import Loss, descend, pgd
+from robust_student.margins import log_odds, margin
 from robust_student.norms import Norm, NormName
 from robust_student.tensors import UNBOUNDED, UNIT_RANGE, InputRange
 
@@ -142,7 +143,8 @@ def test_pgd_stops_moving_examples_that_are_broken() -> None:
     inputs, labels = torch.tensor([[0.1], [9.0]]), torch.tensor([1, 1])
     points = run_pgd(network, inputs, labels, Norm.named("linf"), 1.0, steps=20)
     sizes = [len(batch) for batch in network.seen]
-    assert sizes == [2] * 5 + [1] * 15 + [2]
+    # Ten steps on each loss, the first five with both examples; each ends with a look at the last points and the best.
+    assert sizes == [2] * 5 + [1] * 5 + [2] * 2 + [1] * 12
     assert points[0] < 0 and points[1] == 8
 
 
@@ -169,6 +171,50 @@ def test_pgd_returns_the_worst_visited_point_not_the_last_one() -> None:
     )
     assert [float(z) for z in network.seen] == [0.0, 0.5, 0.5, 0.5] or float(points) == 0.5
     assert margins_of(Valley(), points, torch.tensor([1]))[0] == pytest.approx(-0.01)
+
+
+class Crowd(nn.Module):
+    """Class 0 at 3, `rivals` classes that rise slowly with the second input, and one that overtakes along the first."""
+
+    def __init__(self, rivals: int, level: float, slope: float) -> None:
+        super().__init__()
+        self.rivals, self.level, self.slope = rivals, level, slope
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        x, y = inputs[:, :1], inputs[:, 1:]
+        crowd = (2.5 + 0.1 * y).expand(-1, self.rivals)
+        return torch.cat([3 + 0 * x, crowd, self.level + self.slope * x], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("network", "guide", "misled"),
+    [
+        (Crowd(1, 2.0, 2.2), log_odds, margin),  # the margin sees only the nearest class, which can never win
+        (Crowd(300, 2.6, 1.0), margin, log_odds),  # many classes that can never win outweigh the one that can
+    ],
+)
+def test_pgd_lowers_the_log_odds_and_the_margin_each_of_which_can_be_misled(
+    network: nn.Module, guide: Loss, misled: Loss
+) -> None:
+    norm, inputs, labels = Norm.named("l2"), torch.zeros(1, 2), torch.tensor([0])
+
+    def reached(loss: Loss) -> float:
+        points = descend(
+            network,
+            lambda logits, at: margin(logits, labels[at]),
+            inputs,
+            norm=norm,
+            radius=0.48,
+            steps=20,
+            input_range=UNIT_RANGE,
+            start=inputs,
+            loss=lambda logits, at: loss(logits, labels[at]),
+        )
+        return margins_of(network, points, labels)[0]
+
+    assert reached(guide) < 0 < reached(misled)
+    both = run_pgd(network, inputs, labels, norm, 0.48, limits=UNIT_RANGE)
+    assert margins_of(network, both, labels)[0] < 0
 
 
 def test_pgd_takes_its_start_where_nothing_it_visits_is_worse() -> None:

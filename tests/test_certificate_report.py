@@ -400,6 +400,15 @@ def both(tmp_path: Path) -> tuple[Path, Path]:
     return folders
 
 
+def test_a_report_with_certificates_does_not_take_the_name_of_the_one_without(both: tuple[Path, Path]) -> None:
+    evaluation, certificates = both
+    main(["report", str(evaluation)])
+    alone = (evaluation / "report.html").read_bytes()
+    main(["report", str(evaluation), "--certificates", str(certificates)])
+    assert (evaluation / "report.html").read_bytes() == alone
+    assert 'id="certificates"' in (evaluation / "report-with-certificates.html").read_text()
+
+
 def test_certificates_below_an_evaluation(both: tuple[Path, Path], tmp_path: Path) -> None:
     evaluation, certificates = both
     main(["report", str(evaluation), "--certificates", str(certificates), "--output", str(tmp_path / "both.html")])

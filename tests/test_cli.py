@@ -105,6 +105,15 @@ def test_from_folder_of_images_to_report_and_prediction(
     assert models == {"teacher", "kd", "robust"}
 
 
+@pytest.mark.parametrize(("flags", "shape"), [(["9"], (3, 9, 9)), (["8", "10"], (3, 8, 10))])
+def test_image_size_is_a_side_or_height_and_width(
+    flags: list[str], shape: tuple[int, ...], photos: Path, tmp_path: Path
+) -> None:
+    words = ["train", "--data", f"folder:{photos}", "--model", "linear", "--epochs", "1", "--image-size", *flags]
+    run(*words, "--output", str(tmp_path / "model"))
+    assert load(tmp_path / "model").card.input_shape == shape
+
+
 def test_flags_win_over_the_file_and_the_file_over_the_method(teacher: Path, tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(
@@ -162,6 +171,19 @@ def test_a_published_set_is_named_by_flag(teacher: Path, tmp_path: Path, capsys:
     records = read_json(tmp_path / "out" / "summary.json")
     (record,) = [r for r in records if (r["perturbation"], r["metric"]) == ("corruption_soot", "accuracy")]
     assert record["value"] == pytest.approx(0.1, abs=0.02) and record["n"] == 400
+
+
+def test_evaluate_prints_the_suite_the_sample_and_what_autoattack_was_spared(
+    teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["evaluate", f"t={teacher}", "--data", "digits", "--output", str(tmp_path / "out"), "--pgd-steps", "1"]
+    words += ["--examples", "50", "--attack-examples", "20", "--autoattack-radius", "0.001", "--skip-certified"]
+    run(*words, "--masking.steps", "1", "--snr-db", "0")
+    shown = capsys.readouterr().out
+    assert "AutoAttack fast" in shown and "n = 50 of 400 test examples, under attack 20" in shown
+    rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
+    spared = sum(row["detail"] == "certified" for row in rows)
+    assert spared > 0 and f"certified, so AutoAttack was spared them: t {spared}" in shown
 
 
 def test_a_search_prints_its_trade_off_and_trains_the_best(

@@ -1,5 +1,6 @@
 """Corruptions inside an evaluation: cells, records, resumption, options."""
 
+import hashlib
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -109,15 +110,20 @@ def test_rows_are_the_models_answers_to_the_corrupted_test_images(finished: Path
 
 @pytest.mark.parametrize("examples", [4, 9, 24, None])
 def test_corruptions_change_nothing_else_that_is_measured(examples: int | None, tmp_path: Path) -> None:
-    def others(output: Path) -> list[str]:
+    rounded = ("value", "confidence", "nll", "brier")  # batches differ, and with them rounding
+
+    def others(output: Path) -> list[dict[str, Any]]:
         rows = [row for row in rows_of(output, "") if not row["perturbation"].startswith("corruption_")]
-        rounded = ("value", "confidence", "nll", "brier")  # batches differ, and with them rounding
-        return sorted(str(row | {k: None if row[k] is None else f"{row[k]:.3g}" for k in rounded}) for row in rows)
+        return sorted(rows, key=lambda row: (row["model"], row["perturbation"], str(row["setting"]), row["index"]))
 
     run(tmp_path / "with", corrupted(examples=examples))
     run(tmp_path / "without", corrupted(kinds=()))
     assert len(rows_of(tmp_path / "with")) == 2 * 2 * 2 * (examples or 36)
-    assert others(tmp_path / "with") == others(tmp_path / "without") and not rows_of(tmp_path / "without")
+    assert not rows_of(tmp_path / "without")
+    for one, other in zip(others(tmp_path / "with"), others(tmp_path / "without"), strict=True):
+        assert one | dict.fromkeys(rounded) == other | dict.fromkeys(rounded)
+        assert [one[name] is None for name in rounded] == [other[name] is None for name in rounded]
+        assert [one[name] or 0 for name in rounded] == pytest.approx([other[name] or 0 for name in rounded], 1e-3, 1e-5)
 
 
 def test_an_interrupted_evaluation_goes_on_to_the_same_result(
@@ -177,6 +183,31 @@ def test_a_set_that_does_not_fit_is_refused_before_anything_is_written(tmp_path:
     flat = toy_data(shape=(64,))
     assert "not images" in message_of(lambda: run(tmp_path / "out", settings, flat))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_set_whose_files_have_changed_does_not_continue_an_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = corrupted(set=write_set(tmp_path), kinds=("snow",))
+
+    def dying(path: Path, rows: list[dict[str, Any]]) -> None:
+        append_jsonl(path, rows)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "append_jsonl", dying)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "out", settings)
+    whole = np.load(tmp_path / "snow.npy")
+    changed = whole.copy()
+    changed[-1, -1, -1] ^= 1
+    np.save(tmp_path / "snow.npy", changed)
+    assert "other models, data or settings" in message_of(lambda: run(tmp_path / "out", settings))
+    np.save(tmp_path / "snow.npy", whole)
+    assert run(tmp_path / "out", settings)
+    written = read_json(tmp_path / "out" / EVALUATION)["fingerprint"]["corruption_set"]
+    one = {name: hashlib.sha256((tmp_path / f"{name}.npy").read_bytes()).hexdigest() for name in ("snow", "labels")}
+    assert written == hashlib.sha256("".join(f"{name} {digest}\n" for name, digest in one.items()).encode()).hexdigest()
 
 
 # Records --------------------------------------------------------------------------------------------------------------

@@ -347,6 +347,16 @@ REFUSED: dict[str, Refused] = {
     "sine": (lambda: Body(lambda x, a: torch.sin(a(x)), lines()), VECTOR, ["'sin'"]),
     "sort": (lambda: Body(lambda x, a: a(x.sort(1).values), lines()), VECTOR, ["'sort'"]),
     "argmax": (lambda: Body(lambda x, a: a(x) + x.view(-1, 2, 3).max(1).indices, lines()), VECTOR, ["'max'"]),
+    "larger, broadcast": (
+        lambda: Body(lambda x, a: a(torch.max(x, x[:, :1])), lines()),
+        VECTOR,
+        ["'max'", "broadcast"],
+    ),
+    "larger than a wider constant": (
+        lambda: Body(lambda x, a: a(torch.max(x[:, :1], torch.arange(6).to(x))), lines()),
+        VECTOR,
+        ["'max'", "broadcast"],
+    ),
     "largest of all": (lambda: Body(lambda x, a: a(x) - x.max(), lines()), VECTOR, ["'max'"]),
     "batch mean": (lambda: Body(lambda x, a: a(x - x.mean(0)), lines()), VECTOR, ["'mean'", "batch"]),
     "batch mean, kept": (lambda: Body(lambda x, a: a(x - x.mean(0, keepdim=True)), lines()), VECTOR, ["'mean'"]),

@@ -50,7 +50,7 @@ def test_the_folder_example_runs_as_written(tmp_path: Path, monkeypatch: pytest.
     rng = np.random.default_rng(0)
     for name, base in (("cat", 60), ("dog", 190)):
         (tmp_path / "photos" / name).mkdir(parents=True)
-        for number in range(15):
+        for number in range(1, 8):  # 5 and 7 are held out by their names
             pixels = (base + rng.integers(-40, 40, (20, 24, 3))).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
     example = [words for words in commands() if "folder:photos" in words or words[0] in ("report", "predict")]

@@ -238,10 +238,11 @@ def test_verdict_states_gain_and_uncertainty(page: Callable[..., Page]) -> None:
     sentence = page().words("sentence")
     assert sentence.startswith("Compared with kd on the same test examples, the student robust (2,000 parameters, 25× ")
     assert (
-        "shows no difference larger than its uncertainty on clean inputs (−2.5 points [−7.5, 0.0], n = 40)" in sentence
+        "shows no difference larger than its uncertainty on clean inputs (−2.5 points [−7.5, 0.0], n = 40 of 400)"
+        in sentence
     )
-    assert "gains +45.0 points [+30.0, +60.0] at −1 dB noise (n = 40)" in sentence
-    assert sentence.endswith("under AutoAttack (fast), L∞ 0.1 (n = 40); masking verdict PASS.")
+    assert "gains +45.0 points [+30.0, +60.0] at −1 dB noise (n = 40 of 400)" in sentence
+    assert sentence.endswith("under AutoAttack (fast), L∞ 0.1 (n = 40 of 400); masking verdict PASS.")
 
 
 @pytest.mark.parametrize(
@@ -270,6 +271,39 @@ def test_failed_masking_is_prominent_and_claims_nothing(tmp_path: Path) -> None:
     lines = [line.split("</tr>")[0] for line in text.split("<tr>")[1:]]
     attacked = [line for line in lines if "AutoAttack (fast)" in line and "+55.0" in line]
     assert len(attacked) == 1 and "no evidence (masking)" in attacked[0] and "better" not in attacked[0]
+
+
+@pytest.mark.parametrize(("level", "worth"), [("WARN", "doubtful"), ("FAIL", "no")])
+def test_doubtful_figures_are_not_called_no_evidence(level: str, worth: str, page: Callable[..., Page]) -> None:
+    found = page(files(verdicts={"robust": {**FAIL, "level": level}}))
+    claim = f"{worth} evidence of robustness"
+    assert claim in found.words("sentence") and claim in found.words("attacks")
+
+
+def test_the_page_says_of_how_many_examples_the_sample_is(page: Callable[..., Page]) -> None:
+    assert "n = 40 of 400 test examples" in page().words("attacks")
+    content = files()
+    content["evaluation.json"]["sample"]["test"] = N
+    assert "n = 40 test examples" in page(content).words("attacks")
+
+
+def test_examples_that_autoattack_was_spared_are_counted(tmp_path: Path) -> None:
+    content = files()
+    content["evaluation.json"]["skipped_certified"] = {"teacher": 0, "kd": 3, "robust": 1200}
+    said = "AutoAttack was spared the examples that are certified at its budget (teacher 0, kd 3, robust 1,200)."
+    assert said in Page(html(tmp_path, content)).words("attacks")
+    write_report(tmp_path, tmp_path / "report.md", style="markdown")
+    assert said in (tmp_path / "report.md").read_text()
+
+
+def test_json_has_everything_that_the_evaluation_recorded(tmp_path: Path) -> None:
+    content = files()
+    more = {"skipped_certified": {"kd": 3}, "corruptions": {"source": "generated"}, "later": [1]}
+    marks = {"fingerprint": {"models": {"kd": "x"}, "test": "y", "corruption_set": "z"}}
+    content["evaluation.json"] |= more | marks
+    write_report(save(tmp_path, content), tmp_path / "report.json", style="json")
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert {name: found[name] for name in content["evaluation.json"]} == content["evaluation.json"]
 
 
 def test_no_comparison_with_a_baseline_that_fails_masking(page: Callable[..., Page]) -> None:

@@ -8,8 +8,9 @@ import pytest
 import torch
 from reference import message_of, prototype_classifier, toy_data
 
+from robust_student import runs
 from robust_student import search as searching
-from robust_student.runs import METRICS, SEARCH, Model, append_jsonl, as_model, load, read_json, save
+from robust_student.runs import SEARCH, TRIES, Model, as_model, load, read_json, save, write_json
 from robust_student.search import search
 from robust_student.settings import METHODS, DistillSettings, ObjectiveSettings, SelectionSettings, TrainingSettings
 from robust_student.training import Trained
@@ -37,9 +38,8 @@ class Planned:
     ) -> Trained:
         if self.stop_at == len(self.asked):
             if output is not None:
-                output.mkdir(exist_ok=True)
-                save(as_model(student, data), output)
-                append_jsonl(output / METRICS, [{"epoch": 1}])
+                output.mkdir(parents=True, exist_ok=True)
+                write_json(output / runs.TRAINING, {})
             raise KeyboardInterrupt
         self.asked.append(settings)
         self.outputs.append(output)
@@ -47,7 +47,7 @@ class Planned:
         clean, selection = BASELINE if plain else self.tries[(len(self.asked) - 2) % len(self.tries)]
         model = as_model(student, data)
         if output is not None:
-            output.mkdir(exist_ok=True)
+            output.mkdir(parents=True, exist_ok=True)
             save(model, output)
         return Trained(model, [{"validation": {"clean": clean, "selection": selection}}], 1)
 
@@ -86,7 +86,9 @@ def test_the_accepted_try_of_best_selection_is_trained_in_full(plan: Plan, tmp_p
     assert [attempt["accepted"] for attempt in record["tries"]] == [True, False, True, True] and record["chosen"] == 2
     assert planned.steps[-1] == planned.steps[1 + 2] and trained.model.search == record
     assert [s.training.epochs for s in planned.asked] == [2] * 5 + [3]
-    assert planned.outputs == [None] * 5 + [planned.outputs[-1]] and planned.outputs[-1] is not None
+    tries = tmp_path / "out" / TRIES
+    assert planned.outputs == [tries / name for name in ("plain", "0", "1", "2", "3")] + [tmp_path / "out"]
+    assert not tries.exists()
     assert load(tmp_path / "out").search == record
 
 

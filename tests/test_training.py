@@ -20,10 +20,18 @@ from reference import (
 from torch import Tensor, nn
 from torch.nn import functional
 
+from robust_student.augmentation import Mixed, augment
 from robust_student.data import load_data, split
 from robust_student.draws import step_seed
 from robust_student.runs import METRICS, Model, as_model, load
-from robust_student.settings import METHODS, DistillSettings, ObjectiveSettings, SelectionSettings, TrainingSettings
+from robust_student.settings import (
+    METHODS,
+    AugmentationSettings,
+    DistillSettings,
+    ObjectiveSettings,
+    SelectionSettings,
+    TrainingSettings,
+)
 from robust_student.training import TEACHER_SETTINGS, Trained, distill, train
 from robust_student.validation import Validation, choose_epoch
 
@@ -298,26 +306,21 @@ PLANS = [
 
 
 @pytest.mark.parametrize("plan", PLANS)
-def test_the_kept_weights_are_those_of_the_chosen_epoch_at_every_moment(
+def test_the_kept_weights_are_those_of_the_chosen_epoch_and_an_unfinished_training_is_no_model(
     plan: list[tuple[float, float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planned = [{"clean": clean, "selection": selection} for clean, selection in plan]
     output, states = tmp_path / "run", list[dict[str, Tensor]]()
 
-    def check_saved() -> None:
-        if states:
-            saved = output if output.exists() else next(tmp_path.glob(".run.*"))  # a draft until training is complete
-            assert_state(load(saved), states[choose_epoch(planned[: len(states)], 6)])
-            assert len(load(saved).history) == len(states)
-
     def measure(self: Validation, model: Model) -> dict[str, float]:
-        check_saved()
+        assert "unfinished" in message_of(lambda: load(output))
         states.append(state_of(model))
         return planned[len(states) - 1]
 
     monkeypatch.setattr(Validation, "measure", measure)
     trained = student_of(epochs=len(plan), output=output)
-    check_saved()
+    assert_state(load(output), states[choose_epoch(planned, 6)])
+    assert len(load(output).history) == len(states)
     assert trained.best_epoch == choose_epoch(planned, 6) + 1 and trained.validation == planned[trained.best_epoch - 1]
     assert_state(trained.model, states[trained.best_epoch - 1])
 
@@ -393,6 +396,7 @@ OTHERS: dict[str, Any] = {
     "gradient_clip": 0.01,
     "validation_fraction": 0.3,
     "seed": 1,
+    "precision": "bf16",
 }
 OTHER_SELECTIONS: dict[str, Any] = {
     "metric": "accuracy",
@@ -405,7 +409,8 @@ OTHER_SELECTIONS: dict[str, Any] = {
 
 
 def test_the_lists_of_options_are_complete() -> None:
-    assert set(OTHERS) == set(TrainingSettings.model_fields) - {"device", "selection"}
+    elsewhere = {"device", "selection", "augmentation", "accumulate", "ema", "compile", "checkpoint_minutes", "track"}
+    assert set(OTHERS) == set(TrainingSettings.model_fields) - elsewhere
     assert set(OTHER_SELECTIONS) == set(SelectionSettings.model_fields)
 
 
@@ -443,3 +448,42 @@ def test_the_objective_is_the_one_that_was_asked_for() -> None:
     assert set(plain.history[0]["terms"]) == {"distillation"}
     default = distill(teacher(), "mlp:4", DATA, DistillSettings(training=FAST))
     assert not same_state(plain.model, state_of(default.model))
+
+
+# Augmentation ---------------------------------------------------------------------------------------------------------
+
+AUGMENTATIONS: dict[str, Any] = {"crop": 1, "flip": True, "mixup": 0.5, "cutmix": 0.5}
+
+
+@pytest.mark.parametrize("option", list(AUGMENTATIONS))
+def test_every_augmentation_changes_what_teacher_and_student_are_shown_alike(option: str) -> None:
+    assert set(AUGMENTATIONS) == set(AugmentationSettings.model_fields)
+    guide, student = Guide(), Recorder(affine(torch.zeros(3, 16)))
+    plain = rows(DATA.training_examples.inputs)
+    augmentation = AugmentationSettings.model_validate({option: AUGMENTATIONS[option]})
+    settings = DistillSettings(training=FAST.model_copy(update={"augmentation": augmentation}), objective=METHODS["kd"])
+    distill(guide, student, DATA, settings)
+    shown = torch.cat([batch for batch in guide.asked if batch.any()])
+    assert rows(shown) == rows(torch.cat(student.trained_on))
+    assert len(set(rows(shown)) - set(plain)) > 0
+    assert guide.modes == {False}
+
+
+def test_a_mixture_is_learnt_with_the_labels_of_both_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    mixed = list[Mixed]()
+
+    def spy(*arguments: Any) -> Mixed:
+        mixed.append(augment(*arguments))
+        return mixed[-1]
+
+    monkeypatch.setattr("robust_student.loop.augment", spy)
+    augmentation = AugmentationSettings(mixup=1.0)
+    settings = FAST.model_copy(update={"augmentation": augmentation, "epochs": 1, "learning_rate": 1e-12})
+    weights = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
+    history = train(affine(weights), DATA, settings).history
+    losses = []
+    for batch in mixed:
+        for inputs, first, second, share in zip(batch.inputs, batch.labels, batch.others, batch.shares, strict=True):
+            log_p = (inputs.flatten() @ weights.T).log_softmax(dim=0)
+            losses.append(float(-share * log_p[first] - (1 - share) * log_p[second]))
+    assert history[0]["terms"]["cross_entropy"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)

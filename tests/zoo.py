@@ -285,6 +285,15 @@ ZOO: dict[str, Case] = {
         COLOUR, lambda x, a, b: b(a(x).relu().amax((1, -1))), lambda: nn.Conv2d(3, 4, 2), _line(4)
     ),
     "larger of two": _body(VECTOR, lambda x, a, b, c: c(torch.maximum(a(x), b(x))), *[_line(6, 5)] * 2, _line(5)),
+    "larger of two, max": _body(
+        VECTOR, lambda x, a, b, c: c(torch.max(a(x), other=b(x))), _line(6, 5), _line(6, 5), _line(5)
+    ),
+    "floors": _body(
+        VECTOR,
+        lambda x, a, b: b(torch.max(torch.maximum(torch.tensor(-0.25), a(x)), torch.arange(5).to(x) / 8 - 0.25)),
+        _line(6, 5),
+        _line(5),
+    ),
     "shared weights": _body(VECTOR, _shared, _line(6, 6), _line(6)),
     "orthogonal": Case(
         lambda: nn.Sequential(parametrizations.orthogonal(nn.Linear(6, 5)), nn.ReLU(), nn.Linear(5, CLASSES)), VECTOR

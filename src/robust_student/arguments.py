@@ -70,7 +70,7 @@ def _defaults(kind: type[Command], words: list[str]) -> Command:
     return instance.model_copy(update={name: tyro.MISSING for name in required})
 
 
-def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+def merged(base: dict[str, Any], changes: dict[Any, Any]) -> dict[Any, Any]:
     """`base` with `changes` put over it, group by group."""
     together = dict(base)
     for name, value in changes.items():
@@ -99,7 +99,8 @@ def value_of(words: list[str], flag: str) -> str | None:
 def _one_line(complaint: str, command: str | None) -> str:
     """tyro's boxed complaint as one line."""
     text = re.sub(r"^.*╮$", "", complaint, flags=re.MULTILINE)  # the box's title
-    text = re.sub(r"[╭╮╰╯─│]+", " ", text)
+    text = re.sub(r"\A.*\n *-{5,} *\n", "", text)  # the title where the terminal cannot draw boxes
+    text = re.sub(r"[╭╮╰╯─│]+|-{5,}", " ", text)
     text = re.sub(r"For full helptext.*", " ", " ".join(text.split()))
     text = re.sub(r" in robust-student \w+ --help", "", text)
     return f"{text.strip().rstrip('.')} (see robust-student{f' {command}' if command else ''} --help)"

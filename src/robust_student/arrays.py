@@ -1,13 +1,16 @@
 """Arrays in an .npz file."""
 
+import math
 import zipfile
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from robust_student.examples import Data, Examples, measured
+from robust_student.examples import Data, Examples, measured, numbered
+from robust_student.limits import require_memory
 from robust_student.samples import TEST_FRACTION, split
 from robust_student.specs import Spec
 from robust_student.tensors import UserError
@@ -19,15 +22,7 @@ def read_npz(spec: Spec) -> Data:
     `x_train`, `y_train` and, as far as there are any, `x_test`, `y_test`, `x_validation`, `y_validation` and `classes`.
     """
     source, path = f"data '{spec.text}'", spec.path
-    try:
-        with path.open("rb") as stream:  # opened here because numpy leaves damaged files open
-            file = np.load(stream, allow_pickle=False)
-            if isinstance(file, np.ndarray):
-                raise UserError(f"{source}: holds a single array, not an .npz file")
-            with file:
-                arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise UserError(f"{source}: cannot read it ({error})") from None
+    arrays = _read(path, source)
     for name in ("x_train", "y_train"):
         if name not in arrays:
             raise UserError(f"{source}: no array '{name}' in it (found {', '.join(sorted(arrays)) or 'nothing'})")
@@ -40,15 +35,49 @@ def read_npz(spec: Spec) -> Data:
             if parts[part].shape != parts["train"].shape:
                 raise UserError(f"{source}: x_train and x_{part} differ in shape")
     names = [str(name) for name in np.atleast_1d(arrays["classes"])] if "classes" in arrays else None
-    count = len(names) if names is not None else int(parts["train"].labels.max()) + 1
+    if names is None:
+        names = list(numbered(int(parts["train"].labels.max()), f"{source}: y_train"))
     for part, examples in parts.items():
         worst = int(examples.labels.max())
-        if worst >= count or int(examples.labels.min()) < 0:
-            wrong = worst if worst >= count else int(examples.labels.min())
-            raise UserError(f"{source}: label {wrong} in y_{part} is out of range for {count} classes")
+        if worst >= len(names) or int(examples.labels.min()) < 0:
+            wrong = worst if worst >= len(names) else int(examples.labels.min())
+            raise UserError(f"{source}: label {wrong} in y_{part} is out of range for {len(names)} classes")
     if "test" not in parts:
         parts["train"], parts["test"] = split(parts["train"], TEST_FRACTION, seed=0)
-    return measured(path.stem, parts, names if names is not None else [str(k) for k in range(count)])
+    return measured(path.stem, parts, names)
+
+
+def _read(path: Path, source: str) -> dict[str, Any]:
+    """The arrays of a file by name, never unpickled; each member must hold the bytes that its header claims."""
+    if not path.is_file():  # opening a pipe would wait forever
+        raise UserError(f"{source}: {'is not a file' if path.exists() else 'no such file'}")
+    try:
+        with path.open("rb") as stream:  # opened here because numpy leaves damaged files open
+            if stream.read(6) == b"\x93NUMPY":
+                raise UserError(f"{source}: holds a single array, not an .npz file")
+            with zipfile.ZipFile(stream) as archive:
+                needed = sum(_claimed(archive, member) for member in archive.infolist())
+            require_memory(needed, source, "write fewer examples, or uint8 pixels instead of floats")
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+    except (OSError, EOFError, MemoryError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{source}: cannot read it ({reason or type(error).__name__})") from None
+
+
+def _claimed(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
+    """Bytes that a member's header says its array has; ValueError where the member has not as many."""
+    with archive.open(member) as stream:
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(stream)
+        size = math.prod(shape) * dtype.itemsize
+        if dtype.hasobject:
+            raise ValueError(f"'{member.filename}' holds Python objects, which are never unpickled; save numbers")
+        if size != member.file_size - stream.tell():
+            raise ValueError(f"the header of '{member.filename}' says {shape}, the array has another size")
+    return size
 
 
 def _array_examples(source: str, part: str, inputs: Any, labels: Any) -> Examples:

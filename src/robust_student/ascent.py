@@ -46,7 +46,7 @@ def ascend(
 
     `z <- clip(x + project(step(z) - x))`; every point obeys the ball and the input range. `radius` and `step_size` are
     in units of the norm. `first_gradient`, the gradient of `uphill` at `start`, saves the first pass where it is known
-    already. `watch` is shown every visited point but the last, with the value that `uphill` has there.
+    already. `watch` is shown every visited point but the last, with the logits there.
     """
     points = start.detach()
     for step in range(steps):
@@ -55,11 +55,11 @@ def ascend(
         else:
             points = points.requires_grad_()
             with torch.enable_grad():
-                values = uphill(network(points))
-                gradient = input_gradient(values, points)
+                logits = network(points)
+                gradient = input_gradient(uphill(logits), points)
             points = points.detach()
             if watch is not None:
-                watch(points, values.detach())
+                watch(points, logits.detach())
         moved = norm.step(points, gradient, step_size, input_range)
         points = input_range.clip(inputs + norm.project(moved - inputs, radius))
     return points

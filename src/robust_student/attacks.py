@@ -9,7 +9,7 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from robust_student.ascent import ascend
-from robust_student.margins import margin
+from robust_student.margins import log_odds, margin
 from robust_student.norms import Norm
 from robust_student.tensors import InputRange, Inputs, Labels, Logits, PerExample, Size
 
@@ -17,6 +17,10 @@ _SEGMENT = 5  # PGD steps between two looks at which examples are broken already
 
 Excess: TypeAlias = Callable[[Logits, Int64[Tensor, " batch"]], PerExample]
 """Maps logits and the examples' positions in the batch to what an attack has to bring below zero, one per example."""
+
+
+Loss: TypeAlias = Callable[[Logits, Labels], PerExample]
+"""Maps logits and labels to what an attack lowers, one per example."""
 
 
 def pgd(
@@ -31,21 +35,37 @@ def pgd(
     start: Inputs,
     relative_step: float | None = None,
 ) -> Inputs:
-    """Projected gradient descent on the logit margin (Madry et al. 2018; margin loss: Carlini & Wagner 2017).
+    """Projected gradient descent (Madry et al. 2018) on two losses, which fail on different networks.
 
-    `descend` with the margin as the excess: examples whose decision has changed leave the batch.
+    Half of the steps (rounded up) lower the log-odds of the true class, which lead where cross-entropy does and do not
+    saturate; the other half start again and lower the logit margin (Carlini & Wagner 2017). Examples whose decision has
+    changed leave the batch. Returns for every example the visited point of smallest margin.
     """
-    return descend(
-        network,
-        lambda logits, positions: margin(logits, labels[positions]),
-        inputs,
-        norm=norm,
-        radius=radius,
-        steps=steps,
-        input_range=input_range,
-        start=start,
-        relative_step=relative_step,
-    )
+
+    def run(loss: Loss, which: Tensor, count: int) -> Inputs:
+        truth = labels[which]
+        return descend(
+            network,
+            lambda logits, positions: margin(logits, truth[positions]),
+            inputs[which],
+            norm=norm,
+            radius=_at(radius, which),
+            steps=count,
+            input_range=input_range,
+            start=start[which],
+            relative_step=relative_step,
+            loss=lambda logits, positions: loss(logits, truth[positions]),
+        )
+
+    everyone = torch.arange(len(inputs), device=inputs.device)
+    found = run(log_odds, everyone, steps - steps // 2)
+    reached = _margins(network, found, labels)
+    standing = everyone[reached > 0]
+    if steps > 1 and len(standing):
+        again = run(margin, standing, steps // 2)
+        better = _margins(network, again, labels[standing]) < reached[standing]
+        found[standing[better]] = again[better]
+    return found
 
 
 def descend(
@@ -59,20 +79,23 @@ def descend(
     input_range: InputRange,
     start: Inputs,
     relative_step: float | None = None,
+    loss: Excess | None = None,
 ) -> Inputs:
-    """Projected gradient descent on `excess` in a ball whose radius may differ from example to example.
+    """Projected gradient descent in a ball whose radius may differ from example to example.
 
     Starts at `start` (a point of the ball, say a random one), takes steps of `relative_step * radius` (default
-    2.5 / steps) in the norm's steepest direction, and returns for every example the visited point of smallest excess.
-    Examples whose excess is zero or less leave the batch. Every returned point obeys the ball and the input range.
+    2.5 / steps) in the norm's steepest direction that lower `loss` (None: `excess` itself), and returns for every
+    example the visited point of smallest excess. Examples whose excess is zero or less leave the batch. Every returned
+    point obeys the ball and the input range.
     """
     size = radius * (2.5 / steps if relative_step is None else relative_step)
     best, lowest = start.clone(), torch.full_like(inputs.flatten(1)[:, 0], math.inf)
     points = start.clone()
 
-    def keep_best(active: Tensor, visited: Inputs, drop: PerExample) -> None:
-        better = -drop < lowest[active]
-        lowest[active[better]] = -drop[better]
+    def keep_best(active: Tensor, visited: Inputs, logits: Logits) -> None:
+        reached = excess(logits, active)
+        better = reached < lowest[active]
+        lowest[active[better]] = reached[better]
         best[active[better]] = visited[better]
 
     for done in range(0, steps, _SEGMENT):
@@ -81,7 +104,7 @@ def descend(
             break  # the last points still count, as they do beside examples that go on: no result depends on the batch
         points[active] = ascend(
             network,
-            _uphill(excess, active),
+            _uphill(excess if loss is None else loss, active),
             inputs[active],
             points[active],
             norm=norm,
@@ -93,12 +116,17 @@ def descend(
         )
     with torch.no_grad():
         everyone = torch.arange(len(inputs), device=inputs.device)
-        keep_best(everyone, points, -excess(network(points), everyone))
+        keep_best(everyone, points, network(points))
     return best
 
 
-def _uphill(excess: Excess, active: Tensor) -> Callable[[Logits], PerExample]:
-    return lambda logits: -excess(logits, active)
+@torch.no_grad()
+def _margins(network: nn.Module, points: Inputs, labels: Labels) -> PerExample:
+    return margin(network(points), labels)
+
+
+def _uphill(loss: Excess, active: Tensor) -> Callable[[Logits], PerExample]:
+    return lambda logits: -loss(logits, active)
 
 
 def _at(size: float | Tensor, positions: Tensor) -> float | Tensor:
@@ -106,4 +134,4 @@ def _at(size: float | Tensor, positions: Tensor) -> float | Tensor:
 
 
 def _watch(keep: Callable[[Tensor, Tensor, Tensor], None], active: Tensor) -> Callable[[Tensor, Tensor], None]:
-    return lambda points, values: keep(active, points, values)
+    return lambda points, logits: keep(active, points, logits)

@@ -27,7 +27,7 @@ from robust_student.propagation import Method
 from robust_student.results import CERTIFICATION, SUMMARY, Row
 from robust_student.runs import Model, read_json, resolve_device, write_json
 from robust_student.sandwich import summarise_radii
-from robust_student.smallest import smallest_confidence_loss, smallest_decision_change
+from robust_student.smallest import require_attacks, smallest_confidence_loss, smallest_decision_change
 from robust_student.smoothing import ABSTAIN, certified_smoothing_radius
 from robust_student.tensors import UserError
 
@@ -74,6 +74,7 @@ def certify(
     if settings.smoothing.sigma is not None and settings.norm != "l2":
         raise UserError(f"certify: smoothing certifies l2 only, not {settings.norm}; pass --norm l2 or leave out sigma")
     norm = Norm.named(settings.norm, data.scale)
+    require_attacks(settings.attacks, norm)
     budgets = _budgets(settings, norm, data)
     certifiers = _certifiers(ready, norm, data, settings)
     positions, (linear,) = nested_sample(data.test.labels, settings.examples, [settings.linear_examples], settings.seed)

@@ -6,14 +6,17 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import Field, ValidationError
 
 from robust_student import terminal
 from robust_student.arguments import Command, Config, Flat, Paths, Words, merged, named, parse, value_of
+from robust_student.checkup import Doctor
+from robust_student.interruption import Interrupted
 from robust_student.measurement_settings import SUITES, CertificationSettings, EvaluationSettings
 from robust_student.settings import (
+    LARGEST_SEED,
     METHODS,
     DistillSettings,
     IntakeSettings,
@@ -22,6 +25,7 @@ from robust_student.settings import (
     TeacherSettings,
     TrainingSettings,
     nearest,
+    short,
 )
 from robust_student.tensors import UserError
 
@@ -33,7 +37,7 @@ class Demo(Command):
     """Directory to write."""
     overwrite: bool = False
     """Replace the output directory of an earlier demo once the new one is complete."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=LARGEST_SEED)
     """Seed of everything random."""
     device: str = "auto"
     """auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps."""
@@ -56,14 +60,15 @@ class Train(Command):
     """Train a network on labels: this is how teachers are made."""
 
     data: str
-    """digits, mnist:DIR, folder:DIR (one sub-folder per class), npz:FILE or parquet:DIR."""
+    """digits, folder:DIR (one sub-folder per class), mnist:DIR, cifar10:DIR, cifar100:DIR, parquet:DIR, npz:FILE,
+    csv:FILE, hf:NAME_OR_PATH, or a stream: wds:SHARDS, hf-stream:NAME_OR_PATH (docs/data.md)."""
     model: str
     """linear, mlp:WIDTHS, cnn:WIDTH, resnet20, wrn-16-2, ..., timm:NAME, torchvision:NAME, hub:USER/REPO,
     pkg.module:factory or file.py:factory (docs/models.md)."""
     output: Path
     """New run directory."""
-    image_size: int | None = Field(None, ge=4)
-    """Side in pixels to which folder images are resized; None: their common size up to 64, else 32."""
+    image_size: int | tuple[int, int] | None = None
+    """Side, or height and width, in pixels to which image files are resized; None: by the rules of the source."""
     training: Annotated[TrainingSettings, Flat] = TrainingSettings(selection=SelectionSettings(metric="accuracy"))
     config: Config = None
     """YAML file with any of these settings; flags win over it."""
@@ -78,13 +83,16 @@ class Train(Command):
     def run(self) -> None:
         """Do it."""
         from robust_student.data import load_data
+        from robust_student.parallel import first, joined, rank
         from robust_student.runs import require_new
         from robust_student.training import train
 
-        require_new(self.output)
-        data = load_data(self.data, image_size=self.image_size)
-        trained = train(self.model, data, self.training, output=self.output)
-        terminal.finished(trained, self.output)
+        with joined(self.training.device):
+            first(lambda: require_new(self.output))
+            data = load_data(self.data, image_size=self.image_size)
+            trained = train(self.model, data, self.training, output=self.output)
+            if rank() == 0:
+                terminal.finished(trained, self.output)
 
 
 class Distill(Command):
@@ -95,7 +103,7 @@ class Distill(Command):
     folder in the hub's layout; pkg.module:factory[@WEIGHTS], file.py:factory[@WEIGHTS]; a .pt2 program
     (docs/models.md)."""
     data: str
-    """digits, mnist:DIR, folder:DIR, npz:FILE or parquet:DIR: the data the teacher was trained on."""
+    """digits, folder:DIR, mnist:DIR, ... (see train --help, docs/data.md): the data the teacher was trained on."""
     model: str
     """The student: linear, mlp:WIDTHS, cnn:WIDTH, resnet20, wrn-16-2, ..., timm:NAME, torchvision:NAME, hub:USER/REPO,
     pkg.module:factory or file.py:factory (docs/models.md)."""
@@ -113,6 +121,10 @@ class Distill(Command):
     accuracy against plain distillation, then train it; None: no search."""
     tries: int = Field(8, ge=1, le=12)
     """Candidates of that search, each trained for half the epochs."""
+    cache_scores: bool = True
+    """Keep the teacher's scores on unchanging training inputs on disk, for the next run with the same teacher."""
+    shard_teacher: bool = False
+    """Spread the teacher's weights over the processes of a torchrun (FSDP): for teachers too big for one device."""
     teaching: Annotated[TeacherSettings, Flat] = TeacherSettings()
     training: Annotated[TrainingSettings, Flat] = TrainingSettings()
     objective: Annotated[ObjectiveSettings, Flat] = METHODS["secant"]
@@ -124,7 +136,10 @@ class Distill(Command):
         """The objective starts from the method that a flag or the file names."""
         method = value_of(words, "--method") or given.get("method", "secant")
         if not isinstance(method, str) or method not in METHODS:
-            raise UserError(f"distill: unknown method '{method}'" + nearest(str(method), list(METHODS)))
+            raise UserError(
+                f"distill: unknown method {short(method)}"
+                + nearest(method if isinstance(method, str) else "", list(METHODS))
+            )
         objective = given.get("objective") or {}
         if isinstance(objective, dict):
             return given | {"objective": merged(METHODS[method].model_dump(), objective), "method": method}
@@ -133,32 +148,41 @@ class Distill(Command):
     def run(self) -> None:
         """Do it."""
         from robust_student.data import load_data
+        from robust_student.parallel import first, joined, rank
         from robust_student.runs import require_new
         from robust_student.search import search
         from robust_student.sources import expected_shape
         from robust_student.teachers import open_teacher, validation_examples
         from robust_student.training import distill
 
-        require_new(self.output)
-        shape = expected_shape([self.teacher]) if self.image_size is None else None
-        data = load_data(self.data, shape=shape, image_size=self.image_size)
-        held_out = validation_examples(data, self.training.validation_fraction, self.training.seed)
-        teacher = open_teacher(self.teacher, data, held_out, self.teaching, trust=self.trust)
-        settings = DistillSettings(training=self.training, objective=self.objective)
-        if self.max_accuracy_drop is None:
-            trained = distill(teacher, self.model, data, settings, output=self.output)
-        else:
-            trained = search(
-                teacher,
-                self.model,
-                data,
-                settings,
-                max_accuracy_drop=self.max_accuracy_drop,
-                tries=self.tries,
-                output=self.output,
+        with joined(self.training.device):
+            first(lambda: require_new(self.output))
+            shape = expected_shape([self.teacher]) if self.image_size is None else None
+            data = load_data(self.data, shape=shape, image_size=self.image_size)
+            held_out = validation_examples(data, self.training.validation_fraction, self.training.seed)
+            teacher = open_teacher(self.teacher, data, held_out, self.teaching, trust=self.trust)
+            settings = DistillSettings(
+                training=self.training,
+                objective=self.objective,
+                cache_scores=self.cache_scores,
+                shard_teacher=self.shard_teacher,
             )
-            terminal.show_search(trained.model.search or {})
-        terminal.finished(trained, self.output)
+            if self.max_accuracy_drop is None:
+                trained = distill(teacher, self.model, data, settings, output=self.output)
+            else:
+                trained = search(
+                    teacher,
+                    self.model,
+                    data,
+                    settings,
+                    max_accuracy_drop=self.max_accuracy_drop,
+                    tries=self.tries,
+                    output=self.output,
+                )
+            if rank() == 0:
+                if self.max_accuracy_drop is not None:
+                    terminal.show_search(trained.model.search or {})
+                terminal.finished(trained, self.output)
 
 
 class Evaluate(Command):
@@ -168,7 +192,7 @@ class Evaluate(Command):
     """Run directories, each as NAME=DIR or DIR; or NAME=SPEC for a network of anybody's: file.py:factory@WEIGHTS,
     timm:NAME,pretrained, hub:USER/REPO, a .pt2 program (docs/models.md; WEIGHTS: .safetensors, or a state_dict)."""
     data: str
-    """digits, mnist:DIR, folder:DIR, npz:FILE or parquet:DIR; only the test split is used."""
+    """digits, folder:DIR, mnist:DIR, ... (see train --help, docs/data.md); only the test split is used."""
     output: Path
     """Directory for rows.jsonl, summary.json and the rest; the same command continues an interrupted evaluation."""
     image_size: int | None = Field(None, ge=4)
@@ -193,7 +217,10 @@ class Evaluate(Command):
         """The dials start from the suite that a flag or the file names."""
         suite, evaluation = value_of(words, "--suite") or given.get("suite", "default"), given.get("evaluation") or {}
         if not isinstance(suite, str) or suite not in SUITES:
-            raise UserError(f"evaluate: unknown suite '{suite}'" + nearest(str(suite), list(SUITES)))
+            raise UserError(
+                f"evaluate: unknown suite {short(suite)}"
+                + nearest(suite if isinstance(suite, str) else "", list(SUITES))
+            )
         if isinstance(evaluation, dict):
             return given | {"evaluation": merged(SUITES[suite].model_dump(), evaluation), "suite": suite}
         return given
@@ -202,11 +229,21 @@ class Evaluate(Command):
         """Do it."""
         from robust_student.evaluation import evaluate
         from robust_student.ledger import Shard
+        from robust_student.parallel import first, joined, rank, size, wait
         from robust_student.workers import beside
 
         shard = None if self.shard is None else Shard.parse(self.shard)
         if shard is not None and self.workers > 1:
             raise UserError("evaluate: --workers and --shard exclude each other")
+        with joined(self.evaluation.device):
+            if size() > 1:
+                if shard is not None or self.workers > 1:
+                    raise UserError("evaluate: under torchrun the processes are the shards; drop --shard and --workers")
+                models, data = _models(self, "evaluate")
+                evaluate(models, data, self.evaluation, output=self.output, shard=Shard(rank(), size()))
+                wait()
+                first(lambda: self._collect(models, data))
+                return
         models, data = _models(self, "evaluate")
         if shard is not None:
             evaluate(models, data, self.evaluation, output=self.output, shard=shard)
@@ -221,6 +258,12 @@ class Evaluate(Command):
                 words += ["--config", str(config)]
                 with beside([[*words, "--shard", f"{k}/{self.workers}"] for k in range(1, self.workers)]):
                     evaluate(models, data, self.evaluation, output=self.output, shard=Shard(0, self.workers))
+        self._collect(models, data)
+
+    def _collect(self, models: dict[str, Any], data: Any) -> None:
+        """Measure what no shard has measured, and put everything together."""
+        from robust_student.evaluation import evaluate
+
         records = evaluate(models, data, self.evaluation, output=self.output)
         terminal.show(records, self.output / "summary.json")
 
@@ -232,7 +275,7 @@ class Certify(Command):
     """Run directories, each as NAME=DIR or DIR, or NAME=SPEC as for evaluate; bound B and agreement refer to the one
     named teacher."""
     data: str
-    """digits, mnist:DIR, folder:DIR, npz:FILE or parquet:DIR; only the test split is used."""
+    """digits, folder:DIR, mnist:DIR, ... (see train --help, docs/data.md); only the test split is used."""
     output: Path
     """Directory for rows.jsonl, summary.json and the rest; the same command continues an interrupted run."""
     image_size: int | None = Field(None, ge=4)
@@ -267,7 +310,8 @@ class Report(Command):
     format: Literal["html", "markdown", "json"] | None = None
     """What to write; None: by the suffix of the output (.html, .md, .json), html where there is none."""
     output: Path | None = None
-    """File to write; None: report.html, report.md or report.json (comparison.*, seeds.*) in the first directory."""
+    """File to write; None: report.html, report.md or report.json (report-with-certificates.*, comparison.*, seeds.*)
+    in the first directory."""
     overwrite: bool = False
     """Replace an existing file."""
 
@@ -283,7 +327,8 @@ class Report(Command):
         kind = "comparison" if self.compare else "seeds" if self.seeds else "report"
         style = self.format or _format(self.output)
         suffix = {"html": "html", "markdown": "md", "json": "json"}[style]
-        output = self.output if self.output is not None else self.directories[0] / f"{kind}.{suffix}"
+        name = kind if self.certificates is None else f"{kind}-with-certificates"
+        output = self.output if self.output is not None else self.directories[0] / f"{name}.{suffix}"
         if output.exists() and not self.overwrite:
             raise UserError(f"output {output}: exists already; choose another name or pass --overwrite")
         write_report(self.directories, output, certificates=self.certificates, kind=kind, style=style)
@@ -327,6 +372,7 @@ COMMANDS: dict[str, type[Command]] = {
     "certify": Certify,
     "report": Report,
     "predict": Predict,
+    "doctor": Doctor,
 }
 
 
@@ -336,14 +382,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parse(arguments, COMMANDS).run()
     except (UserError, ValidationError) as error:
         message = str(error) if isinstance(error, UserError) else error.errors()[0]["msg"].removeprefix("Value error, ")
-        print(f"robust-student: error: {message}", file=sys.stderr)
-        raise SystemExit(2) from None
+        _complain(message)
+    except MemoryError:
+        _complain("out of memory; lower --batch-size, the size of the images or the width of the model")
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # PyTorch's, of a GPU; torch need not be imported to see it
+            raise
+        _complain(f"out of memory; lower --batch-size or choose another --device ({str(error).splitlines()[0]})")
     except BrokenPipeError:  # the reader of our output has gone: nothing left to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
+    except Interrupted as interruption:
+        print(f"robust-student: {interruption}", file=sys.stderr)
+        raise SystemExit(128 + interruption.number) from None
     except KeyboardInterrupt:
         print("robust-student: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _complain(message: str) -> NoReturn:
+    """One line on standard error, whatever a file's name or content put into the message; exit code 2."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in message)
+    if len(shown) > 700:
+        shown = f"{shown[:500]} ... {shown[-150:]}"
+    print(f"robust-student: error: {shown}", file=sys.stderr)
+    raise SystemExit(2) from None
 
 
 def _models(command: Evaluate | Certify, name: str) -> tuple[dict[str, Any], Any]:

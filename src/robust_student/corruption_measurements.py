@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from robust_student.corruption_sets import open_corruption_set
+from robust_student.corruption_sets import open_corruption_set, set_digest
 from robust_student.corruptions import CORRUPTIONS, IMAGENET_C, corrupt, require_images
 from robust_student.data import Data
 from robust_student.measurement_settings import CorruptionSettings, EvaluationSettings
@@ -46,6 +46,14 @@ def corruption_plan(data: Data, settings: EvaluationSettings, count: int) -> lis
         for kind in kinds
         for severity in dict.fromkeys(wanted.severities)
     ]
+
+
+def corruption_marks(settings: CorruptionSettings) -> dict[str, str]:
+    """What joins an evaluation's fingerprint: the checksum of a published set's files, which may change; else nothing.
+
+    The set must have been opened before (`corruption_plan`).
+    """
+    return {} if settings.set is None else {"corruption_set": set_digest(settings.set, corruption_kinds(settings))}
 
 
 def describe_corruptions(settings: CorruptionSettings, count: int) -> dict[str, Any] | None:

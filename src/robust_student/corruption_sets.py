@@ -1,5 +1,6 @@
 """Published corruption sets in local files, in the layout of CIFAR-10-C (Hendrycks & Dietterich 2019)."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,15 @@ def open_corruption_set(folder: Path, kinds: Sequence[str], data: Data) -> Corru
                 f"uint8 of shape {shapes[0]}"
             )
     return CorruptionSet(images)
+
+
+def set_digest(folder: Path, kinds: Sequence[str]) -> str:
+    """SHA-256 of the names and contents of the set's files for these kinds and of its labels."""
+    total = hashlib.sha256()
+    for name in [*sorted(kinds), LABELS]:
+        with (folder / f"{name}.npy").open("rb") as file:
+            total.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()
 
 
 def _open(folder: Path, name: str) -> np.ndarray[Any, np.dtype[Any]]:

@@ -7,7 +7,12 @@ from typing import Any
 from torch import nn
 
 from robust_student.breakdown import breakdown
-from robust_student.corruption_measurements import corruption_kinds, corruption_plan, describe_corruptions
+from robust_student.corruption_measurements import (
+    corruption_kinds,
+    corruption_marks,
+    corruption_plan,
+    describe_corruptions,
+)
 from robust_student.costs import costs
 from robust_student.data import Data, nested_sample
 from robust_student.gallery import gallery, worst_examples
@@ -55,7 +60,8 @@ def evaluate(
     sample, (attacked, _, corrupted) = nested_sample(data.test.labels, settings.examples, inner, settings.seed)
     under_corruption = corruption_plan(data, settings, corrupted)
     checks = masking_plans(ready, data, settings, attacked)
-    ledger = Ledger.open(output, EVALUATION, fingerprint(ready, data, settings), shard)
+    marks = fingerprint(ready, data, settings) | corruption_marks(settings.corruptions)
+    ledger = Ledger.open(output, EVALUATION, marks, shard)
     examples = data.test.subset(sample)
     inputs, labels = examples.floats().to(device), examples.labels.to(device)
     teacher = ready[settings.teacher].logits(inputs).to(device) if settings.teacher in ready else None

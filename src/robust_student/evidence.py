@@ -274,8 +274,22 @@ class Evidence:
     def counts(self, place: Place) -> str:
         """The number of examples of a perturbation at a setting, or their range over the models."""
         measured = [self.get(name, "accuracy", *place) for name in self.styles]
-        numbers = sorted({record["n"] for record in measured if record})
-        return "\u2013".join(dict.fromkeys(f"{n:,}" for n in (numbers[0], numbers[-1]))) if numbers else "0"
+        return self.among(*sorted({record["n"] for record in measured if record}))
+
+    def among(self, *numbers: int) -> str:
+        """Numbers of examples from small to large, of how many in the test set where those are more: "200 of 400"."""
+        if not numbers:
+            return "0"
+        text = "\u2013".join(dict.fromkeys(f"{n:,}" for n in (numbers[0], numbers[-1])))
+        total = self.details["sample"]["test"]
+        return text if numbers[-1] >= total else f"{text} of {total:,}"
+
+    @cached_property
+    def spared(self) -> str:
+        """How many examples AutoAttack was spared because they are certified, in words; empty where none could be."""
+        skipped = self.details.get("skipped_certified") or {}
+        counts = ", ".join(f"{name} {count:,}" for name, count in skipped.items())
+        return f"AutoAttack was spared the examples that are certified at its budget ({counts})." if counts else ""
 
     def noise_svg(self) -> str:
         """Accuracy over SNR."""

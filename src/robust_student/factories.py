@@ -31,7 +31,7 @@ def call_factory(spec: str, offered: Mapping[str, Any], hint: str = "") -> nn.Mo
         raise UserError(f"model '{spec}': cannot import module '{module_name}' ({error}){hint}") from None
     except AttributeError:
         raise UserError(f"model '{spec}': module '{module_name}' has no '{factory_name}'") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"model '{spec}': cannot import module '{module_name}' ({_in_a_line(error)})") from None
     finally:
         sys.path.pop(0)
@@ -41,7 +41,7 @@ def call_factory(spec: str, offered: Mapping[str, Any], hint: str = "") -> nn.Mo
         network = factory(**{name: value for name, value in offered.items() if takes_any or name in accepted})
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"model '{spec}': the factory failed ({_in_a_line(error)})") from None
     if not isinstance(network, nn.Module):
         raise UserError(f"model '{spec}': the factory returned {type(network).__name__}, not a torch.nn.Module")
@@ -99,5 +99,5 @@ def _import(name: str) -> ModuleType:
     return module
 
 
-def _in_a_line(error: Exception) -> str:
+def _in_a_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

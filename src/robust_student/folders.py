@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-import numpy as np
-import torch
-
+from robust_student.caches import remember, stamps
+from robust_student.decoding import ALONE, Pictures, decode_all, look_all
 from robust_student.examples import Data, Examples
-from robust_student.pictures import IMAGE_SUFFIXES, Format, common_format, decode, look
+from robust_student.pictures import IMAGE_SUFFIXES, Format, common_format
 from robust_student.samples import held_out_by_name
 from robust_student.specs import Spec
 from robust_student.tensors import UNIT_RANGE, UserError
@@ -34,12 +33,11 @@ def read_folder(spec: Spec) -> Data:
             raise UserError(f"data folder {roots[part]}: class '{extra}' has no training images")
     if len(classes) < 2:
         spec.refuse(f"found {len(classes)} class, need at least two sub-folders of images")
+    paths = [path for listing in listings.values() for images in listing.values() for path in images]
+    form = _format(paths, spec)
     if "test" not in listings:
         listings["train"], listings["test"] = _divide(listings["train"], folder, spec)
-    paths = [path for listing in listings.values() for images in listing.values() for path in images]
-    looks = (look(path, f"image {path}") for path in paths)
-    form = common_format(looks, spec.size) if spec.shape is None else Format(*spec.shape)
-    parts = {part: _decode(listing, classes, form) for part, listing in listings.items()}
+    parts = {part: _decode(listing, classes, form, spec.workers) for part, listing in listings.items()}
     name, validation = folder.resolve().name, parts.get("validation")
     return Data(name, parts["train"], parts["test"], tuple(classes), UNIT_RANGE, validation=validation)
 
@@ -81,9 +79,24 @@ def _divide(listing: Listing, folder: Path, spec: Spec) -> tuple[Listing, Listin
     return train, test
 
 
-def _decode(listing: Listing, classes: list[str], form: Format) -> Examples:
-    paths = [(path, label) for label, name in enumerate(classes) for path in listing.get(name, [])]
-    inputs = np.empty((len(paths), *form), np.uint8)
-    for row, (path, _) in enumerate(paths):
-        inputs[row] = decode(path, form, f"image {path}")
-    return Examples(torch.from_numpy(inputs), torch.tensor([label for _, label in paths], dtype=torch.int64))
+def _format(paths: list[Path], spec: Spec) -> Format:
+    """What a model expects; else what suits all images, remembered where they are many."""
+    if spec.shape is not None:
+        return Format(*spec.shape)
+
+    def compute() -> Format:
+        return common_format(look_all(_pictures(paths), spec.workers), spec.size)
+
+    if len(paths) <= ALONE:
+        return compute()
+    return Format(*remember({"what": "format", "files": stamps(paths), "size": spec.size}, compute))
+
+
+def _decode(listing: Listing, classes: list[str], form: Format, workers: int) -> Examples:
+    paths = [path for name in classes for path in listing.get(name, [])]
+    labels = [label for label, name in enumerate(classes) for _ in listing.get(name, [])]
+    return decode_all(_pictures(paths), labels, form, workers)
+
+
+def _pictures(paths: list[Path]) -> Pictures:
+    return Pictures(paths, [f"image {path}" for path in paths], {"what": "files", "files": stamps(paths)})

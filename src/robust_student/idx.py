@@ -1,6 +1,7 @@
 """MNIST and sets in the same format: IDX files."""
 
 import gzip
+import math
 import struct
 import zlib
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 
 from robust_student.examples import Data, Examples
+from robust_student.limits import require_memory
 from robust_student.specs import Spec
 from robust_student.tensors import UNIT_RANGE, UserError
 
@@ -35,13 +37,23 @@ def read_idx(spec: Spec) -> Data:
 
 
 def _read_array(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    if not path.is_file():  # opening a pipe would wait forever
+        raise UserError(f"data file {path}: cannot read it (not a file)")
     try:
-        raw = path.read_bytes()
-        content = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-        zeros, kind, dims = struct.unpack(">HBB", content[:4])
-        if zeros != 0 or kind != 8:
-            raise ValueError("not an IDX file of unsigned bytes")
-        shape = struct.unpack(f">{dims}I", content[4 : 4 + 4 * dims])
-        return np.frombuffer(content, np.uint8, offset=4 + 4 * dims).reshape(shape).copy()
+        with path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if packed else path.open("rb") as stream:
+            zeros, kind, dims = struct.unpack(">HBB", stream.read(4))
+            if zeros != 0 or kind != 8 or not 1 <= dims <= 4:
+                raise ValueError("not an IDX file of unsigned bytes in one to four dimensions")
+            shape = struct.unpack(f">{dims}I", stream.read(4 * dims))
+            size = math.prod(shape)
+            if not packed and size != path.stat().st_size - stream.tell():
+                raise ValueError(f"its header says {shape}, the file has another size")
+            require_memory(size, f"data file {path}", "it is damaged or not meant for this machine")
+            content = stream.read(size + 1)  # no more than the header says, however much is packed
+            if len(content) != size:
+                raise ValueError(f"its header says {shape}, it holds {'more' if len(content) > size else 'less'}")
+        return np.frombuffer(content, np.uint8).reshape(shape).copy()
     except (OSError, EOFError, zlib.error, struct.error, ValueError) as error:
         raise UserError(f"data file {path}: cannot read it ({error})") from None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
@@ -32,6 +33,8 @@ from robust_student.runs import (
 )
 from robust_student.settings import Settings
 from robust_student.tensors import UserError
+
+_ROWS = TypeAdapter(list[Row])
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +90,7 @@ class Ledger:
         path, rows = output / details, output / (ROWS if shard is None else shard.rows)
         if path.exists() and not (output / SUMMARY).exists():
             if read_json(path).get("fingerprint") == marks:
-                if rows.exists():
+                if rows.exists() and not rows.read_bytes().endswith(b"\n"):
                     whole = read_jsonl(rows)  # without a last line that was cut
                     write_atomically(rows, "".join(json.dumps(row) + "\n" for row in whole).encode())
                 return cls(output, shard)
@@ -96,7 +99,7 @@ class Ledger:
         for name in (ROWS, SUMMARY, BREAKDOWN, GALLERY):
             if (output / name).exists():
                 raise UserError(f"output {output}: holds a finished run ({name}); choose another name or remove it")
-        output.mkdir(exist_ok=True)
+        output.mkdir(parents=True, exist_ok=True)
         settings = marks["settings"]
         write_json(path, {"fingerprint": marks, "provenance": provenance(settings, marks["data"], settings["seed"])})
         return cls(output, shard)
@@ -143,8 +146,8 @@ class Ledger:
         saved = []
         for path in [self.output / ROWS, *self._shards()]:
             try:
-                saved += [Row(**row) for row in read_jsonl(path)] if path.exists() else []
-            except TypeError:
+                saved += _ROWS.validate_python(read_jsonl(path)) if path.exists() else []
+            except ValidationError:
                 raise UserError(
                     f"file {path}: damaged (a line is not a row); remove {self.output} and start again"
                 ) from None
@@ -184,7 +187,7 @@ def fingerprint(models: Mapping[str, Model], data: Data, settings: Settings) -> 
     return {
         "models": {name: _identity(model) for name, model in models.items()},
         "data": data.name,
-        "test": _digest({"inputs": data.test.inputs, "labels": data.test.labels}),
+        "test": data.test.digest(),
         "settings": settings.model_dump(mode="json"),
     }
 

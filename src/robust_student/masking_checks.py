@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from robust_student.ascent import ascend
-from robust_student.attacks import Excess, descend
+from robust_student.attacks import Excess, Loss, descend
 from robust_student.data import Data
 from robust_student.margins import input_gradient, margin, true_score
 from robust_student.masking import CheckName, Verdict, judge
@@ -30,8 +30,6 @@ SAME = 1e-4
 Rows = Mapping[int, Row]
 """The rows of one model, perturbation and setting by example."""
 Run = Callable[[Model, Batch], list[Row]]
-Loss = Callable[[Logits, Labels], PerExample]
-"""What an attack lowers until it is zero: logits and labels to one value per example."""
 
 
 def masking_plans(

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from robust_student.norms import NormName
-from robust_student.settings import Settings
+from robust_student.settings import LARGEST_SEED, Settings
 
 
 class CorruptionSettings(Settings):
@@ -50,7 +50,7 @@ class EvaluationSettings(Settings):
     pgd_l2: tuple[Annotated[float, Field(gt=0)], ...] | None = None
     """PGD budgets, L2, in input units; None: 1/4, 1/2, 1, 3/2 and 2 times the default radius."""
     pgd_steps: int = Field(50, ge=1)
-    """Steps of each PGD attack."""
+    """Steps of each PGD attack, half of them on the log-odds, half on the margin."""
     autoattack: Literal["fast", "standard", "none"] = "fast"
     """fast: APGD-CE, APGD-T, Square 1,000; standard: APGD-CE, APGD-T, FAB-T, Square 5,000; none: no robust claim."""
     autoattack_norm: NormName = "linf"
@@ -66,7 +66,7 @@ class EvaluationSettings(Settings):
     """Model whose scores bound B refers to (estimated confidence radius), where there is one of that name."""
     batch_size: int = Field(250, ge=1)
     """Examples per batch; what a kill loses at most. Rounding depends on it, and with it a verdict in a thousand."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=LARGEST_SEED)
     """Seed of the samples, the noise and the attacks."""
     device: str = "auto"
     """auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps."""
@@ -122,7 +122,7 @@ class CertificationSettings(Settings):
     """Model whose scores bound B refers to and with which agreement is measured, where there is one of that name."""
     batch_size: int = Field(50, ge=1)
     """Examples per batch; what a kill loses at most."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=LARGEST_SEED)
     """Seed of the samples, the noise and the attacks."""
     device: str = "auto"
     """auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps."""

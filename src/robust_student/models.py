@@ -1,8 +1,10 @@
 """Networks by name: built-in ones, timm and torchvision, hub repositories, a user's own factory; what they cost."""
 
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from robust_student.fitnets import fitnet1, fitnet2, fitnet3, fitnet4, maxout
 from robust_student.hub import CARD, folder_of, is_repository, read_repository
 from robust_student.intake import Intake
 from robust_student.libraries import LIBRARIES, LibraryNetwork
+from robust_student.limits import require_buildable
 from robust_student.mobilenets import mobilenetv2
 from robust_student.perceptrons import linear, lipschitz, mlp
 from robust_student.resnets import resnet8, resnet20, resnet32, resnet56, wrn
@@ -24,6 +27,8 @@ from robust_student.tensors import UserError, device_of, evaluating
 from robust_student.weights import load_weights
 
 Shape = tuple[int, ...]
+MOST_NUMBERS = 100
+"""Numbers that may follow the name of a network."""
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "linear": linear,
     "mlp": mlp,
@@ -73,13 +78,21 @@ class Recipe:
             offered = {"input_shape": tuple(shape), "num_classes": classes, **self.arguments}
             hint = nearest(name, list(NETWORKS)) if "." not in name else ""
             return call_factory(self.network, offered, hint)
+        if rest.count(",") >= MOST_NUMBERS:
+            raise UserError(f"model '{name}': takes fewer numbers than {rest.count(',') + 1}")
         try:
             numbers = [int(number) for number in rest.split(",")] if rest else []
             if any(number < 1 for number in numbers):
                 raise ValueError
-            return NETWORKS[name](tuple(shape), classes, *numbers)
-        except (ValueError, TypeError):
+        except ValueError:
             raise UserError(f"model '{self.network}': widths are positive whole numbers, as in '{name}:16'") from None
+        try:
+            inspect.signature(NETWORKS[name]).bind(tuple(shape), classes, *numbers)
+        except TypeError:
+            raise UserError(f"model '{self.network}': takes fewer numbers than {len(numbers)}") from None
+        make = partial(NETWORKS[name], tuple(shape), classes, *numbers)
+        require_buildable(self.network, make)
+        return make()
 
 
 def read(spec: str) -> Recipe:

@@ -14,6 +14,7 @@ from robust_student.draws import Source
 from robust_student.graph import Graph, trace
 from robust_student.margins import Form, is_rival, margin, margins, scores, true_score
 from robust_student.norms import Norm
+from robust_student.passes import Passes, Precision
 from robust_student.propagation import margin_bounds
 from robust_student.regions import Ball
 from robust_student.settings import METHODS, DistillationSettings, ObjectiveSettings, ScoreSettings
@@ -104,6 +105,8 @@ class RobustStudentObjective(nn.Module):
         *,
         norm: Norm | None = None,
         input_range: InputRange = UNIT_RANGE,
+        precision: Precision = "fp32",
+        compiled: bool = False,
     ) -> None:
         """Wrap `student`.
 
@@ -112,6 +115,9 @@ class RobustStudentObjective(nn.Module):
             settings: weights and forms; default: the secant method.
             norm: overrides `settings.norm`, for a per-feature scale.
             input_range: where valid inputs lie; every point of an ascent stays inside it.
+            precision: bf16 runs the passes that only train the student under autocast; every pass whose input gradient
+                is taken (gradient terms, ascent, the shared pass) stays in the inputs' precision.
+            compiled: hand the student's training passes to torch.compile. UserError where `compilable` says no.
         """
         super().__init__()
         self.student = student
@@ -120,6 +126,9 @@ class RobustStudentObjective(nn.Module):
         slope_norm = self.settings.gradient.norm
         self.gradient_norm = self.norm if slope_norm is None else Norm.named(slope_norm, self.norm.scale)
         self.input_range = input_range
+        if compiled and not compilable(self.settings):
+            raise UserError("objective: cannot be compiled (it differentiates the student twice, or traces it)")
+        self._passes = Passes(student, precision, compiled=compiled)
         self.progress = 1.0
         """Share of the training done, 0 to 1, on which the radius of the certified term depends; set it each step."""
         self._graph: Graph | None = None
@@ -150,8 +159,11 @@ class RobustStudentObjective(nn.Module):
         settings = self.settings
         eval_mode = settings.gradient_mode == "eval"
         slope_here = settings.gradient.weight > 0 and settings.gradient.at == "input"
-        points = inputs.clone().requires_grad_() if slope_here and not eval_mode else inputs
-        logits = self.student(points)
+        differentiated = slope_here and not eval_mode
+        points = inputs.clone().requires_grad_() if differentiated else inputs
+        # A slope of the secant is a small difference: both of its ends are computed alike, in full precision.
+        exact = differentiated or (settings.secant.weight > 0 and settings.secant.form == "slope")
+        logits = self._passes.differentiable(points) if exact else self._passes(points)
         values = self._point_terms(logits, labels, teacher_logits)
         if settings.gradient.weight > 0:
             if not slope_here:
@@ -170,7 +182,7 @@ class RobustStudentObjective(nn.Module):
         settings = self.settings
         start = random_start(inputs, self.norm, self.radius(inputs.shape[1:]), self.input_range, source)
         start.requires_grad_()
-        logits = self.student(start)
+        logits = self._passes.differentiable(start)
         values = self._point_terms(logits, labels, teacher_logits)
         loss = Terms(values, self._weights(values)).loss
         parameters = [p for p in self.student.parameters() if p.requires_grad]
@@ -248,8 +260,8 @@ class RobustStudentObjective(nn.Module):
             first_gradient=first_gradient,
         )
         if settings.form == "divergence":
-            return divergence(self.student(reached), teacher_logits, self.settings.distillation.temperature)
-        reached_logits = self._quiet(True)(reached) if eval_mode else self.student(reached)
+            return divergence(self._passes(reached), teacher_logits, self.settings.distillation.temperature)
+        reached_logits = self._quiet(True)(reached) if eval_mode else self._passes.differentiable(reached)
         return secant_slope(
             margin(scores(start_logits, settings.score), labels),
             margin(scores(reached_logits, settings.score), labels),
@@ -301,6 +313,16 @@ class RobustStudentObjective(nn.Module):
             "certified": settings.certified.weight,
         }
         return {name: weights[name] for name in values}
+
+
+def compilable(settings: ObjectiveSettings) -> bool:
+    """Whether torch.compile can serve the objective.
+
+    Compiled functions cannot be differentiated twice (gradient terms), the slope form traverses a pass twice, and
+    certified terms trace the network.
+    """
+    slope = settings.secant.weight > 0 and settings.secant.form == "slope"
+    return settings.gradient.weight == 0 and settings.certified.weight == 0 and not slope
 
 
 def _carry(parameters: list[nn.Parameter], gradients: Sequence[Tensor | None]) -> Tensor | None:

@@ -21,7 +21,8 @@ def document(e: Evidence, c: Certificates | None = None) -> Document:
         f"{len(e.styles)} models, {sample['examples']:,} of {sample['test']:,} {e.split} examples "
         f"({sample['attacked']:,} of them under attack), {len(e.details['classes'])} classes, evaluation seed "
         f"{source.get('seed', 'unknown')}. Every accuracy is of the {e.split} split, in percent with its 95 % Wilson "
-        "interval."
+        "interval.",
+        *([e.spared] if e.spared else []),
     ]
     sections = [_masking(e), _accuracies(e), _differences(e), _classes(e), _calibration(e), _corruptions(e), _costs(e)]
     sections += [] if c is None else certificate_sections(c)

@@ -16,6 +16,8 @@ from robust_student.runs import parse_jsonl, read_json, read_jsonl
 from robust_student.tensors import UserError
 
 T = TypeVar("T")
+LARGEST_ROWS = 2_000_000_000
+"""Bytes that packed rows may have unpacked: ten million rows."""
 
 
 def render(template: str, **content: Any) -> str:
@@ -84,9 +86,13 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     packed = folder / f"{ROWS}.xz"
     if packed.is_file() and not (folder / ROWS).exists():
         try:
-            return parse_jsonl(lzma.decompress(packed.read_bytes()).decode("utf-8", errors="replace"), packed)
-        except lzma.LZMAError:
+            with lzma.open(packed) as stream:
+                content = stream.read(LARGEST_ROWS + 1)
+        except (lzma.LZMAError, EOFError):
             raise UserError(f"file {packed}: damaged (not an xz file)") from None
+        if len(content) > LARGEST_ROWS:
+            raise UserError(f"file {packed}: unpacks to more than {LARGEST_ROWS:,} bytes, which no rows are")
+        return parse_jsonl(content.decode("utf-8", errors="replace"), packed)
     if not (folder / ROWS).is_file():
         raise UserError(f"file {folder / ROWS}: cannot read it (no such file)")
     return read_jsonl(folder / ROWS)

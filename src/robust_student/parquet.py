@@ -4,11 +4,9 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import torch
-
-from robust_student.examples import Data, Examples
-from robust_student.pictures import Format, Look, decode, look
+from robust_student.caches import stamps
+from robust_student.decoding import Pictures, decode_all, uniform_format
+from robust_student.examples import Data, numbered
 from robust_student.specs import Spec
 from robust_student.tensors import UNIT_RANGE, UserError
 
@@ -18,12 +16,13 @@ PARTS = ("train", "test", "validation")
 
 
 class Rows(NamedTuple):
-    """One part of a set: encoded images, class numbers, class names, and the place of each row for a complaint."""
+    """One part of a set: encoded images, class numbers, class names, each row's place for a complaint, the files."""
 
     images: list[bytes]
     labels: list[int]
     classes: tuple[str, ...]
     places: list[str]
+    paths: list[Path]
 
 
 def read_parquet(spec: Spec) -> Data:
@@ -41,10 +40,11 @@ def read_parquet(spec: Spec) -> Data:
         parts["test"] = parts.pop("validation")
     if len({rows.classes for rows in parts.values()}) > 1:
         spec.refuse("its files differ in class names")
-    form = _format(parts, spec)
-    examples = {part: _examples(rows, form) for part, rows in parts.items()}
-    classes, validation = parts["train"].classes, examples.get("validation")
-    return Data(folder.resolve().name, examples["train"], examples["test"], classes, UNIT_RANGE, validation=validation)
+    pictures = {part: _pictures(rows) for part, rows in parts.items()}
+    form = uniform_format(pictures, spec)
+    sets = {part: decode_all(pictures[part], rows.labels, form, spec.workers) for part, rows in parts.items()}
+    name, validation = folder.resolve().name, sets.get("validation")
+    return Data(name, sets["train"], sets["test"], parts["train"].classes, UNIT_RANGE, validation=validation)
 
 
 def read_part(folder: Path, part: str, spec: Spec) -> Rows | None:
@@ -64,8 +64,9 @@ def read_part(folder: Path, part: str, spec: Spec) -> Rows | None:
     return Rows(
         [image for file in files for image in file.images],
         labels,
-        named[0] if named else tuple(str(k) for k in range(max(labels) + 1)),
+        named[0] if named else numbered(max(labels), f"data '{spec.text}': its {part} files"),
         [place for file in files for place in file.places],
+        paths,
     )
 
 
@@ -96,7 +97,7 @@ def _read_file(path: Path) -> Rows:
     if not images:
         raise UserError(f"data {path}: holds no rows")
     places = [f"data {path}: row {row}" for row in range(len(images))]
-    return Rows(images, labels, _classes(file.schema_arrow.metadata or {}, label), places)
+    return Rows(images, labels, _classes(file.schema_arrow.metadata or {}, label), places, [path])
 
 
 def _column(names: list[str], wanted: tuple[str, ...], path: Path) -> str:
@@ -115,25 +116,5 @@ def _classes(metadata: dict[bytes, bytes], label: str) -> tuple[str, ...]:
         return ()
 
 
-def _format(parts: dict[str, Rows], spec: Spec) -> Format:
-    """What a model expects; else the size asked for, or that of all images; grey only if every image is."""
-    if spec.shape is not None:
-        return Format(*spec.shape)
-    grey, first = True, None
-    for rows in parts.values():
-        for image, place in zip(rows.images, rows.places, strict=True):
-            found: Look = look(image, place)
-            grey, first = grey and found.grey, first or found
-            if spec.size is None and found.size != first.size:
-                (h, w), (height, width) = found.size, first.size
-                asked = "ask for one size with --image-size"
-                raise UserError(f"{place}: the image is {h}x{w}, the first is {height}x{width}; {asked}")
-    assert first is not None
-    return Format(1 if grey else 3, *(spec.size or first.size))
-
-
-def _examples(rows: Rows, form: Format) -> Examples:
-    inputs = np.empty((len(rows.images), *form), np.uint8)
-    for row, (image, place) in enumerate(zip(rows.images, rows.places, strict=True)):
-        inputs[row] = decode(image, form, place)
-    return Examples(torch.from_numpy(inputs), torch.tensor(rows.labels, dtype=torch.int64))
+def _pictures(rows: Rows) -> Pictures:
+    return Pictures(rows.images, rows.places, {"what": "parquet", "files": stamps(rows.paths)})

@@ -5,6 +5,8 @@ import math
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+from robust_student.limits import require_memory
+
 Shape = tuple[int, ...]
 
 
@@ -51,6 +53,7 @@ def lipschitz(shape: Shape, classes: int, *widths: int) -> nn.Module:
     see differences.
     """
     sizes = [math.prod(shape), *(widths or (64, 64)), classes]
+    require_memory(16 * max(sizes) ** 2, "model 'lipschitz'", "choose mlp, smaller widths or smaller inputs")
     layers: list[nn.Module] = [nn.Flatten()]
     for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
         weights = nn.Linear(inputs, outputs)

@@ -1,8 +1,10 @@
 """Image files and encoded images as pixels."""
 
 import io
+import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -15,10 +17,16 @@ from torch import Tensor
 from robust_student.tensors import UserError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+"""Formats that are read, by Pillow's names."""
+LARGEST_PIXELS = 90_000_000
+"""Images of more pixels are refused before they are decoded: 300 bytes can claim gigabytes."""
 LARGEST_KEPT = 64
 """Images of one common size up to this many pixels a side keep it; others become DEFAULT_SIDE wide and high."""
 DEFAULT_SIDE = 32
-_GREY, _DEEP = frozenset({"1", "L", "LA", "I", "I;16", "F"}), frozenset({"I", "I;16", "F"})
+GREY = frozenset({"1", "L", "LA", "I", "I;16", "F"})
+"""Modes of Pillow with one channel besides transparency."""
+_DEEP = frozenset({"I", "I;16", "F"})
 
 Pixels = npt.NDArray[np.uint8]
 Found = TypeVar("Found")
@@ -42,7 +50,7 @@ class Format(NamedTuple):
 
 def look(file: Path | bytes, place: str) -> Look:
     """Read only the header of an image; `place` names it in a UserError."""
-    return _open(file, place, lambda image: Look(image.mode in _GREY, (image.size[1], image.size[0])))
+    return _open(file, place, lambda image: Look(image.mode in GREY, (image.size[1], image.size[0])))
 
 
 def common_format(looks: Iterable[Look], size: tuple[int, int] | None = None) -> Format:
@@ -56,7 +64,7 @@ def common_format(looks: Iterable[Look], size: tuple[int, int] | None = None) ->
     return Format(channels, *(size or (height, width)))
 
 
-def decode(file: Path | bytes, form: Format, place: str) -> Pixels:
+def decode(file: Path | bytes, *, form: Format, place: str) -> Pixels:
     """Pixels `(channels, height, width)`: upright, converted and resized (bilinear); `place` names a bad image."""
     return _open(file, place, lambda image: as_pixels(image, form))
 
@@ -80,14 +88,31 @@ def read_image(path: Path, shape: Sequence[int]) -> Tensor:
         raise UserError(f"image {path}: the model expects inputs of shape {tuple(shape)}, not images")
     if not path.is_file():
         raise UserError(f"image {path}: {'is not a file' if path.exists() else 'no such file'}")
-    return torch.from_numpy(decode(path, Format(*shape), f"image {path}").copy()).float() / 255
+    with quiet():
+        pixels = decode(path, form=Format(*shape), place=f"image {path}").copy()
+    return torch.from_numpy(pixels).float() / 255
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No warnings of Pillow about damaged metadata or sizes. Not in threads: filters of warnings are global."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _open(file: Path | bytes, place: str, use: Callable[[Image.Image], Found]) -> Found:
+    """What `use` makes of an opened image. Only FORMATS are tried: some others of Pillow run programs (PostScript)."""
+    if isinstance(file, Path) and not file.is_file():  # opening a pipe would wait forever
+        raise UserError(f"{place}: cannot read it ({'not a file' if file.exists() else 'no such file'})")
     try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+        with io.BytesIO(file) if isinstance(file, bytes) else file.open("rb") as stream:
+            image = Image.open(stream, formats=FORMATS)
+            if image.size[0] * image.size[1] > LARGEST_PIXELS:
+                raise ValueError(f"{image.size[0]} x {image.size[1]} pixels are more than {LARGEST_PIXELS:,}")
             return use(image)
     except UnidentifiedImageError:
         raise UserError(f"{place}: cannot read it (not an image of a known format, or cut short)") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{place}: cannot read it ({' '.join(str(error).split())[:200]})") from None
+    except Exception as error:  # Pillow's decoders raise whatever struct, zlib or an index raises
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{place}: cannot read it ({reason})") from None

@@ -38,6 +38,12 @@ def write_report(
     Raises UserError where a file is missing, unfinished or damaged, and where `output` cannot be written.
     """
     folders = [directories] if isinstance(directories, Path) else list(directories)
+    missing = next((folder for folder in folders if not folder.is_dir()), None)
+    if missing is not None:
+        raise UserError(f"directory {missing}: {'is not a directory' if missing.exists() else 'no such directory'}")
+    if not output.parent.is_dir() or output.is_dir():
+        what = "it is a folder" if output.is_dir() else f"no folder {output.parent}"
+        raise UserError(f"output {output}: cannot write there ({what})")
     if kind == "report":
         text = _one(folders, certificates, style)
     elif certificates is not None:

@@ -8,7 +8,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -28,13 +28,17 @@ from robust_student.intake import Intake, order_of
 from robust_student.models import Recipe, build, check_network, names_code, read, rebuild
 from robust_student.outputs import logits_of
 from robust_student.resizing import Resize
-from robust_student.settings import Settings
+from robust_student.settings import Settings, short
 from robust_student.tensors import InputRange, UserError, device_of, evaluating
 
 MODEL_SCHEMA = 1
 """Version of the format of model.json."""
-METRICS, SEARCH = "metrics.jsonl", "search.json"
-"""Records of training epochs and of a search for weights, beside the model."""
+LARGEST_INPUT = 2**28
+"""Values of the largest input that a model can take: 1 GB of floats."""
+METRICS, SEARCH, TRAINING = "metrics.jsonl", "search.json", "training.json"
+"""Records of training epochs and of a search for weights, beside the model; what an unfinished training is."""
+TRIES = "tries"
+"""Folder of a search's candidates while they are trained."""
 
 
 class ModelCard(Settings):
@@ -62,9 +66,11 @@ class ModelCard(Settings):
     """Version, git commit, seed, settings, hardware, data, time."""
 
     @model_validator(mode="after")
-    def _range_has_room(self) -> "ModelCard":
+    def _range_and_shape_are_possible(self) -> "ModelCard":
         if not self.range.lower < self.range.upper:
             raise ValueError(f"input_range must grow from low to high (got {list(self.input_range)})")
+        if math.prod(self.input_shape) > LARGEST_INPUT:
+            raise ValueError(f"input_shape has more than {LARGEST_INPUT:,} values")
         return self
 
     @model_validator(mode="after")
@@ -117,6 +123,12 @@ class Model(nn.Module):
             inputs = self.resize(inputs)
         logits = logits_of(self.network(inputs), len(self.card.classes))
         return logits if self.order is None else logits.index_select(1, self.order)
+
+    def digest(self) -> str:
+        """SHA-256 of the network's name and of all weights, normalisation included."""
+        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.state_dict().items()}
+        name = (self.card.network or type(self.network).__name__).encode()
+        return hashlib.sha256(name + safetensors.torch.save(tensors)).hexdigest()
 
     @torch.no_grad()
     def logits(self, inputs: Tensor, batch: int = 1024) -> Tensor:
@@ -228,6 +240,8 @@ def load(
     """
     folder = Path(run)
     card_path, weights_path = folder / "model.json", folder / "model.safetensors"
+    if (folder / TRAINING).exists() and not card_path.exists():
+        raise UserError(f"model {folder}: its training is unfinished; give the command that started it again")
     for path in (card_path, weights_path):
         if not path.is_file():
             raise UserError(f"model {folder}: no file {path.name} there (expected a run directory)")
@@ -239,11 +253,10 @@ def load(
         tensors = safetensors.torch.load(content)
     except safetensors.SafetensorError as error:
         raise UserError(f"model {weights_path}: not a valid safetensors file ({error})") from None
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise UserError(f"model {weights_path}: weight '{name}' holds NaN or infinite values")
     if "mean" not in tensors or "std" not in tensors:
         raise UserError(f"model {weights_path}: no normalisation (mean, std) in it")
+    for name in ("mean", "std"):
+        _require_type(tensors, name, torch.float32, weights_path)
     try:
         shape = network_shape(card, tensors["mean"] + tensors["std"])
     except RuntimeError:
@@ -255,18 +268,36 @@ def load(
             raise UserError(f"model {folder}: made from a module of your own; load it in Python with network=...")
         if names_code(card.network) and not trust:
             require_own(card.network, folder)
-        network = rebuild(card.network, shape, len(card.classes))
+        try:
+            network = rebuild(card.network, shape, len(card.classes))
+        except UserError as error:
+            raise UserError(f"file {card_path}: {error}") from None
     model = Model(network, card, tensors["mean"], tensors["std"])
+    for name, expected in model.state_dict().items():
+        _require_type(tensors, name, expected.dtype, weights_path)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()).removeprefix("Error(s) in loading state_dict for Model: ")[:300]
         raise UserError(f"model {weights_path}: weights do not fit network '{card.network}' ({reason})") from None
     if (folder / METRICS).exists():
         model.history = read_jsonl(folder / METRICS)
     if (folder / SEARCH).exists():
         model.search = read_json(folder / SEARCH)
+        if not isinstance(model.search, dict):
+            raise UserError(f"file {folder / SEARCH}: not the record of a search; remove it")
     return model.eval().to(device)
+
+
+def _require_type(tensors: Mapping[str, Tensor], name: str, expected: torch.dtype, path: Path) -> None:
+    """Raise UserError where a weight has another type than the network's or values that are not finite."""
+    tensor = tensors.get(name)
+    if tensor is None:
+        return
+    if tensor.dtype != expected:
+        raise UserError(f"model {path}: weight '{name}' holds {tensor.dtype}, not {expected}")
+    if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        raise UserError(f"model {path}: weight '{name}' holds NaN or infinite values")
 
 
 def provenance(settings: dict[str, Any], data: str, seed: int) -> dict[str, Any]:
@@ -290,10 +321,16 @@ def resolve_device(name: str) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    known = "auto, cpu, cuda, cuda:1 or mps"
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except RuntimeError:
+        raise UserError(f"device '{name}': unknown; choose {known}") from None
+    if device.type == "meta":
+        raise UserError(f"device '{name}': holds no values; choose {known}")
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError, ValueError) as error:
         raise UserError(f"device '{name}': not available here ({str(error).splitlines()[0]})") from None
     return device
 
@@ -302,9 +339,13 @@ def resolve_device(name: str) -> torch.device:
 def replacing(path: Path) -> Iterator[Path]:
     """A fresh directory to fill that takes the place of `path` only when the block ends well.
 
-    Whatever was at `path` is kept until then. Raises UserError where it cannot be written.
+    Whatever was at `path` is kept until then. Raises UserError where it cannot be written or replaced.
     """
     require_writable(path)
+    if path.exists() and (path.resolve() == Path.cwd() or path.is_mount()):
+        what = "is the current directory" if path.resolve() == Path.cwd() else "is where a disk is mounted"
+        raise UserError(f"output {path}: {what}, which cannot be replaced; name a new directory in it")
+    path.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield draft
@@ -321,22 +362,31 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def require_new(path: Path) -> None:
-    """Raise UserError where `path` cannot be written or holds anything but the record of a search; makes its parent."""
+    """Raise UserError where `path` cannot be written or holds anything but unfinished work; makes nothing.
+
+    Unfinished are a training (its `training.json` is there, its model is not) and a search for weights.
+    """
     require_writable(path)
-    if path.exists() and any(entry.name != SEARCH for entry in path.iterdir()):
+    if (path / TRAINING).exists() and not (path / "model.json").exists():
+        return
+    if path.exists() and any(entry.name not in (SEARCH, TRIES) for entry in path.iterdir()):
         raise UserError(f"output {path}: exists already; choose another name or remove it")
 
 
 def require_writable(path: Path) -> None:
-    """Raise UserError where a directory cannot be made or filled at `path`; makes its parent."""
+    """Raise UserError where a directory cannot be made or filled at `path`; makes nothing."""
     if path.exists() and not path.is_dir():
         raise UserError(f"output {path}: is a file, not a directory")
+    if path.is_symlink() and not path.exists():
+        raise UserError(f"output {path}: is a link to nothing; remove it or choose another name")
+    there = next((folder for folder in (path, *path.absolute().parents) if folder.exists()), Path.cwd())
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path if path.exists() else path.parent):
+        with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         raise UserError(f"output {path}: cannot write there ({error.strerror})") from None
+    except ValueError:
+        raise UserError(f"output {short(str(path))}: is not the name of a directory") from None
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -360,12 +410,19 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Parse a JSON file; one-line UserError where it is missing or malformed."""
+    _require_file(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"file {path}: cannot read it ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"file {path}: not valid JSON ({error})") from None
+        raise UserError(f"file {path}: not valid JSON ({str(error)[:200]})") from None
+
+
+def _require_file(path: Path) -> None:
+    """Raise UserError where `path` is something else than a file: opening a pipe would wait forever."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"file {path}: cannot read it (not a file)")
 
 
 def append_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -376,7 +433,12 @@ def append_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Rows of a JSON-lines file; a last line cut short by a crash is dropped, any other bad line is a UserError."""
-    return parse_jsonl(path.read_text(encoding="utf-8", errors="replace"), path)
+    _require_file(path)
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"file {path}: cannot read it ({error.strerror})") from None
+    return parse_jsonl(text, path)
 
 
 def parse_jsonl(text: str, path: Path) -> list[dict[str, Any]]:
@@ -387,11 +449,14 @@ def parse_jsonl(text: str, path: Path) -> list[dict[str, Any]]:
         if not line:
             continue
         try:
-            rows.append(json.loads(line))
-        except ValueError:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
             if number == len(lines):
                 break
             raise UserError(f"file {path}: line {number} is not valid JSON") from None
+        if not isinstance(row, dict):
+            raise UserError(f"file {path}: line {number} is not a JSON object")
+        rows.append(row)
     return rows
 
 

@@ -73,20 +73,23 @@ class Described(TypedDict):
 
 
 class Fingerprint(TypedDict):
-    """What tells one measurement from another: weights by model, and the test set."""
+    """What tells one measurement from another: weights by model, the test set, and more."""
 
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
     models: dict[str, str]
     test: str
 
 
 class Details(TypedDict):
-    """evaluation.json."""
+    """evaluation.json, with whatever else is in it."""
 
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
     provenance: dict[str, Any]
     baseline: str | None
     autoattack_suite: str | None
     sample: dict[str, int]
     classes: list[str]
+    skipped_certified: NotRequired[dict[str, int] | None]
     fingerprint: NotRequired[Fingerprint]
     models: Annotated[dict[str, Described], Field(min_length=1)]
 

@@ -1,15 +1,17 @@
 """A short search for the radius and the weight that buy the most robustness for a given loss of accuracy."""
 
 import math
+import shutil
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from robust_student import parallel
 from robust_student.data import Data
 from robust_student.norms import Norm
-from robust_student.runs import SEARCH, Model, read_json, replacing, require_new, write_json
+from robust_student.runs import SEARCH, TRAINING, TRIES, Model, read_json, require_new, write_json
 from robust_student.settings import DistillSettings, ObjectiveSettings
 from robust_student.tensors import UserError
 from robust_student.training import Trained, distill
@@ -34,7 +36,7 @@ def search(
     clean validation accuracy is at most `max_accuracy_drop` points (hundredths) below the plain student's; the
     accepted one of highest selection metric is trained in full. The test set is never looked at. Tries are recorded
     in `output/search.json` one by one: run again with the same arguments after an interruption, or with more tries
-    after a search that found nothing, and only what is missing is trained.
+    after a search that found nothing, and only what is missing is trained; a try goes on from its last checkpoint.
 
     Raises UserError where no try is accepted, and on bad input.
     """
@@ -45,8 +47,7 @@ def search(
     base = settings.objective
     if base.secant.weight == 0 and base.gradient.weight == 0:
         raise UserError("search: the method has no gradient objective to search over; use secant or exact")
-    require_new(output)
-    output.mkdir(exist_ok=True)
+    parallel.first(lambda: _make(output))
     fingerprint = {
         "student": student,
         "data": [data.name, *data.shape, len(data.train)],
@@ -63,16 +64,24 @@ def search(
     record["max_accuracy_drop"] = max_accuracy_drop / 100
     short = settings.training.model_copy(update={"epochs": math.ceil(settings.training.epochs / 2)})
 
-    def measure(objective: ObjectiveSettings) -> dict[str, float]:
-        return distill(teacher, student, data, DistillSettings(training=short, objective=objective)).validation
+    def measure(objective: ObjectiveSettings, name: str) -> dict[str, float]:
+        folder = output / TRIES / name
+        if (folder / "model.json").exists():  # complete, but the interruption came before its record
+            parallel.first(lambda: shutil.rmtree(folder))
+        attempt = settings.model_copy(update={"training": short, "objective": objective})
+        return distill(teacher, student, data, attempt, output=folder).validation
+
+    def note() -> None:
+        write_json(path, record)
+        shutil.rmtree(output / TRIES, ignore_errors=True)
 
     if record["baseline"] is None:
-        record["baseline"] = measure(_scaled(base, base.radius, 0.0))
-        write_json(path, record)
+        record["baseline"] = measure(_scaled(base, base.radius, 0.0), "plain")
+        parallel.first(note)
     radius = base.radius or Norm.named(base.norm, data.scale).default_radius(data.input_range, data.shape)
     for r, w in _candidates()[:tries][len(record["tries"]) :]:
         candidate = _scaled(base, r * radius, w)
-        accuracies = measure(candidate)
+        accuracies = measure(candidate, str(len(record["tries"])))
         record["tries"].append(
             {
                 "radius": candidate.radius,
@@ -82,7 +91,7 @@ def search(
                 "accepted": accuracies["clean"] >= record["baseline"]["clean"] - max_accuracy_drop / 100,
             }
         )
-        write_json(path, record)
+        parallel.first(note)
     accepted = [k for k, attempt in enumerate(record["tries"]) if attempt["accepted"]]
     if not accepted:
         least = min(record["baseline"]["clean"] - attempt["validation"]["clean"] for attempt in record["tries"])
@@ -91,17 +100,19 @@ def search(
             f"loses {100 * least:.2f}); allow a larger drop or more tries"
         )
     record["chosen"] = max(accepted, key=lambda k: record["tries"][k]["validation"]["selection"])
-    write_json(path, record)
+    parallel.first(note)
     best = record["tries"][record["chosen"]]
     final = settings.model_copy(update={"objective": _scaled(base, best["radius"], best["factor"])})
-    with replacing(output) as draft:  # an interruption leaves the record alone, so that the search can go on
-        trained = distill(teacher, student, data, final, output=draft / "run")
-        for file in (draft / "run").iterdir():
-            file.rename(draft / file.name)
-        (draft / "run").rmdir()
-        write_json(draft / SEARCH, record)
+    trained = distill(teacher, student, data, final, output=output)
     trained.model.search = record
     return trained
+
+
+def _make(output: Path) -> None:
+    require_new(output)
+    output.mkdir(parents=True, exist_ok=True)
+    if (output / TRAINING).exists() and not (output / SEARCH).exists():
+        raise UserError(f"output {output}: holds an unfinished training that is not a search; choose another name")
 
 
 def _candidates() -> list[tuple[float, float]]:

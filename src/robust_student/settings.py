@@ -1,7 +1,8 @@
 """Every dial of the product with its unit, default and valid range; the same objects serve Python, YAML and flags."""
 
 import difflib
-from collections.abc import Callable
+import reprlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -20,7 +21,13 @@ from robust_student.tensors import UserError
 
 Group = TypeVar("Group", bound="Settings")
 
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxstring = 2, 4, 4, 4, 80
 _WHOLE = {"parse": "whole"}  # validation context of Settings.parse
+
+
+LARGEST_SEED = 2**32 - 1
+"""The largest seed that every random generator in use takes."""
 
 
 class Settings(BaseModel):
@@ -47,6 +54,13 @@ class Settings(BaseModel):
         except ValidationError as error:
             name = cls.__name__.removesuffix("Settings").lower()
             raise UserError(" ".join(f"{name}: {_explain(cls, error)}".split())) from None
+
+    @model_validator(mode="after")
+    def _whole_numbers_have_64_bits(self) -> "Settings":
+        for name, value in self:
+            if isinstance(value, int) and not -(2**63) <= value < 2**63:
+                raise ValueError(f"{name} is beyond any number of use")
+        return self
 
 
 class DistillationSettings(Settings):
@@ -219,8 +233,10 @@ class TrainingSettings(Settings):
     epochs: int = Field(10, ge=1)
     """Passes over the training examples."""
     batch_size: int = Field(128, ge=1)
-    """Examples per step; at most a sixteenth of the training set (but 8 are always allowed), so that small sets get
-    enough steps. A last, smaller batch is left for the next epoch's shuffle."""
+    """Examples per step, over all processes and parts; at most a sixteenth of the training set (but 8 are always
+    allowed), so that small sets get enough steps. A last, smaller batch is left for the next epoch's shuffle."""
+    accumulate: int = Field(1, ge=1)
+    """Parts in which each process puts its share of a batch through the network, to save memory."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """adamw, or sgd with Nesterov momentum 0.9."""
     learning_rate: float = Field(4e-3, gt=0)
@@ -233,10 +249,20 @@ class TrainingSettings(Settings):
     """Largest Euclidean norm of the parameter gradient; None: no limit."""
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     """Share of the training examples set aside for validation, stratified."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=LARGEST_SEED)
     """Seed of initial weights, data order, random starts and the validation split."""
+    ema: float = Field(0.0, ge=0, lt=1)
+    """Decay of an exponential moving average of the weights, which is then what is validated and kept; 0: none."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: passes that only train run under autocast; all that the gradient objective differentiates stays fp32."""
+    compile: bool = False
+    """Compile the student's passes with torch.compile where the objective allows it."""
     device: str = "auto"
     """auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps."""
+    checkpoint_minutes: float = Field(2.0, ge=0)
+    """Minutes between checkpoints, from which the same command goes on after an interruption; 0: every step."""
+    track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    """Dashboards that get each epoch's figures (extra `track`): tensorboard, wandb, mlflow."""
     augmentation: AugmentationSettings = AugmentationSettings()
     selection: SelectionSettings = SelectionSettings()
 
@@ -278,6 +304,10 @@ class DistillSettings(Settings):
 
     training: TrainingSettings = TrainingSettings()
     objective: ObjectiveSettings = ObjectiveSettings(secant=SecantSettings(weight=5.0))
+    cache_scores: bool = True
+    """Keep the teacher's scores on unchanging training inputs on disk, for the next run with the same teacher."""
+    shard_teacher: bool = False
+    """Spread the teacher's weights over the processes of a torchrun (FSDP): for teachers too big for one device."""
 
 
 METHODS: dict[str, ObjectiveSettings] = {
@@ -313,18 +343,31 @@ METHODS: dict[str, ObjectiveSettings] = {
 """Named starting points; every dial of the chosen one can still be changed."""
 
 
+LARGEST_CONFIG = 1_000_000
+"""Bytes of the largest configuration file that is parsed; examples have a few hundred."""
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Parse a YAML file that holds a mapping; one-line UserError where it is missing or malformed."""
+    if not path.is_file():
+        raise UserError(f"config {path}: cannot read it ({'not a file' if path.exists() else 'no such file'})")
     try:
+        if path.stat().st_size > LARGEST_CONFIG:
+            raise UserError(f"config {path}: larger than {LARGEST_CONFIG:,} bytes, which no settings are")
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"config {path}: cannot read it ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"config {path}: not valid YAML ({' '.join(str(error).split())})") from None
+    except RecursionError:
+        raise UserError(f"config {path}: not valid YAML (nested too deeply)") from None
+    except (yaml.YAMLError, ValueError, KeyError, AttributeError, TypeError) as error:  # the last four: 2001-99-99, ...
+        raise UserError(f"config {path}: not valid YAML ({' '.join(str(error).split())[:200]})") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise UserError(f"config {path}: expected 'name: value' pairs at the top level, found {type(values).__name__}")
+    strange = [name for name in values if not isinstance(name, str)]
+    if strange:
+        raise UserError(f"config {path}: {short(strange[0])} is not the name of a setting")
     return values
 
 
@@ -332,6 +375,30 @@ def nearest(name: str, choices: list[str]) -> str:
     """ "; did you mean 'x'?" for the choice closest to a misspelt name, or the list of choices."""
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else f"; choose from {', '.join(sorted(choices))}"
+
+
+def _nearest_setting(name: str, group: type[BaseModel]) -> str:
+    """`nearest` among the settings of a group and those of the groups in it, the latter with their group's name."""
+    places = {leaf: place for place in _settings_in(group) if (leaf := place.rpartition(".")[2]) != place}
+    places |= {own: own for own in group.model_fields}
+    close = difflib.get_close_matches(name, list(places), n=1, cutoff=0.75)
+    return f"; did you mean '{places[close[0]]}'?" if close else nearest(name, list(group.model_fields))
+
+
+def _settings_in(group: type[BaseModel]) -> Iterator[str]:
+    for name, field in group.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from (f"{name}.{inner}" for inner in _settings_in(field.annotation))
+        else:
+            yield name
+
+
+def short(value: Any) -> str:
+    """A value as it is shown in a complaint: its beginning where it is long or nested."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # a whole number of more digits than Python writes
+        return f"a long {type(value).__name__}"
 
 
 def _explain(model: type[BaseModel], error: ValidationError) -> str:
@@ -342,7 +409,12 @@ def _explain(model: type[BaseModel], error: ValidationError) -> str:
         group: Any = model
         for part in problem["loc"][:-1]:
             group = group.model_fields[str(part)].annotation
-        return f"unknown setting '{place}'" + nearest(str(problem["loc"][-1]), list(group.model_fields))
+        return f"unknown setting '{place}'" + _nearest_setting(str(problem["loc"][-1]), group)
+    if problem["type"] == "missing":
+        return f"'{place}': is missing"
+    if problem["type"] == "model_type":
+        where = f"'{place}': " if place else ""
+        return f"{where}expected 'name: value' pairs (got {short(problem['input'])})"
     message = problem["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
-    return f"'{place}': {message} (got {problem['input']!r})" if place else message
+    return f"'{place}': {message} (got {short(problem['input'])})" if place else message

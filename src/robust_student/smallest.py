@@ -353,6 +353,12 @@ ATTACKS = {
 """Every attack by name, with the norms that it serves; the last three need the optional extra `attacks`."""
 
 
+def require_attacks(names: Sequence[str], norm: Norm) -> None:
+    """Raise UserError where an attack is unknown, does not serve the norm or is not installed."""
+    for name in names:
+        _attack(name, norm)
+
+
 def _attack(name: str, norm: Norm) -> _Attack:
     if name not in ATTACKS:
         raise UserError(f"attacks: unknown name '{name}', choose from {', '.join(ATTACKS)}")

@@ -1,10 +1,14 @@
 """What the commands print when they are done."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from robust_student.findings import Finding
 
 
 def finished(trained: Any, output: Path) -> None:
@@ -30,9 +34,12 @@ def show_search(record: dict[str, Any]) -> None:
 
 
 def show(records: list[dict[str, Any]], path: Path) -> None:
-    """The headline figures as a table, and where the rest is."""
+    """The headline figures as a table, how many examples they rest on, and where the rest is."""
     from robust_student.evaluation import headline
+    from robust_student.results import EVALUATION
+    from robust_student.runs import read_json
 
+    details = read_json(path.parent / EVALUATION)
     table = Table(title="test accuracy in % with 95 % intervals", title_justify="left")
     lines = headline(records)
     noise = next((line["noise"] for line in lines if line["noise"]), None)
@@ -41,7 +48,10 @@ def show(records: list[dict[str, Any]], path: Path) -> None:
     table.add_column("parameters", justify="right")
     table.add_column("clean", justify="right")
     table.add_column(f"noise {noise['setting']:g} dB" if noise else "noise", justify="right")
-    table.add_column(f"AutoAttack {attack['unit']} {attack['setting']:g}" if attack else "AutoAttack", justify="right")
+    heading = (
+        f"AutoAttack {details['autoattack_suite']}\n{attack['unit']} {attack['setting']:g}" if attack else "AutoAttack"
+    )
+    table.add_column(heading, justify="right")
     table.add_column("masking")
     for line in lines:
         verdict = (line["autoattack"] or {}).get("verdict") or {}
@@ -49,6 +59,13 @@ def show(records: list[dict[str, Any]], path: Path) -> None:
         table.add_row(line["model"], f"{line['parameters']:,}", *cells, verdict.get("level", "not run"))
     console = Console()
     console.print(table)
+    sample = details["sample"]
+    attacked = f", under attack {sample['attacked']:,}" if attack else ""
+    print(f"n = {sample['examples']:,} of {sample['test']:,} test examples{attacked}")
+    skipped = details["skipped_certified"]
+    if skipped and attack:
+        counts = ", ".join(f"{name} {count:,}" for name, count in skipped.items())
+        print(f"certified, so AutoAttack was spared them: {counts}")
     print(f"{'report' if path.suffix == '.html' else 'summary'}: {path}")
 
 
@@ -79,6 +96,20 @@ def show_radii(records: list[dict[str, Any]], path: Path) -> None:
         for record in find(records, name, "certified_accuracy", "certified_smoothed_radius"):
             print(f"{name}, smoothed: {_percent(record)} certified at {unit} {record['setting']:g}, n = {record['n']}")
     print(f"summary: {path}")
+
+
+def show_findings(findings: Sequence[Finding]) -> None:
+    """A check-up by what was looked at, one finding a line, and how many problems there are."""
+    console, colours = Console(highlight=False), {"fine": "green", "note": "yellow", "problem": "bold red"}
+    for area in dict.fromkeys(finding.area for finding in findings):
+        console.print(Text(area, style="bold"))
+        for finding in findings:
+            if finding.area == area:
+                line = Text(f"  {finding.level:8}", style=colours[finding.level])
+                line.append(finding.text + (f": {finding.fix}" if finding.fix else ""), style="default")
+                console.print(line, soft_wrap=True)
+    counts = {level: sum(finding.level == level for finding in findings) for level in ("problem", "note")}
+    print(", ".join(f"{count} {level}{'' if count == 1 else 's'}" for level, count in counts.items()))
 
 
 def _percent(record: dict[str, Any] | None) -> str:

@@ -333,7 +333,10 @@ def _amax(steps: Steps, call: Call) -> Traced:
     return steps.add(operation, [call.traced], operation.out_shape)
 
 
-def _max_dim(steps: Steps, call: Call) -> Parts:
+def _max(steps: Steps, call: Call) -> Traced | Parts:
+    """torch.max, along a dimension or of two tensors."""
+    if any(isinstance(value, Traced | Tensor) for value in (*call.arguments[1:], *call.keywords.values())):
+        return _larger(steps, call)
     return _first_of(call, call.traced, _along(steps, call))
 
 
@@ -347,10 +350,14 @@ def _first_of(call: Call, parent: Traced, operation: Maximum) -> Parts:
 
 
 def _larger(steps: Steps, call: Call) -> Traced:
-    """torch.maximum of two traced tensors: stacked, then the maximum over the stack."""
-    first, second = call.arguments[:2]
-    if not isinstance(first, Traced) or not isinstance(second, Traced) or first.shape != second.shape:
-        raise call.refusal()
+    """torch.maximum: max(x, c) = relu(x - c) + c; of two traced tensors, stacked, then the maximum over the stack."""
+    first, second = call.arguments[0], call.argument(1, "other")
+    if not isinstance(first, Traced) or not isinstance(second, Traced):
+        traced, constant = (first, second) if isinstance(first, Traced) else (second, first)
+        above = steps.add(Elementwise(RELU), [_scaled(steps, call, traced, 1.0, -constant)], traced.shape)
+        return _scaled(steps, call, above, 1.0, constant)
+    if first.shape != second.shape:
+        raise call.refusal("with a broadcast input")
     size, shape = math.prod(first.shape), (2, *first.shape)
     both = Affine(lambda x, y: torch.stack([x, y], dim=1), (first.shape, second.shape), steps.like)
     stacked = steps.add(both, [first, second], shape)
@@ -392,7 +399,7 @@ TRANSLATIONS: dict[str, Translation] = {
     **dict.fromkeys(("max_pool1d", "max_pool2d"), _pool),
     **dict.fromkeys(("adaptive_max_pool1d", "adaptive_max_pool2d"), _adaptive_max),
     **dict.fromkeys(("amax",), _amax),
-    **dict.fromkeys(("max",), _max_dim),
+    **dict.fromkeys(("max",), _max),
     **dict.fromkeys(("maximum",), _larger),
 }
 """Operation name without overload -> how it becomes steps."""

@@ -6,19 +6,22 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from robust_student import parallel
 from robust_student.ascent import random_start
 from robust_student.attacks import pgd
-from robust_student.data import Examples, stratified_sample
+from robust_student.examples import Examples
 from robust_student.graph import trace
 from robust_student.norms import Norm
 from robust_student.perturbations import gaussian_at_snr
 from robust_student.propagation import margin_bounds
 from robust_student.regions import Ball
 from robust_student.runs import Model
+from robust_student.samples import stratified_sample
 from robust_student.settings import SelectionSettings
 from robust_student.tensors import device_of, evaluating
 
-_BATCH = 250  # examples certified together
+_BATCH = 250  # examples attacked or certified together
+_CLEAN = 4096  # examples read together
 
 
 def choose_epoch(measured: Sequence[dict[str, float]], examples: int) -> int:
@@ -43,7 +46,8 @@ class Validation:
     def __init__(self, examples: Examples, settings: SelectionSettings, *, scale: Tensor | None, seed: int) -> None:
         """Draw the stratified sample that noise and PGD are measured on."""
         self.examples, self.settings, self.seed = examples, settings, seed
-        count = min(settings.examples, len(examples))
+        self.count = len(examples)
+        count = min(settings.examples, self.count)
         self.sample = examples.subset(stratified_sample(examples.labels, count, seed))
         self.norm = Norm.named(settings.norm, scale)
 
@@ -63,49 +67,68 @@ class Validation:
         return accuracies | {"selection": sum(accuracies.values()) / len(accuracies)}
 
     def _clean(self, model: Model) -> float:
-        return _accuracy(model.logits(self.examples.floats()), self.examples.labels)
+        mine = _mine(self.count)
+        right = [
+            (model.logits(self.examples.floats(part)).argmax(dim=1) == self.examples.labels[part].cpu())
+            for part in torch.split(mine, _CLEAN)
+        ]
+        return _share(right, self.count, device_of(model))
 
     def _certified(self, model: Model) -> float:
         """Share of the sample whose every margin is positive over the ball, by interval propagation."""
         device = device_of(model)
         layers = trace(model, model.card.input_shape).layers()
-        inputs, labels = self.sample.floats().to(device), self.sample.labels.to(device)
         standing = []
         with torch.no_grad():
-            for points, truth in zip(torch.split(inputs, _BATCH), torch.split(labels, _BATCH), strict=True):
+            for part in torch.split(_mine(len(self.sample)), _BATCH):
+                points, truth = self.sample.floats(part).to(device), self.sample.labels[part].to(device)
                 radius = points.new_full((len(points),), self._radius(model))
                 ball = Ball(points, radius, self.norm, model.card.range)
                 bounds = margin_bounds(layers, ball, truth, "interval")
                 standing.append((bounds > 0).sum(dim=1) == bounds.shape[1] - 1)
-        return float(torch.cat(standing).double().mean())
+        return _share(standing, len(self.sample), device)
 
     def _radius(self, model: Model) -> float:
         return self.settings.radius or self.norm.default_radius(model.card.range, model.card.input_shape)
 
     def _perturbed(self, model: Model) -> dict[str, float]:
-        device = device_of(model)
-        inputs, labels = self.sample.floats().to(device), self.sample.labels.to(device)
-        card, settings = model.card, self.settings
+        device, card, settings = device_of(model), model.card, self.settings
+        labels, count = self.sample.labels.cpu(), len(self.sample)
         generator = torch.Generator().manual_seed(self.seed)
+        parts = torch.split(_mine(count), _BATCH)
         accuracies = {}
         for snr_db in settings.snr_db:
-            noise = torch.randn(inputs.shape, generator=generator).to(device)
-            noisy, _ = gaussian_at_snr(inputs, snr_db, card.range, noise)
-            accuracies[f"snr_{snr_db:g}"] = _accuracy(model.logits(noisy), self.sample.labels)
+            draws = torch.randn((count, *card.input_shape), generator=generator)
+            right = []
+            for part in parts:
+                inputs = self.sample.floats(part).to(device)
+                noisy, _ = gaussian_at_snr(inputs, snr_db, card.range, draws[part].to(device))
+                right.append(model.logits(noisy).argmax(dim=1) == labels[part])
+            accuracies[f"snr_{snr_db:g}"] = _share(right, count, device)
         radius = self._radius(model)
-        start = random_start(inputs.cpu(), self.norm, radius, card.range, generator).to(device)
-        attacked = pgd(
-            model,
-            inputs,
-            labels,
-            norm=self.norm,
-            radius=radius,
-            steps=settings.steps,
-            input_range=card.range,
-            start=start,
-        )
-        return accuracies | {"pgd": _accuracy(model.logits(attacked), self.sample.labels)}
+        start = random_start(self.sample.floats().cpu(), self.norm, radius, card.range, generator)
+        right = []
+        for part in parts:
+            attacked = pgd(
+                model,
+                self.sample.floats(part).to(device),
+                labels[part].to(device),
+                norm=self.norm,
+                radius=radius,
+                steps=settings.steps,
+                input_range=card.range,
+                start=start[part].to(device),
+            )
+            right.append(model.logits(attacked).argmax(dim=1) == labels[part])
+        return accuracies | {"pgd": _share(right, count, device)}
 
 
-def _accuracy(logits: Tensor, labels: Tensor) -> float:
-    return float((logits.argmax(dim=1).cpu() == labels.cpu()).double().mean())
+def _mine(count: int) -> Tensor:
+    """Positions of the examples that this process measures: each example is one process's."""
+    return torch.arange(parallel.rank(), count, parallel.size())
+
+
+def _share(right: Sequence[Tensor], count: int, device: torch.device) -> float:
+    """The share of `count` examples that the processes together found right."""
+    found = torch.stack([part.sum() for part in right]).sum() if right else torch.zeros(())
+    return int(parallel.total(found.long().to(device))) / count

@@ -3,7 +3,6 @@
 import pickle
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,6 +52,8 @@ def fit_weights(network: nn.Module, tensors: Mapping[str, Tensor], place: str, *
         elif tensor.shape != target.shape:
             found, expected = tuple(tensor.shape), tuple(target.shape)
             raise UserError(f"{place}: '{name}' has shape {found}, the network expects {expected}")
+        if tensor.is_floating_point() != target.is_floating_point() or tensor.is_complex():
+            raise UserError(f"{place}: '{name}' holds {tensor.dtype}, the network expects {target.dtype}")
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise UserError(f"{place}: '{name}' holds NaN or infinite values")
     network.load_state_dict(tensors)
@@ -92,12 +93,15 @@ def _read(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         reason = " ".join(str(error).split())
         _, _, culprit = reason.partition("Unsupported global: GLOBAL ")
+        if not culprit and "Unsupported operand" in reason:
+            raise UserError(f"weights {path}: not a file of torch.save; a plain pickle is never read") from None
         what = f"'{culprit.split()[0]}'" if culprit else "more than tensors"
         raise UserError(
             f"weights {path}: refused, it holds {what}, and reading that could run code; save model.state_dict() alone"
         ) from None
-    except (RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError, AssertionError, OSError) as error:
-        raise UserError(f"weights {path}: not a file of torch.save ({' '.join(str(error).split())[:200]})") from None
+    except Exception as error:  # its unpickler raises whatever a damaged file makes an index or struct raise
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"weights {path}: not a file of torch.save ({reason})") from None
 
 
 def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:

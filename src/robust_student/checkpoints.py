@@ -1,0 +1,107 @@
+"""The state of an unfinished training on disk: written atomically, verified when read, the one before it kept."""
+
+import hashlib
+import io
+import pickle
+import re
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robust_student.runs import write_atomically
+from robust_student.tensors import UserError
+
+FOLDER = "checkpoints"
+"""Name of the folder in a run directory."""
+_KEPT = 2
+_NAME = re.compile(r"step-(\d{9})-([0-9a-f]{16})\.pt")
+
+
+class Checkpoints:
+    """The checkpoints of one run: `step-STEP-SHA.pt`, SHA being the first 16 digits of the file's SHA-256."""
+
+    def __init__(self, run: Path) -> None:
+        """Those of the run directory `run`; what a killed write left behind is cleared away."""
+        self.folder = run / FOLDER
+        self.skipped: list[str] = []
+        """What `latest` says about checkpoints that it could not use."""
+        if self.folder.is_dir():
+            for leftover in self.folder.glob(".*"):
+                leftover.unlink(missing_ok=True)
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Write the state after `step` (tensors and plain containers) and keep the one before it.
+
+        Raises UserError where it cannot be written; earlier checkpoints are then as they were.
+        """
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        content = buffer.getvalue()
+        name = f"step-{step:09d}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
+        try:
+            self.folder.mkdir(exist_ok=True)
+            write_atomically(self.folder / name, content)
+            for old in self._files()[_KEPT:]:
+                old.unlink(missing_ok=True)
+        except OSError as error:
+            kept = self._files()
+            last = f"the one of step {_step(kept[0])} is intact" if kept else "there is none yet"
+            raise UserError(
+                f"checkpoint {self.folder / name}: cannot write it ({error.strerror}); {last}: mend that and give the "
+                "same command again"
+            ) from None
+
+    def latest(self) -> tuple[int, dict[str, Any]] | None:
+        """Step and state of the newest checkpoint that is whole; None where there is none at all.
+
+        Damaged ones are passed over and named in `skipped`. Raises UserError where none of them is whole.
+        """
+        files = self._files()
+        for path in files:
+            try:
+                return _step(path), _read(path)
+            except UserError as error:
+                self.skipped.append(str(error))
+        if files:
+            raise UserError(f"{self.skipped[0]}; no other checkpoint is whole: remove the run directory to start again")
+        return None
+
+    def clear(self) -> None:
+        """Remove them all: the training is complete."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _files(self) -> list[Path]:
+        """Newest first."""
+        found = [path for path in self.folder.glob("step-*.pt") if _NAME.fullmatch(path.name)]
+        return sorted(found, key=_step, reverse=True)
+
+
+def _step(path: Path) -> int:
+    match = _NAME.fullmatch(path.name)
+    assert match is not None  # _files only yields such names
+    return int(match[1])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A checkpoint whose checksum is right and which holds nothing but tensors and plain containers."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"checkpoint {path}: cannot read it ({error.strerror})") from None
+    if not path.name.endswith(f"-{hashlib.sha256(content).hexdigest()[:16]}.pt"):
+        raise UserError(f"checkpoint {path}: damaged (its checksum is not the one in its name)")
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise UserError(f"checkpoint {path}: refused (its entries are compressed, ours never are)")
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(f"checkpoint {path}: refused (it holds more than tensors; reading it could run code)") from None
+    except (RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError, AssertionError, OSError) as error:
+        raise UserError(f"checkpoint {path}: not readable ({' '.join(str(error).split())[:120]})") from None
+    if not isinstance(state, dict):
+        raise UserError(f"checkpoint {path}: holds {type(state).__name__}, not the state of a training")
+    return state

@@ -1,0 +1,85 @@
+"""Batches of a training set in the order of an epoch: this process's share, from any batch on."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robust_student import parallel
+from robust_student.draws import step_seed
+from robust_student.examples import Examples
+from robust_student.streams import Stream
+from robust_student.tensors import Inputs, Labels, UserError
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Examples on the device that go through the network together."""
+
+    inputs: Inputs
+    """In natural units."""
+    labels: Labels
+    examples: Labels
+    """Each example's number in the training set: what its random draws, and its teacher scores, hang on."""
+
+
+class Feed:
+    """The steps of an epoch, each as the parts that this process accumulates.
+
+    A step takes `batch_size` examples over all processes and parts: process r has the r-th share of them, cut into
+    `accumulate` parts. The order of an epoch is a function of seed and epoch, so that a step can be taken up anywhere
+    and is the same for any number of processes and parts.
+    """
+
+    def __init__(
+        self, source: Examples | Stream, *, batch_size: int, accumulate: int, seed: int, device: torch.device
+    ) -> None:
+        """Batches of `source`, whose inputs are kept on the device where they are in memory.
+
+        Raises UserError where a batch cannot be shared evenly among processes and parts.
+        """
+        pieces = parallel.size() * accumulate
+        if batch_size % pieces:
+            raise UserError(
+                f"batch_size: {batch_size} examples cannot be shared evenly by {parallel.size()} processes with "
+                f"{accumulate} parts each; take a multiple of {pieces}"
+            )
+        self.source = source if isinstance(source, Stream) else source.to(device)
+        # Small sets: at most a sixteenth of the examples, but 8 (and one for every piece) are always allowed.
+        most = max(8, len(source) // 16)
+        self.batch_size = max(pieces, min(batch_size, most) // pieces * pieces)
+        self.accumulate, self.seed, self.device = accumulate, seed, device
+        self.steps = max(1, len(source) // self.batch_size)
+
+    def epoch(self, number: int, skip: int = 0) -> Iterator[list[Part]]:
+        """The steps of epoch `number`, from 1, without the first `skip` of them."""
+        if isinstance(self.source, Stream):
+            yield from self._streamed(self.source, number, skip)
+            return
+        order = torch.Generator().manual_seed(step_seed(self.seed, number))
+        permutation = torch.randperm(len(self.source), generator=order)
+        for step in torch.split(permutation, self.batch_size)[skip : self.steps]:
+            yield [self._part(self.source, positions) for positions in self._mine(step)]
+
+    def _mine(self, step: Tensor) -> list[Tensor]:
+        """This process's parts of a step's positions; a set smaller than a batch has one step of what there is."""
+        share = torch.tensor_split(step, parallel.size())[parallel.rank()]
+        return [part for part in torch.tensor_split(share, self.accumulate) if len(part) > 0]
+
+    def _part(self, source: Examples, positions: Tensor) -> Part:
+        there = positions.to(self.device)
+        inputs = source.take(positions if source.mapped else there).to(self.device, non_blocking=True)
+        inputs = inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs
+        return Part(inputs, source.labels[there], there)
+
+    def _streamed(self, source: Stream, number: int, skip: int) -> Iterator[list[Part]]:
+        share = self.batch_size // parallel.size()
+        batches = source.batches(
+            epoch=number, batch_size=share, seed=self.seed, skip=skip, rank=parallel.rank(), world=parallel.size()
+        )
+        for inputs, labels, examples in batches:
+            there = [tensor.to(self.device, non_blocking=True) for tensor in (inputs, labels, examples)]
+            there[0] = there[0].float() / 255 if there[0].dtype == torch.uint8 else there[0]
+            parts = zip(*(torch.tensor_split(tensor, self.accumulate) for tensor in there), strict=True)
+            yield [Part(*part) for part in parts]

@@ -1,0 +1,44 @@
+"""Ctrl-C and SIGTERM as a wish that the training loop grants at the end of a step."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Interrupted(Exception):
+    """Training was stopped from outside after its state had been saved; the message says how to go on."""
+
+    def __init__(self, message: str, number: int) -> None:
+        """`number` is the signal's."""
+        super().__init__(message)
+        self.number = number
+
+
+class Wish:
+    """Whether a signal has asked to stop."""
+
+    number: int = 0
+    """The signal's number; 0: go on."""
+
+    def hear(self, number: int, frame: FrameType | None) -> None:
+        """Note the signal; a second one is obeyed at once."""
+        if self.number:
+            raise KeyboardInterrupt
+        self.number = number
+
+
+@contextmanager
+def listening() -> Iterator[Wish]:
+    """Turn SIGINT and SIGTERM into a wish for the length of a block; outside the main thread nothing is heard."""
+    wish = Wish()
+    if threading.current_thread() is not threading.main_thread():
+        yield wish
+        return
+    kept = {number: signal.signal(number, wish.hear) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield wish
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)

@@ -1,0 +1,68 @@
+"""What is too large for this machine: found from sizes alone, and refused before anything is allocated."""
+
+import math
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from robust_student.tensors import UserError
+
+LARGEST_NETWORK = 1_000_000_000
+"""Parameters of the largest built-in network; they are for small images and small students."""
+_CONTAINER = Path("/sys/fs/cgroup/memory.max")
+
+
+def physical_memory() -> int | None:
+    """Bytes of main memory that this process may use: the machine's, or its container's; None: unknown."""
+    known = []
+    with suppress(AttributeError, ValueError, OSError):  # no such name on this system
+        known.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with suppress(ValueError, OSError):  # no container, or one without a limit
+        known.append(int(_CONTAINER.read_text(encoding="ascii")))
+    return min(known, default=None)
+
+
+def require_memory(needed: int, place: str, advice: str) -> None:
+    """Raise UserError where what `place` names needs more bytes than there is memory; `advice` says what to do."""
+    there = physical_memory()
+    if there is not None and needed > there:
+        raise UserError(f"{place}: needs {readable(needed)} of memory, this machine has {readable(there)}; {advice}")
+
+
+def readable(size: int) -> str:
+    """A number of bytes with a decimal unit, say 1.2 GB."""
+    power = 0 if size < 1 else min(int(math.log10(size) // 3), 6)
+    return f"{size / 1000**power:.3g} {('bytes', 'kB', 'MB', 'GB', 'TB', 'PB', 'EB')[power]}"
+
+
+def require_buildable(spec: str, make: Callable[[], nn.Module]) -> None:
+    """Raise UserError where `make` would build a network of more than LARGEST_NETWORK parameters.
+
+    It is built on PyTorch's meta device, where tensors have a shape and no memory.
+    """
+    try:
+        with torch.device("meta"):
+            count = sum(parameter.numel() for parameter in make().parameters())
+    except (RuntimeError, TypeError, OverflowError) as error:
+        if "overflow" not in str(error).lower():
+            raise
+        count = 2**63  # or more: a size is no 64-bit number
+    if count > LARGEST_NETWORK:
+        size = f"{count:.2g}" if count < 2**63 else "countless"
+        raise UserError(
+            f"model '{spec}': would have {size} parameters, more than {LARGEST_NETWORK:.0e}; choose smaller widths"
+        )
+
+
+def available_memory() -> int | None:
+    """Bytes of main memory that are free now, on Linux; None elsewhere."""
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            name, _, value = line.partition(":")
+            if name == "MemAvailable":
+                return 1024 * int(value.split()[0])
+    return None

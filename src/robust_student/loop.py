@@ -1,0 +1,223 @@
+"""One training from its first step, or from a checkpoint, to its last: steps, epochs, what is kept."""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from robust_student import parallel
+from robust_student.augmentation import Mixed, augment
+from robust_student.draws import Draws, seed_generators, step_seed
+from robust_student.feed import Feed, Part
+from robust_student.interruption import Interrupted, Wish
+from robust_student.objective import Terms
+from robust_student.optimisation import Optimisation, agree, averaged, limit_gradient, mean_of
+from robust_student.runs import Model
+from robust_student.settings import TrainingSettings
+from robust_student.tensors import UserError
+from robust_student.tracking import Tracking
+from robust_student.unfinished import Unfinished
+from robust_student.validation import Validation, choose_epoch
+
+Step = Callable[[nn.Module, Mixed, Part, Draws, float], Terms]
+"""Maps the objective (as wrapped for several processes), a batch, its source, draws and the training's progress to
+terms."""
+
+
+class Loop:
+    """One training, from its first step or from a checkpoint on."""
+
+    def __init__(
+        self,
+        model: Model,
+        objective: nn.Module,
+        step: Step,
+        feed: Feed,
+        validation: Validation,
+        settings: TrainingSettings,
+    ) -> None:
+        self.model, self.step, self.feed, self.validation, self.settings = model, step, feed, validation, settings
+        self.steps = feed.steps * settings.epochs
+        self.optimisation = Optimisation(model, settings, self.steps)
+        self.objective = DistributedDataParallel(objective) if parallel.size() > 1 else objective
+        self.average = averaged(model, settings.ema)
+        self.done, self.number = 0, 0
+        """Steps taken in all, and in the current epoch."""
+        self.sums: dict[str, Tensor] = {}
+        """Of the terms' means over this process's examples, in the current epoch."""
+        self.history: list[dict[str, Any]] = []
+        self.kept: dict[int, dict[str, Tensor]] = {}
+        """Weights of the epochs that may still be chosen."""
+
+    @property
+    def epoch(self) -> int:
+        """The current epoch, from 1."""
+        return len(self.history) + 1
+
+    @property
+    def measured(self) -> Model:
+        """What is validated and kept: the model, or the average of its weights."""
+        if self.average is None:
+            return self.model
+        assert isinstance(self.average.module, Model)  # a copy of the model
+        return self.average.module
+
+    @property
+    def chosen(self) -> int:
+        """The epoch to keep so far, from 1."""
+        return choose_epoch([record["validation"] for record in self.history], self.validation.count) + 1
+
+    def run(self, unfinished: Unfinished | None, wish: Wish, tracking: Tracking) -> None:
+        """Take all the steps that are left."""
+        with _progress() as progress:
+            task = progress.add_task("training", total=self.steps, completed=self.done, status="")
+            while self.epoch <= self.settings.epochs:
+                started, before = time.perf_counter(), self.number
+                self.model.train()
+                for parts in self.feed.epoch(self.epoch, skip=self.number):
+                    self._take(parts, unfinished, wish)
+                    if self.number % 10 == 0 or self.number == self.feed.steps:
+                        rate = (self.number - before) * self.feed.batch_size / (time.perf_counter() - started)
+                        means = ", ".join(f"{name} {float(x) / self.number:.3f}" for name, x in self.sums.items())
+                        status = f"epoch {self.epoch}/{self.settings.epochs}: {means} | {rate:,.0f} examples/s"
+                        progress.update(task, completed=self.done, status=status)
+                self._close_epoch(time.perf_counter() - started, self.number - before)
+                tracking.log(self.history[-1], self.done)
+                if unfinished is not None:
+                    unfinished.record(self.history)
+
+    def _take(self, parts: list[Part], unfinished: Unfinished | None, wish: Wish) -> None:
+        """One step: forward and backward on every part, then the parameters move."""
+        settings, number = self.settings, self.done + 1
+        seed_generators(step_seed(settings.seed, number, parallel.rank()), self.feed.device)
+        terms = []
+        for position, part in enumerate(parts):
+            draws = Draws(settings.seed, number, part.examples)
+            batch = augment(part.inputs, part.labels, settings.augmentation, draws)
+            last = position == len(parts) - 1
+            with self._apart(last):
+                terms.append(self.step(self.objective, batch, part, draws, number / self.steps))
+                torch.autograd.backward(terms[-1].loss / len(parts))
+        if parallel.size() > 1:
+            self._require_gradients()
+        size = limit_gradient(self.optimisation.parameters, settings.gradient_clip)
+        trouble, stop = agree(terms, size, wish.number)
+        if trouble is not None:
+            self._diverged(trouble, unfinished)
+        self.optimisation.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        self.done, self.number = self.done + 1, self.number + 1
+        for name in terms[0].values:
+            mean = mean_of([part.values[name] for part in terms])
+            self.sums[name] = self.sums[name] + mean if name in self.sums else mean
+        if unfinished is not None and (stop or parallel.as_first(unfinished.due())):
+            unfinished.save(self.done, self.state())
+        if stop and unfinished is not None:
+            raise Interrupted(
+                f"interrupted after step {self.done} of {self.steps}, which is saved in {unfinished.output}; the same "
+                "command goes on from there",
+                stop,
+            )
+
+    def _apart(self, last: bool) -> AbstractContextManager[None]:
+        """Gradients are exchanged between processes once a step: in the backward pass of its last part."""
+        objective = self.objective
+        if isinstance(objective, DistributedDataParallel) and not last:
+            return objective.no_sync()
+        return nullcontext()
+
+    def _require_gradients(self) -> None:
+        """Processes exchange the gradient of every trainable parameter: one without any would stall the next step."""
+        idle = [name for name, p in self.model.named_parameters() if p.requires_grad and p.grad is None]
+        if idle:
+            raise UserError(
+                f"model: parameter '{idle[0]}' gets no gradient, so several processes cannot exchange it; freeze it "
+                "with requires_grad_(False)"
+            )
+
+    def _close_epoch(self, seconds: float, taken: int) -> None:
+        """Validate, record, and keep the weights that may still be chosen."""
+        means = {name: parallel.total(total / self.number) / parallel.size() for name, total in self.sums.items()}
+        epoch = self.epoch
+        record = {
+            "epoch": epoch,
+            "terms": {name: float(mean) for name, mean in means.items()},
+            "validation": self.validation.measure(self.measured),
+            "learning_rate": self.optimisation.rate,
+            "seconds": round(seconds, 3),
+            "examples_per_second": round(taken * self.feed.batch_size / seconds, 1),
+        }
+        self.history.append(record)
+        self.kept[epoch] = deepcopy(self.measured.state_dict())
+        accuracies = [entry["validation"] for entry in self.history]
+        self.kept = {e: w for e, w in self.kept.items() if not _dominated(accuracies[e - 1], accuracies[e:])}
+        self.number, self.sums = 0, {}
+
+    def _diverged(self, trouble: str, unfinished: Unfinished | None) -> None:
+        """Stop in all processes, with the weights of the best epoch so far kept (of this step where there is none)."""
+        where = ""
+        if unfinished is not None:
+            if self.kept:
+                self.model.load_state_dict(self.kept[self.chosen])
+            where = f"; the last good weights are in {unfinished.keep_last_good(self.model)}"
+        raise UserError(
+            f"training diverged: {trouble} at step {self.number + 1} of epoch {self.epoch}; lower the learning rate or "
+            f"that term's weight{where}"
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the rest of the training depends on: tensors and plain containers."""
+        return {
+            **self.optimisation.state(),
+            "model": dict(self.model.state_dict()),
+            "average": None if self.average is None else dict(self.average.state_dict()),
+            "done": self.done,
+            "number": self.number,
+            "sums": {name: parallel.put_together(total[None]) for name, total in self.sums.items()},
+            "history": self.history,
+            "kept": {epoch: dict(weights) for epoch, weights in self.kept.items()},
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state; UserError where it is not that of this training."""
+        try:
+            self.model.load_state_dict(state["model"])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
+            self.optimisation.restore(state)
+            self.done, self.number = int(state["done"]), int(state["number"])
+            self.history = list(state["history"])
+            self.sums = {str(name): _own(totals).to(self.feed.device) for name, totals in state["sums"].items()}
+            self.kept = {
+                int(epoch): {name: value.to(self.feed.device) for name, value in weights.items()}
+                for epoch, weights in state["kept"].items()
+            }
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise UserError(f"checkpoint: not one of this training ({reason}); remove it to start again") from None
+
+
+def _own(totals: Tensor) -> Tensor:
+    """This process's entry; the mean where there were another number of processes."""
+    return totals[parallel.rank()] if len(totals) == parallel.size() else totals.mean()
+
+
+def _dominated(earlier: dict[str, float], later: Sequence[dict[str, float]]) -> bool:
+    """Whether some later epoch is at least as good both on clean inputs and by the selection metric."""
+    return any(entry["clean"] >= earlier["clean"] and entry["selection"] >= earlier["selection"] for entry in later)
+
+
+def _progress() -> Progress:
+    """A progress bar on standard error; silent where that is not a terminal, and in all processes but the first."""
+    console = Console(stderr=True)
+    columns = (BarColumn(20), TextColumn("{task.percentage:3.0f}%"), TimeElapsedColumn(), TimeRemainingColumn())
+    silent = not console.is_terminal or parallel.rank() > 0
+    return Progress(*columns, TextColumn("{task.fields[status]}"), console=console, disable=silent)

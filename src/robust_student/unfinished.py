@@ -1,0 +1,123 @@
+"""The run directory while a training is going on: what it is a training of, its checkpoints, and how it is finished."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from robust_student import parallel
+from robust_student.checkpoints import Checkpoints
+from robust_student.runs import (
+    METRICS,
+    TRAINING,
+    Model,
+    append_jsonl,
+    read_json,
+    require_new,
+    save,
+    write_json,
+)
+from robust_student.tensors import UserError
+
+LAST_GOOD = "last-good"
+"""Name of the run directory inside an unfinished run that holds the weights from before a divergence."""
+
+
+class Unfinished:
+    """A run directory that holds no model yet: `training.json`, `metrics.jsonl` and `checkpoints`.
+
+    With several processes only the first writes; all of them read, so the directory must be one that all can see.
+    """
+
+    def __init__(self, output: Path, marks: Mapping[str, Any], minutes: float) -> None:
+        """Make the directory, or accept the unfinished beginning of the same training.
+
+        Args:
+            output: the directory.
+            marks: what must be the same for the training to be continued.
+            minutes: between checkpoints; 0: one every step.
+
+        Raises UserError where the directory holds anything else, and names the first mark that differs.
+        """
+        self.output, self.minutes = output, minutes
+        parallel.first(lambda: self._open(marks))
+        self.checkpoints = Checkpoints(output)
+        self._saved = time.monotonic()
+
+    def _open(self, marks: Mapping[str, Any]) -> None:
+        require_new(self.output)
+        self.output.mkdir(parents=True, exist_ok=True)
+        path = self.output / TRAINING
+        if not path.exists():
+            write_json(path, dict(marks))
+            return
+        found = read_json(path)
+        different = _difference(found, dict(marks)) if isinstance(found, dict) else "everything"
+        if different is not None:
+            raise UserError(
+                f"output {self.output}: holds an unfinished training of something else ({different}); give the same "
+                "command to continue it, choose another name, or remove it"
+            )
+
+    def latest(self) -> dict[str, Any] | None:
+        """The state to go on from; None where there is none yet."""
+        found = self.checkpoints.latest()
+        return None if found is None else found[1]
+
+    def due(self) -> bool:
+        """Whether it is time for a checkpoint."""
+        return time.monotonic() - self._saved >= 60 * self.minutes
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Write a checkpoint; UserError where that fails."""
+        parallel.first(lambda: self.checkpoints.save(step, state))
+        self._saved = time.monotonic()
+
+    def record(self, history: Sequence[dict[str, Any]]) -> None:
+        """Write the records of the epochs so far."""
+        if parallel.rank() == 0:
+            (self.output / METRICS).unlink(missing_ok=True)
+            append_jsonl(self.output / METRICS, history)
+
+    def keep_last_good(self, model: Model) -> Path:
+        """Save weights from before a divergence as a run directory of its own; where it is."""
+        folder = self.output / LAST_GOOD
+        if parallel.rank() == 0:
+            folder.mkdir(exist_ok=True)
+            save(model, folder)
+        return folder
+
+    def finish(self, model: Model, history: Sequence[dict[str, Any]]) -> None:
+        """Turn the directory into a run: the model is written last but for the clearing away."""
+
+        def write() -> None:
+            try:
+                self.record(history)
+                save(model, self.output)
+            except OSError as error:
+                raise UserError(
+                    f"output {self.output}: cannot write the model ({error.strerror}); mend that and give the same "
+                    "command again"
+                ) from None
+            (self.output / TRAINING).unlink(missing_ok=True)
+            self.checkpoints.clear()
+
+        parallel.first(write)
+
+
+def _difference(there: dict[str, Any], here: dict[str, Any], place: str = "") -> str | None:
+    """The first value that differs, as `name: OLD there, NEW here`."""
+    for name in dict.fromkeys([*there, *here]):
+        old, new = there.get(name), here.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found = _difference(old, new, f"{place}{name}.")
+            if found is not None:
+                return found
+        elif old != new:
+            return f"{place}{name}: {_brief(old)} there, {_brief(new)} here"
+    return None
+
+
+def _brief(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:16]}..."

@@ -1,0 +1,122 @@
+"""The teacher's scores: once, on every batch, or from an earlier run."""
+
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from reference import message_of, toy_data
+from torch import Tensor, nn
+
+from robust_student.guide import Guide
+from robust_student.runs import Model, as_model
+
+DATA = toy_data(train=40, noise=0.4)
+SOURCE = DATA.training_examples
+CPU = torch.device("cpu")
+
+
+class Asked(nn.Module):
+    """A teacher that counts the examples it is asked about."""
+
+    def __init__(self, seed: int = 0, shift: float = 0.0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.layer, self.count, self.shift = nn.Linear(16, 3), 0, shift
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.count += len(inputs)
+        return self.layer(inputs.flatten(1)) + self.shift
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ROBUST_STUDENT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def prepared(network: nn.Module, *, changing: bool = False, cache: bool = True) -> tuple[Guide, Model]:
+    model = as_model(network, DATA)
+    if isinstance(network, Asked):
+        network.count = 0
+    guide = Guide(model, CPU)
+    guide.prepare(SOURCE, changing=changing, cache=cache)
+    return guide, model
+
+
+def test_a_second_run_reads_the_scores_and_asks_a_few_examples_only(folder: Path) -> None:
+    network = Asked()
+    first, model = prepared(network)
+    assert network.count == 40 and len(list(folder.iterdir())) == 1
+    second, _ = prepared(network)
+    assert network.count == 16
+    positions = torch.tensor([3, 39, 0])
+    for guide in (first, second):
+        assert torch.equal(guide.scores(torch.zeros(3, 1, 4, 4), positions), model.logits(SOURCE.floats(positions)))
+
+
+def test_other_weights_other_data_or_other_code_are_asked_anew(folder: Path) -> None:
+    prepared(Asked())
+    other = Asked(seed=1)
+    prepared(other)
+    assert other.count == 40
+    changed = Asked(shift=1.0)  # the same name and weights, another forward
+    guide, model = prepared(changed)
+    assert changed.count == 56
+    scores = guide.scores(torch.zeros(1, 1, 4, 4), torch.tensor([5]))
+    torch.testing.assert_close(scores, model.logits(SOURCE.floats(slice(5, 6))))
+
+
+@pytest.mark.parametrize("damage", [b"nonsense", b""])
+def test_a_damaged_cache_is_computed_again(folder: Path, damage: bytes) -> None:
+    network = Asked()
+    prepared(network)
+    next(folder.iterdir()).write_bytes(damage)
+    prepared(network)
+    assert network.count == 40
+    prepared(network)
+    assert network.count == 16
+
+
+def test_scores_of_the_wrong_shape_or_not_finite_are_not_used(folder: Path) -> None:
+    network = Asked()
+    prepared(network)
+    path = next(folder.iterdir())
+    for wrong in (torch.zeros(3, 3), torch.full((40, 3), torch.nan), torch.zeros(40, 3, dtype=torch.float64)):
+        safetensors.torch.save_file({"scores": wrong}, path)
+        prepared(network)
+        assert network.count == 40
+
+
+def test_without_the_cache_nothing_is_written_or_read(folder: Path) -> None:
+    network = Asked()
+    prepared(network, cache=False)
+    assert network.count == 40 and not folder.exists()
+
+
+def test_changing_inputs_are_answered_batch_by_batch(folder: Path) -> None:
+    network = Asked()
+    guide, model = prepared(network, changing=True)
+    assert network.count == 0
+    inputs = torch.rand(5, 1, 4, 4)
+    scores = guide.scores(inputs, torch.arange(5))
+    assert not scores.requires_grad and torch.equal(scores, model.logits(inputs))
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("ROBUST_STUDENT_CACHE", str(tmp_path / "file" / "cache"))
+    network = Asked()
+    prepared(network)
+    assert network.count == 40
+
+
+def test_scores_that_are_not_finite_are_refused(folder: Path) -> None:
+    class Undefined(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return inputs.flatten(1)[:, :3].log() if inputs.any() else inputs.flatten(1)[:, :3]
+
+    dark = toy_data(noise=2.0)
+    guide = Guide(as_model(Undefined(), dark), CPU)
+    message = message_of(lambda: guide.prepare(dark.training_examples, changing=False, cache=True))
+    assert "teacher: its scores" in message and not folder.exists()

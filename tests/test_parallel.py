@@ -1,0 +1,124 @@
+"""Two processes against one: gradients, validation, a sharded teacher, errors, and who writes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import two_processes
+from torch import Tensor
+
+from robust_student import parallel
+from robust_student.cli import main
+from robust_student.runs import load, read_json
+from robust_student.tensors import UserError
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([*sys.path, "tests"])}
+
+
+def torchrun(*words: str | Path) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=500)
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes wrote."""
+    output = tmp_path_factory.mktemp("together")
+    done = torchrun(Path(two_processes.__file__), output)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return output
+
+
+@pytest.fixture(scope="module")
+def found(together: Path) -> dict[str, Any]:
+    return torch.load(together / "found.pt", weights_only=True)
+
+
+def apart(a: Tensor, b: Tensor) -> float:
+    """||a - b|| / ||b||."""
+    return float(torch.linalg.vector_norm(a - b) / torch.linalg.vector_norm(b))
+
+
+@pytest.mark.parametrize("name", list(two_processes.CASES))
+def test_two_processes_have_the_gradients_and_the_result_of_one(name: str, found: dict[str, Any]) -> None:
+    alone = two_processes.case(name, None)
+    first = [torch.cat([g.flatten() for g in run["gradients"][0]]) for run in (found[name], alone)]
+    assert apart(*first) < 1e-6
+    assert len(found[name]["gradients"]) == len(alone["gradients"]) > 10
+    for weight in alone["weights"]:
+        torch.testing.assert_close(found[name]["weights"][weight], alone["weights"][weight], atol=2e-4, rtol=1e-3)
+    for (terms, accuracies), (terms_alone, accuracies_alone) in zip(
+        found[name]["figures"], alone["figures"], strict=True
+    ):
+        assert terms == pytest.approx(terms_alone, rel=1e-3)
+        assert accuracies == pytest.approx(accuracies_alone, abs=0.051)  # one of 20
+
+
+def test_only_the_first_process_writes_and_the_run_is_whole(together: Path) -> None:
+    for name in two_processes.CASES:
+        assert sorted(path.name for path in (together / name).iterdir()) == [
+            "metrics.jsonl",
+            "model.json",
+            "model.safetensors",
+        ]
+        assert load(together / name, network=two_processes.student()).card.provenance["epoch"] in (1, 2)
+
+
+def test_a_signal_to_one_process_stops_both_and_the_rest_is_the_same_to_the_bit(
+    together: Path, found: dict[str, Any]
+) -> None:
+    said = [(together / "interrupted" / f"said-{process}.txt").read_text() for process in (0, 1)]
+    assert said[0] == said[1] and "interrupted after step 5" in said[0]
+    again = torch.load(together / "again.pt", weights_only=True)
+    assert again["figures"] == found["kd"]["figures"]
+    assert len(again["gradients"]) == len(found["kd"]["gradients"]) - 5
+    for name, weight in found["kd"]["weights"].items():
+        assert torch.equal(again["weights"][name], weight)
+
+
+def test_a_teacher_spread_over_the_processes_gives_the_scores_of_a_whole_one(together: Path) -> None:
+    scores = torch.load(together / "scores.pt", weights_only=True)
+    torch.testing.assert_close(scores, two_processes.sharded_scores(), atol=1e-6, rtol=1e-5)
+
+
+def test_a_nan_in_one_process_stops_both_with_the_same_words(together: Path) -> None:
+    said = [(together / f"bomb-{process}.txt").read_text() for process in (0, 1)]
+    assert said[0] == said[1] and "term 'cross_entropy' is NaN or infinite at step 1 of epoch 1" in said[0]
+    assert (together / "bomb" / "last-good" / "model.json").exists()
+
+
+def test_both_processes_know_the_same_validation_accuracy(together: Path) -> None:
+    known = [torch.load(together / f"digits-{process}.pt", weights_only=True) for process in (0, 1)]
+    assert known[0] == known[1] and 0.5 < known[0]["clean"] <= 1
+
+
+def test_the_commands_run_under_torchrun(tmp_path: Path) -> None:
+    """Train and evaluate with two processes; the evaluation has the rows of a single process."""
+    words = ["train", "--data", "digits", "--model", "mlp:8", "--epochs", "1", "--device", "cpu"]
+    done = torchrun("-m", "robust_student", *words, "--output", tmp_path / "run")
+    assert done.returncode == 0 and done.stdout.count("kept; validation") == 1, done.stderr[-3000:]
+    words = ["evaluate", str(tmp_path / "run"), "--data", "digits", "--suite", "quick", "--device", "cpu"]
+    words += ["--examples", "40", "--attack-examples", "10", "--batch-size", "10", "--pgd-steps", "2"]
+    words += ["--autoattack", "none", "--masking.examples", "10"]
+    done = torchrun("-m", "robust_student", *words, "--output", tmp_path / "two")
+    assert done.returncode == 0 and done.stdout.count("summary:") == 1, done.stderr[-3000:]
+    main([*words, "--output", str(tmp_path / "one")])
+
+    def summary(name: str) -> list[dict[str, Any]]:
+        return [record for record in read_json(tmp_path / name / "summary.json") if record["metric"] != "latency"]
+
+    rows = [sorted((tmp_path / name / "rows.jsonl").read_text().splitlines()) for name in ("one", "two")]
+    assert rows[0] == rows[1] and summary("one") == summary("two")
+
+
+def test_a_single_process_needs_nobody() -> None:
+    value = torch.tensor([3])
+    assert parallel.rank() == 0 and parallel.size() == 1
+    assert parallel.total(value) is value and parallel.largest(value) is value and parallel.put_together(value) is value
+    assert parallel.as_first(True) and parallel.first(lambda: 5) == 5
+    with pytest.raises(UserError, match="mine"):
+        parallel.first(lambda: (_ for _ in ()).throw(UserError("mine")))

@@ -1,0 +1,301 @@
+"""A training that is killed or stopped, at any moment, ends with the weights of one that was not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from reference import assert_state, message_of, prototype_classifier, same_state, state_of, toy_data
+from torch import nn
+
+from robust_student import checkpoints, runs
+from robust_student.checkpoints import FOLDER, Checkpoints
+from robust_student.cli import main
+from robust_student.interruption import Interrupted, Wish
+from robust_student.runs import METRICS, TRAINING, load
+from robust_student.settings import (
+    METHODS,
+    AugmentationSettings,
+    DistillSettings,
+    ObjectiveSettings,
+    SelectionSettings,
+    TrainingSettings,
+)
+from robust_student.training import Trained, distill, train
+from robust_student.unfinished import Unfinished
+
+DATA = toy_data(train=60, noise=0.4)
+EVERY_STEP = TrainingSettings(
+    epochs=3,
+    batch_size=8,
+    learning_rate=0.02,
+    device="cpu",
+    checkpoint_minutes=0,
+    selection=SelectionSettings(steps=2, snr_db=(0.0,)),
+)
+
+
+class Killed(Exception):
+    """Stands for a death of the process that nothing can catch."""
+
+
+def network() -> nn.Module:
+    """Dropout and BatchNorm: both have state that a resumed training must find again."""
+    torch.manual_seed(5)
+    return nn.Sequential(
+        nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU(), nn.Dropout(0.3), nn.Flatten(), nn.Linear(48, 3)
+    )
+
+
+def student(output: Path | None, settings: TrainingSettings, objective: ObjectiveSettings) -> Trained:
+    both = DistillSettings(training=settings, objective=objective)
+    return distill(prototype_classifier(DATA), network(), DATA, both, output=output)
+
+
+def outcome(trained: Trained) -> list[dict[str, Any]]:
+    clock = {"seconds", "examples_per_second"}
+    return [{name: value for name, value in record.items() if name not in clock} for record in trained.history]
+
+
+@pytest.fixture
+def killing(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Numbers of the checkpoints, counted over all attempts, at whose writing the process dies."""
+    deaths = list[int]()
+    written = 0
+    original = runs.write_atomically
+
+    def write(path: Path, content: bytes) -> None:
+        nonlocal written
+        written += 1
+        if written in deaths:
+            (path.parent / f".{path.name}.half").write_bytes(content[: len(content) // 2])
+            raise Killed
+        original(path, content)
+        if -written in deaths:
+            raise Killed
+
+    monkeypatch.setattr(checkpoints, "write_atomically", write)
+    yield deaths
+
+
+CASES = {
+    "secant": (EVERY_STEP, METHODS["secant"]),
+    "exact, sgd, cosine": (EVERY_STEP.model_copy(update={"optimizer": "sgd", "schedule": "cosine"}), METHODS["exact"]),
+    "average, parts, augmentation": (
+        EVERY_STEP.model_copy(
+            update={"ema": 0.8, "accumulate": 2, "augmentation": AugmentationSettings(crop=1, flip=True, mixup=0.5)}
+        ),
+        METHODS["kd"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_killed_during_and_after_the_writing_of_checkpoints_it_ends_the_same(
+    name: str, tmp_path: Path, killing: list[int]
+) -> None:
+    settings, objective = CASES[name]
+    whole = student(None, settings, objective)
+    killing += [1, -3, 7, -8, 12, 13, -17]  # negative: just after the writing
+    deaths = 0
+    while True:
+        try:
+            trained = student(tmp_path / "run", settings, objective)
+            break
+        except Killed:
+            deaths += 1
+    assert deaths == 7
+    assert same_state(trained.model, state_of(whole.model)) and outcome(trained) == outcome(whole)
+    assert_state(load(tmp_path / "run", network=network()), state_of(whole.model))
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {METRICS, "model.json", "model.safetensors"}
+
+
+def test_with_the_newest_checkpoint_damaged_it_ends_the_same(
+    tmp_path: Path, killing: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = student(None, *CASES["secant"])
+    killing.append(-9)
+    with pytest.raises(Killed):
+        student(tmp_path / "run", *CASES["secant"])
+    newest = sorted((tmp_path / "run" / FOLDER).iterdir())[-1]
+    newest.write_bytes(newest.read_bytes()[:-1])
+    trained = student(tmp_path / "run", *CASES["secant"])
+    assert same_state(trained.model, state_of(whole.model)) and outcome(trained) == outcome(whole)
+    assert "damaged" in caplog.text and "going on from the one before it" in caplog.text
+
+
+def test_a_wish_to_stop_is_granted_after_the_step_and_the_same_call_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rarely = EVERY_STEP.model_copy(update={"checkpoint_minutes": 1e6})
+    whole = train(network(), DATA, rarely)
+    steps = 0
+
+    class Impatient(Wish):
+        @property
+        def number(self) -> int:  # type: ignore[override]
+            nonlocal steps
+            steps += 1
+            return signal.SIGTERM if steps == 4 else 0
+
+    monkeypatch.setattr("robust_student.interruption.Wish", Impatient)
+    with pytest.raises(Interrupted, match="interrupted after step 4 of 18.*same command") as stopped:
+        train(network(), DATA, rarely, output=tmp_path / "run")
+    assert stopped.value.number == signal.SIGTERM
+    assert [path.name[:14] for path in (tmp_path / "run" / FOLDER).iterdir()] == ["step-000000004"]
+    trained = train(network(), DATA, rarely, output=tmp_path / "run")
+    assert same_state(trained.model, state_of(whole.model)) and outcome(trained) == outcome(whole)
+
+
+def test_checkpoints_are_as_far_apart_as_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved, clock = list[int](), 0.0
+
+    def tick() -> float:
+        nonlocal clock
+        clock += 20.0
+        return clock
+
+    monkeypatch.setattr("robust_student.unfinished.time.monotonic", tick)
+    monkeypatch.setattr(Checkpoints, "save", lambda self, step, state: saved.append(step))
+    train("mlp:4", DATA, EVERY_STEP.model_copy(update={"checkpoint_minutes": 1.0}), output=tmp_path / "run")
+    assert saved == [3, 6, 9, 12, 15, 18] or saved == [3, 7, 11, 15]
+
+
+def test_an_unfinished_training_of_something_else_is_refused_by_name(tmp_path: Path, killing: list[int]) -> None:
+    killing.append(-5)
+    with pytest.raises(Killed):
+        student(tmp_path / "run", *CASES["secant"])
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+    def other(**changes: Any) -> str:
+        settings = EVERY_STEP.model_copy(update=changes)
+        return message_of(lambda: student(tmp_path / "run", settings, METHODS["secant"]))
+
+    assert "settings.training.seed: 0 there, 1 here" in other(seed=1)
+    assert "settings.training.epochs: 3 there, 4 here" in other(epochs=4)
+    assert "unfinished training of something else" in message_of(
+        lambda: student(tmp_path / "run", EVERY_STEP, METHODS["kd"])
+    )
+    assert "settings" in message_of(lambda: train(network(), DATA, EVERY_STEP, output=tmp_path / "run"))
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+    student(tmp_path / "run", EVERY_STEP.model_copy(update={"checkpoint_minutes": 9.0}), METHODS["secant"])
+
+
+def test_a_state_that_does_not_fit_is_refused(tmp_path: Path, killing: list[int]) -> None:
+    killing.append(-5)
+    with pytest.raises(Killed):
+        student(tmp_path / "run", *CASES["secant"])
+    store = Checkpoints(tmp_path / "run")
+    found = store.latest()
+    assert found is not None
+    step, state = found
+    for wrong in (
+        {**state, "model": {**state["model"], "network.0.weight": torch.zeros(1)}},
+        {**state, "optimizer": {"state": {}, "param_groups": []}},
+        {name: value for name, value in state.items() if name != "history"},
+        {**state, "sums": 3},
+    ):
+        store.clear()
+        store.save(step, wrong)
+        assert "not one of this training" in message_of(lambda: student(tmp_path / "run", *CASES["secant"]))
+
+
+def test_a_finished_run_is_never_continued(tmp_path: Path) -> None:
+    train("mlp:4", DATA, EVERY_STEP, output=tmp_path / "run")
+    assert "exists already" in message_of(lambda: train("mlp:4", DATA, EVERY_STEP, output=tmp_path / "run"))
+
+
+def test_after_a_divergence_the_last_good_weights_are_a_run(tmp_path: Path) -> None:
+    wild = EVERY_STEP.model_copy(update={"learning_rate": 1e30, "optimizer": "sgd", "gradient_clip": None})
+    message = message_of(lambda: train("mlp:4", DATA, wild, output=tmp_path / "run"))
+    assert f"the last good weights are in {tmp_path / 'run' / 'last-good'}" in message
+    good = load(tmp_path / "run" / "last-good")
+    assert all(bool(value.isfinite().all()) for value in state_of(good).values())
+    assert not (tmp_path / "run" / "model.json").exists()
+
+
+def test_a_disk_that_is_full_at_the_end_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train("mlp:4", DATA, EVERY_STEP)
+    original = runs.write_atomically
+
+    def full(path: Path, content: bytes) -> None:
+        if path.name == "model.safetensors":
+            raise OSError(28, "No space left on device")
+        original(path, content)
+
+    monkeypatch.setattr(runs, "write_atomically", full)
+    message = message_of(lambda: train("mlp:4", DATA, EVERY_STEP, output=tmp_path / "run"))
+    assert "cannot write the model (No space left on device)" in message
+    assert (tmp_path / "run" / TRAINING).exists()
+    monkeypatch.setattr(runs, "write_atomically", original)
+    trained = train("mlp:4", DATA, EVERY_STEP, output=tmp_path / "run")
+    assert same_state(trained.model, state_of(whole.model))
+
+
+def test_an_unfinished_directory_says_what_it_is_of(tmp_path: Path) -> None:
+    Unfinished(tmp_path / "run", {"settings": {"seed": 1}}, 1.0)
+    assert json.loads((tmp_path / "run" / TRAINING).read_text()) == {"settings": {"seed": 1}}
+    assert "unfinished" in message_of(lambda: load(tmp_path / "run"))
+
+
+# The command line, with real signals ----------------------------------------------------------------------------------
+
+WORDS = ["train", "--data", "digits", "--model", "mlp:8", "--epochs", "12", "--checkpoint-minutes", "0"]
+
+
+def command(output: Path) -> "subprocess.Popen[str]":
+    words = [sys.executable, "-m", "robust_student", *WORDS, "--device", "cpu", "--output", str(output)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_steps(process: "subprocess.Popen[str]", output: Path, more_than: int) -> int:
+    """Wait until a checkpoint of a later step is there; its step."""
+    while process.poll() is None:
+        steps = [int(path.name[5:14]) for path in (output / FOLDER).glob("step-*")]
+        if steps and max(steps) > more_than:
+            return max(steps)
+        time.sleep(0.01)
+    raise AssertionError(f"ended too early: {process.communicate()[1]}")
+
+
+def test_the_command_survives_sigkill_and_signals_bit_for_bit(tmp_path: Path) -> None:
+    whole = command(tmp_path / "whole")
+    output, step = tmp_path / "run", 0
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
+        process = command(output)
+        step = wait_for_steps(process, output, step + 20)
+        process.send_signal(number)
+        said = process.communicate()[1]
+        if number == signal.SIGKILL:
+            assert process.returncode == -signal.SIGKILL
+        else:
+            assert process.returncode == 128 + number
+            assert said.count("\n") == 1 and "the same command goes on from there" in said
+        assert not (output / "model.json").exists()
+    process = command(output)
+    printed, said = process.communicate()
+    assert process.returncode == 0, said
+    assert "kept; validation" in printed
+    assert whole.wait() == 0
+    assert (output / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+
+
+def test_a_read_only_output_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if os.geteuid() == 0:
+        place = Path("/proc/robust-student")  # where not even root can write
+    else:
+        place = tmp_path / "locked" / "run"
+        place.parent.mkdir()
+        place.parent.chmod(0o500)
+    with pytest.raises(SystemExit) as stop:
+        main([*WORDS, "--output", str(place)])
+    assert stop.value.code == 2
+    assert textwrap.dedent(capsys.readouterr().err).count("\n") == 1

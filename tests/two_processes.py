@@ -1,0 +1,158 @@
+"""What each process of a torchrun does for tests/test_parallel.py; also run in the test's own process, as the only one.
+
+Usage: torchrun --nproc-per-node 2 tests/two_processes.py OUTPUT
+"""
+
+import math
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from reference import prototype_classifier, state_of, toy_data
+from torch import Tensor, nn
+
+from robust_student import interruption, loop, optimisation, parallel
+from robust_student.data import load_data
+from robust_student.guide import Guide
+from robust_student.interruption import Interrupted, Wish
+from robust_student.parallel import joined
+from robust_student.runs import as_model
+from robust_student.settings import (
+    METHODS,
+    AugmentationSettings,
+    DistillSettings,
+    ScoreSettings,
+    SelectionSettings,
+    TrainingSettings,
+)
+from robust_student.tensors import UserError
+from robust_student.training import distill, train
+
+DATA = toy_data(train=200, noise=0.4)
+TRAINING = TrainingSettings(
+    epochs=2,
+    batch_size=8,
+    learning_rate=0.01,
+    device="cpu",
+    augmentation=AugmentationSettings(crop=1, flip=True),
+    selection=SelectionSettings(steps=2, snr_db=(0.0,)),
+)
+CASES: dict[str, tuple[TrainingSettings, Any]] = {
+    "kd": (TRAINING, METHODS["kd"]),
+    "secant, shared pass": (TRAINING, METHODS["secant"]),
+    "secant, not shared, K = 2, l2": (
+        TRAINING,
+        METHODS["secant"].model_copy(
+            update={"norm": "l2", "secant": METHODS["secant"].secant.model_copy(update={"shared": False, "steps": 2})}
+        ),
+    ),
+    "exact in the ball, score": (
+        TRAINING.model_copy(update={"accumulate": 2}),
+        METHODS["secant-exact"].model_copy(update={"score": ScoreSettings(weight=0.1)}),
+    ),
+    "projection": (TRAINING, METHODS["projection"]),
+    "fixed inputs": (TRAINING.model_copy(update={"augmentation": AugmentationSettings()}), METHODS["exact"]),
+}
+
+
+def student() -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.SiLU(), nn.Flatten(), nn.Linear(64, 3))
+
+
+def case(name: str, output: Path | None) -> dict[str, Any]:
+    """Gradients of all steps, the history's figures and the final weights of one training."""
+    gradients: list[list[Tensor]] = []
+    original = optimisation.limit_gradient
+
+    def spy(parameters: list[nn.Parameter], limit: float | None) -> float:
+        gradients.append([parameter.grad.clone() for parameter in parameters if parameter.grad is not None])
+        return original(parameters, limit)
+
+    setattr(loop, "limit_gradient", spy)  # noqa: B010
+    try:
+        settings, objective = CASES[name]
+        both = DistillSettings(training=settings, objective=objective, cache_scores=False)
+        trained = distill(prototype_classifier(DATA), student(), DATA, both, output=output)
+    finally:
+        setattr(loop, "limit_gradient", original)  # noqa: B010
+    figures = [[record["terms"], record["validation"]] for record in trained.history]
+    return {"gradients": gradients, "figures": figures, "weights": dict(state_of(trained.model))}
+
+
+class Bomb(nn.Module):
+    """Gives NaN in one process only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = student()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits = self.inner(inputs)
+        return logits * math.nan if parallel.rank() == 1 and self.training else logits
+
+
+def sharded_scores() -> Tensor:
+    """Scores of a teacher whose weights are spread over the processes."""
+    torch.manual_seed(4)
+    teacher = as_model(nn.Sequential(nn.Flatten(), nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 3)), DATA)
+    guide = Guide(teacher, torch.device("cpu"), sharded=True)
+    guide.prepare(DATA.training_examples, changing=False, cache=False)
+    examples = torch.arange(len(DATA.training_examples))
+    known = guide.scores(DATA.training_examples.floats(), examples)
+    if parallel.size() > 1:
+        local = sum(p.to_local().numel() for p in teacher.network.parameters() if hasattr(p, "to_local"))
+        assert local < 0.6 * sum(p.numel() for p in teacher.network.parameters())
+    return known
+
+
+class Impatient(Wish):
+    """Wants to stop at its fifth question, in the second process only."""
+
+    asked = 0
+
+    @property
+    def number(self) -> int:  # type: ignore[override]
+        self.asked += 1
+        return signal.SIGTERM if parallel.rank() == 1 and self.asked == 5 else 0
+
+
+def interrupted(output: Path) -> dict[str, Any]:
+    """The case `kd`, stopped by a signal to one process and then gone on with."""
+    original = interruption.Wish
+    setattr(interruption, "Wish", Impatient)  # noqa: B010
+    try:
+        case("kd", output)
+    except Interrupted as stopped:
+        (output / f"said-{parallel.rank()}.txt").write_text(str(stopped))
+    finally:
+        setattr(interruption, "Wish", original)  # noqa: B010
+    return case("kd", output)
+
+
+def main() -> None:
+    output = Path(sys.argv[1])
+    torch.set_num_threads(1)
+    with joined("cpu"):
+        found = {name: case(name, output / name) for name in CASES}
+        if parallel.rank() == 0:
+            torch.save(found, output / "found.pt")
+        again = interrupted(output / "interrupted")
+        if parallel.rank() == 0:
+            torch.save(again, output / "again.pt")
+        scores = sharded_scores()
+        if parallel.rank() == 0:
+            torch.save(scores, output / "scores.pt")
+        try:
+            train(Bomb(), DATA, TRAINING, output=output / "bomb")
+        except UserError as error:
+            (output / f"bomb-{parallel.rank()}.txt").write_text(str(error))
+        digits = TrainingSettings(epochs=2, device="cpu", selection=SelectionSettings(metric="accuracy"))
+        if parallel.size() > 1:
+            torch.save(train("linear", load_data("digits"), digits).validation, output / f"digits-{parallel.rank()}.pt")
+
+
+if __name__ == "__main__":
+    main()
