@@ -239,6 +239,8 @@ def test_googlenets_weights_keep_their_transformation_of_the_input() -> None:
         ("timm:test_vit,img_size=32@w.pth", Intake((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), (32, 32))),
         ("timm:test_resnet,pretrained", Intake((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), (160, 160))),
         ("timm:resnet10t,pretrained", Intake(*IMAGENET, (176, 176))),
+        ("torchvision:squeezenet1_1@w.pth", Intake(*IMAGENET)),
+        ("torchvision:vit_b_32@w.pth", Intake(*IMAGENET, (224, 224))),
     ],
 )
 def test_what_a_network_expects_of_its_inputs(spec: str, expected: Intake) -> None:

@@ -68,13 +68,16 @@ class LibraryNetwork:
         """What the network expects of its inputs when it has weights; from scratch only a size that it demands.
 
         Networks of a fixed size (vision transformers) expect that size. With the library's own weights so do all
-        others; with weights from a file nobody knows, and images keep their size.
+        others; with weights from a file nobody knows, and images keep their size. The normalisation is that of the
+        library's own weights of that name.
         """
         size = self._size_option()
         if not weights:
             return Intake(size=size)
         own = self._pretrained_intake()
-        return Intake(own.mean, own.std, size or (own.size if self.pretrained or self._fixed() else None), own.classes)
+        if not self.pretrained:
+            own = Intake(own.mean, own.std, own.size if self._fixed() else None)
+        return Intake(size=size).over(own)
 
     def build(self, shape: Shape, classes: int) -> nn.Module:
         """The network for inputs of `shape`; raises UserError, one line, where the library cannot make it."""
