@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from reference import message_of
 
-from robust_student import caches, decoding, folders
+from robust_student import TrainingSettings, caches, decoding, folders, train
 from robust_student.caches import Stored, cache_directory, remember, store
 from robust_student.data import Data, load_data
 from robust_student.pictures import Pixels
@@ -202,6 +202,20 @@ def test_what_fits_into_memory_needs_no_cache(photos: Path, cache: Path, monkeyp
     monkeypatch.setattr(caches, "KEPT", 4)
     cache.write_text("a file where the directory should be")
     assert torch.equal(pixels_of(load_data(f"folder:{photos}")), expected(photos))
+
+
+def test_training_on_mapped_images_is_training_on_images_in_memory(
+    photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = TrainingSettings(epochs=2, batch_size=4, validation_fraction=0.2)
+    weights = []
+    for limit in (10**9, 100):
+        monkeypatch.setattr(caches, "IN_MEMORY", limit)
+        data = load_data(f"folder:{photos}")
+        assert data.training_examples.mapped == (limit == 100)
+        weights.append(train("mlp:4", data, settings).model.state_dict())
+    for name, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][name], rtol=1e-5, atol=1e-6)
 
 
 # The store itself -----------------------------------------------------------------------------------------------------
