@@ -20,7 +20,7 @@ from PIL import Image
 from reference import as_numpy
 from torch import Tensor
 
-from robust_student.data import Data, Examples, load_data, read_image, split, stratified_sample
+from robust_student.data import READERS, Data, Examples, load_data, read_image, split, stratified_sample
 from robust_student.samples import held_out_by_name
 from robust_student.tensors import UNBOUNDED, UNIT_RANGE, UserError
 
@@ -93,6 +93,13 @@ def test_data_of_another_shape_than_the_model_expects_are_refused() -> None:
 
 def test_image_size_is_refused_where_it_has_no_effect() -> None:
     assert "image_size" in refusal("digits", image_size=16)
+
+
+def test_the_documentation_names_every_source_and_option() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
+    for kind, reader in READERS.items():
+        assert f"`{kind}:" in page or f"`{kind}`" in page
+        assert [name for name in reader.options if f"{name}=" not in page and f"`{name}`" not in page] == []
 
 
 # IDX ------------------------------------------------------------------------------------------------------------------

@@ -21,9 +21,11 @@ from PIL import Image
 from reference import message_of
 from torch import Tensor
 
-from robust_student import examples, load_data, shards
+from robust_student import examples, load, load_data, shards
+from robust_student.cli import main
 from robust_student.examples import Data
 from robust_student.pictures import Format
+from robust_student.runs import read_json
 from robust_student.shards import Sample, ShardedStream, Shards, mixed
 from robust_student.streams import Stream
 from robust_student.tensors import UNIT_RANGE, UserError
@@ -268,6 +270,18 @@ def test_a_size_must_come_from_somewhere(spec: str) -> None:
     assert "say the size" in message_of(lambda: load_data(spec))
     assert load_data(spec, image_size=7).shape == (3, 7, 7)
     assert load_data(spec + ",channels=1", image_size=(7, 6)).shape == (1, 7, 6)
+
+
+def test_the_same_commands_train_teach_and_evaluate_on_a_stream(spec: str, tmp_path: Path) -> None:
+    runs, data = tmp_path / "runs", ["--data", spec, "--epochs", "2", "--batch-size", "8"]
+    main(["train", *data, "--model", "linear", "--output", str(runs / "teacher")])
+    main(["distill", *data, "--teacher", str(runs / "teacher"), "--model", "mlp:4", "--output", str(runs / "student")])
+    few = ["--autoattack", "none", "--pgd-steps", "1"]
+    models = [str(runs / name) for name in ("teacher", "student")]
+    main(["evaluate", *models, "--data", spec, "--output", str(runs / "evaluation"), *few])
+    assert {record["model"] for record in read_json(runs / "evaluation" / "summary.json")} == {"teacher", "student"}
+    student = load(runs / "student")
+    assert student.card.classes == ("cat", "dog", "owl") and [e["epoch"] for e in student.history] == [1, 2]
 
 
 # The order ------------------------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ class Stored(NamedTuple):
     inputs: Tensor
     mapped: bool
     content: str | None
-    """Digest of the pixels, where they were written to a file."""
+    """Digest of mapped pixels; None in memory, where a digest must not depend on there being a cache."""
 
 
 def cache_directory() -> Path:
@@ -70,8 +70,7 @@ def store(shape: tuple[int, ...], blocks: Callable[[], Iterable[Pixels]], key: M
         return _mapped(shape, blocks, key)
     if key is not None and shape[0] >= KEPT:
         with contextlib.suppress(CacheError):  # then without it
-            found = _mapped(shape, blocks, key)
-            return Stored(found.inputs.clone(), mapped=False, content=found.content)
+            return Stored(_mapped(shape, blocks, key).inputs.clone(), mapped=False, content=None)
     return Stored(_gathered(shape, blocks()), mapped=False, content=None)
 
 

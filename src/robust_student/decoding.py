@@ -1,5 +1,6 @@
 """Many encoded images at once: decoded by worker processes, in order, into memory or the cache."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -97,16 +98,19 @@ def uniform_format(parts: Mapping[str, Pictures], spec: Spec) -> Format:
 
 def in_order(batches: Dataset[Any], count: int, workers: int) -> Iterator[Any]:
     """Elements 0, 1, ... of a dataset, computed by worker processes; an element that is a UserError is raised."""
-    loader = DataLoader(
-        batches,
-        batch_size=None,
-        sampler=range(count),
-        num_workers=0 if workers < 2 else min(workers, count),
-        collate_fn=_as_it_is,
-        generator=torch.Generator(),  # the global one is left alone
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there are more processes than cores: whoever asks for them gets them
+        loader = DataLoader(
+            batches,
+            batch_size=None,
+            sampler=range(count),
+            num_workers=0 if workers < 2 else min(workers, count),
+            collate_fn=_as_it_is,
+            generator=torch.Generator(),  # the global one is left alone
+        )
+        elements = iter(loader)
     try:
-        for element in loader:
+        for element in elements:
             if isinstance(element, UserError):
                 raise element
             yield element
