@@ -4,13 +4,13 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
-from unicodedata import category
 
 import torch
 
 from robust_student.arrays import read_npz
 from robust_student.examples import Data as Data
 from robust_student.examples import Examples as Examples
+from robust_student.examples import unshowable
 from robust_student.folders import read_folder
 from robust_student.idx import read_idx
 from robust_student.parquet import read_parquet
@@ -22,8 +22,6 @@ from robust_student.settings import nearest
 from robust_student.specs import Spec, parse_options, usable_cores
 from robust_student.streams import Stream as Stream
 from robust_student.tensors import UNIT_RANGE, UserError
-
-_UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of UTF-16 pairs, ends of lines and paragraphs
 
 
 def load_data(
@@ -88,9 +86,9 @@ def _check(data: Data, spec: str) -> None:
     twice = [name for name, times in Counter(data.classes).items() if times > 1]
     if twice:
         raise UserError(f"data '{spec}': two classes are called '{twice[0]}'")
-    unfit = [name for name in data.classes if any(category(letter) in _UNPRINTABLE for letter in name)]
-    if unfit:
-        raise UserError(f"data '{spec}': the class name {unfit[0]!r} holds characters that cannot be shown; rename it")
+    strange = unshowable(data.classes)
+    if strange is not None:
+        raise UserError(f"data '{spec}': the class name {strange!r} holds characters that cannot be shown; rename it")
     for part, examples in parts.items():
         if isinstance(examples, Examples):
             least, worst = int(examples.labels.min()), int(examples.labels.max())

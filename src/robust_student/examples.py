@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from unicodedata import category
 
 import numpy as np
 import torch
@@ -132,6 +133,12 @@ class Data:
             spread = torch.arange(count) * len(self.train) // count
             for indices in torch.split(spread, _BATCH):
                 yield self.train.floats(indices).double()
+
+
+def unshowable(names: Sequence[str]) -> str | None:
+    """The first name with a character that a terminal or a page cannot show: a control character, half a letter."""
+    hidden = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of UTF-16 pairs, ends of lines and paragraphs
+    return next((name for name in names if any(category(letter) in hidden for letter in name)), None)
 
 
 LARGEST_CLASSES = 100_000

@@ -22,6 +22,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from robust_student.data import Data
+from robust_student.examples import unshowable
 from robust_student.models import build, check_network
 from robust_student.settings import Settings, short
 from robust_student.tensors import InputRange, UserError, device_of, evaluating
@@ -55,11 +56,13 @@ class ModelCard(Settings):
     """Version, git commit, seed, settings, hardware, data, time."""
 
     @model_validator(mode="after")
-    def _range_and_shape_are_possible(self) -> "ModelCard":
+    def _values_are_possible(self) -> "ModelCard":
         if not self.range.lower < self.range.upper:
             raise ValueError(f"input_range must grow from low to high (got {list(self.input_range)})")
         if math.prod(self.input_shape) > LARGEST_INPUT:
             raise ValueError(f"input_shape has more than {LARGEST_INPUT:,} values")
+        if unshowable(self.classes) is not None:
+            raise ValueError(f"the class name {unshowable(self.classes)!r} holds characters that cannot be shown")
         return self
 
     @property
