@@ -185,6 +185,25 @@ def test_the_format_of_many_images_is_remembered(photos: Path, cache: Path, monk
     assert load_data(f"folder:{photos}").shape == first == (3, 5, 4)
 
 
+def test_many_small_images_are_kept_in_a_file_and_held_in_memory(
+    photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caches, "IN_MEMORY", 10**9)
+    monkeypatch.setattr(caches, "KEPT", 4)
+    for _ in range(2):
+        train = load_data(f"folder:{photos}").training_examples
+        assert not train.mapped and torch.equal(train.inputs, expected(photos)) and train.content is not None
+        assert len(files(cache, ".pixels")) == 2
+        monkeypatch.setattr(decoding, "decode", None)
+
+
+def test_what_fits_into_memory_needs_no_cache(photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caches, "IN_MEMORY", 10**9)
+    monkeypatch.setattr(caches, "KEPT", 4)
+    cache.write_text("a file where the directory should be")
+    assert torch.equal(pixels_of(load_data(f"folder:{photos}")), expected(photos))
+
+
 # The store itself -----------------------------------------------------------------------------------------------------
 
 

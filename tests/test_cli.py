@@ -105,6 +105,15 @@ def test_from_folder_of_images_to_report_and_prediction(
     assert models == {"teacher", "kd", "robust"}
 
 
+@pytest.mark.parametrize(("flags", "shape"), [(["9"], (3, 9, 9)), (["8", "10"], (3, 8, 10))])
+def test_image_size_is_a_side_or_height_and_width(
+    flags: list[str], shape: tuple[int, ...], photos: Path, tmp_path: Path
+) -> None:
+    words = ["train", "--data", f"folder:{photos}", "--model", "linear", "--epochs", "1", "--image-size", *flags]
+    run(*words, "--output", str(tmp_path / "model"))
+    assert load(tmp_path / "model").card.input_shape == shape
+
+
 def test_flags_win_over_the_file_and_the_file_over_the_method(teacher: Path, tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from robust_student.draws import Draws, normal, step_seed, uniform
+from robust_student.draws import Draws, normal, seed_generators, step_seed, uniform
 
 NUMBERS = torch.arange(200)
 
@@ -83,3 +83,13 @@ def test_a_generator_serves_as_a_source_too() -> None:
 def test_step_seeds_differ_between_steps_seeds_and_processes() -> None:
     found = {step_seed(seed, step, rank) for seed in range(20) for step in range(20) for rank in range(20)}
     assert len(found) == 8000 and all(0 <= value < 2**32 for value in found)
+
+
+def test_seeding_for_a_device_gives_what_seeding_everything_gives(device: torch.device) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        wanted = torch.rand(5), torch.rand(5, device=device)
+        seed_generators(7, device)
+        assert all(
+            torch.equal(a, b) for a, b in zip(wanted, (torch.rand(5), torch.rand(5, device=device)), strict=True)
+        )

@@ -9,6 +9,7 @@ from robust_student.bounds import estimated_confidence_radius as estimated_confi
 from robust_student.bounds import estimated_decision_radius as estimated_decision_radius
 from robust_student.corruptions import corrupt as corrupt
 from robust_student.data import Data as Data
+from robust_student.data import data_from_datasets as data_from_datasets
 from robust_student.data import load_data as load_data
 
 # Evidence

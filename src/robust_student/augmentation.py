@@ -56,14 +56,10 @@ def augment(inputs: Inputs, labels: Labels, settings: AugmentationSettings, draw
 
 def crop(inputs: Images, padding: int, draws: Draws) -> Images:
     """A window of the original size at a random place of the image padded with zeros (He et al. 2015, section 4.2)."""
-    _, channels, height, width = inputs.shape
+    height, width = inputs.shape[2:]
     places = (draws.uniform((len(inputs), 2)) * (2 * padding + 1)).long()
-    rows = places[:, :1] + torch.arange(height, device=inputs.device)
-    columns = places[:, 1:] + torch.arange(width, device=inputs.device)
-    padded = functional.pad(inputs, [padding] * 4)
-    batch = torch.arange(len(inputs), device=inputs.device)[:, None, None, None]
-    layers = torch.arange(channels, device=inputs.device)[None, :, None, None]
-    return padded[batch, layers, rows[:, None, :, None], columns[:, None, None, :]]
+    windows = functional.pad(inputs, [padding] * 4).unfold(2, height, 1).unfold(3, width, 1)
+    return windows[torch.arange(len(inputs), device=inputs.device), :, places[:, 0], places[:, 1]]
 
 
 def flip(inputs: Images, draws: Draws) -> Images:

@@ -1,5 +1,6 @@
 """Random numbers for training that depend on seed, step and example alone: not on batch, process or device."""
 
+from functools import cached_property
 from typing import TypeAlias
 
 import torch
@@ -21,11 +22,16 @@ class Draws:
 
     def __init__(self, seed: int, step: int, examples: Int64[Tensor, " batch"]) -> None:
         """Numbers for one training step of the examples with these numbers in the training set."""
-        base = _mix_int(_mix_int(seed & _MASK) + _mix_int((seed >> 32) & _MASK) + step * _STEP)
-        low, high = examples & _MASK, examples >> 32
-        self._first = _mix(_int32(low) + _signed(base))
-        self._second = _mix(_mix(self._first + _signed(_STEP)) + _int32(high))
+        self._base = _mix_int(_mix_int(seed & _MASK) + _mix_int((seed >> 32) & _MASK) + step * _STEP)
+        self._examples = examples
         self._turn = 0
+
+    @cached_property
+    def _keys(self) -> tuple[Tensor, Tensor]:
+        """The hashes a and b; only made where a number is drawn, which plain distillation never does."""
+        low, high = self._examples & _MASK, self._examples >> 32
+        first = _mix(_int32(low) + _signed(self._base))
+        return first, _mix(_mix(first + _signed(_STEP)) + _int32(high))
 
     def uniform(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Float[Tensor, "batch *shape"]:
         """Independent uniform numbers in [0, 1) with 24 random bits; the first dimension of `shape` is the batch's."""
@@ -34,9 +40,10 @@ class Draws:
             size *= length
         turn = _signed(_mix_int(self._turn * _TURN + 1))
         self._turn += 1
-        counter = torch.arange(size, dtype=torch.int32, device=self._first.device)
+        first, second = self._keys
+        counter = torch.arange(size, dtype=torch.int32, device=first.device)
         columns = _mix(counter * _signed(_COUNTER) + turn)
-        bits = _mix((columns ^ self._first[:, None]) + self._second[:, None])
+        bits = _mix((columns ^ first[:, None]) + second[:, None])
         return (bits >> 8).bitwise_and_(0xFFFFFF).to(dtype).mul_(2.0**-24).view(shape)
 
     def normal(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Float[Tensor, "batch *shape"]:
@@ -66,6 +73,18 @@ def normal(shape: tuple[int, ...], like: Tensor, source: Source) -> Tensor:
 def step_seed(seed: int, step: int, rank: int = 0) -> int:
     """A seed of 32 bits for the global generators in one step of one process (dropout, a network's own draws)."""
     return _mix_int(_mix_int(seed & _MASK) + step * _STEP + rank * _TURN)
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed PyTorch's global generators as far as a training on `device` uses them.
+
+    For a training on the CPU that is the CPU's alone: `torch.manual_seed` also notes the seed, with a stack trace, for
+    devices that are not there, in every step.
+    """
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 def _mix(values: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from robust_student import parallel
 from robust_student.augmentation import Mixed, augment
-from robust_student.draws import Draws, step_seed
+from robust_student.draws import Draws, seed_generators, step_seed
 from robust_student.feed import Feed, Part
 from robust_student.interruption import Interrupted, Wish
 from robust_student.objective import Terms
@@ -96,7 +96,7 @@ class Loop:
     def _take(self, parts: list[Part], unfinished: Unfinished | None, wish: Wish) -> None:
         """One step: forward and backward on every part, then the parameters move."""
         settings, number = self.settings, self.done + 1
-        torch.manual_seed(step_seed(settings.seed, number, parallel.rank()))
+        seed_generators(step_seed(settings.seed, number, parallel.rank()), self.feed.device)
         terms = []
         for position, part in enumerate(parts):
             draws = Draws(settings.seed, number, part.examples)

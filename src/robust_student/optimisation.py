@@ -61,9 +61,6 @@ def averaged(model: nn.Module, decay: float) -> AveragedModel | None:
     if decay == 0:
         return None
     average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-    if decay == 0:
-        return None
-    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
     return AveragedModel(model, multi_avg_fn=average)
 
 

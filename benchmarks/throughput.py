@@ -1,0 +1,409 @@
+"""Images per second of KD training: `distill` as a user calls it, torchdistill, and a plain DataLoader loop.
+
+Protocol: teacher cnn:32, student cnn:8, random 28x28 grey images held in memory as uint8, batch 128, AdamW, one cycle,
+gradient clipped at norm 1, L_KD = 0.1 CE + 0.9 * 16 KL at temperature 4. That all sides compute the same loss is
+checked first. The sides take turns, a few epochs at a time; a side's figure is training images per second of one turn,
+and ratios are to torchdistill without workers (to the plain loop where torchdistill is missing) in the same round:
+median and quartiles over the rounds. Clean accuracy on a tenth as many validation images is measured after each epoch
+on every side. Ours is the whole call of `distill`: statistics, digests, the teacher's scores, all epochs. The others
+are timed from a finished set-up on, in their favour. The turns of the first round are dropped.
+
+Two clocks: wall time, and processor time of the process and its workers, which other programs on the machine disturb
+less but which cannot show what workers gain. The sides:
+
+- ours, scores known: as on every run after the first (`cache_scores`), from a cache directory of this benchmark's own;
+- ours, scores computed: as on the first run; within a run the scores of fixed inputs are computed once;
+- ours, changing inputs: cropped and flipped images, the teacher answers every batch;
+- floor: the student's passes and the optimiser alone, batches and scores given: what no loop can beat;
+- plain loop: DataLoader over a TensorDataset, converted to floats by the batch, the teacher answers every batch; with
+  changing inputs torchvision's transforms, example by example;
+- torchdistill: DistillationBox with KDLoss and the loop of its example image_classification.py, MetricLogger included;
+  the images leave the data set as floats (with changing inputs: torchvision's transforms on PIL images).
+
+torchdistill and torchvision are found on PYTHONPATH, or left out with a note:
+
+    pip install --no-deps --target DIR torchdistill==1.1.5
+    OMP_NUM_THREADS=1 PYTHONPATH=DIR python benchmarks/throughput.py
+"""
+
+import argparse
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler, TensorDataset
+
+from robust_student import METHODS, DistillSettings
+from robust_student.caches import VARIABLE
+from robust_student.data import Data, Examples
+from robust_student.objective import RobustStudentObjective
+from robust_student.runs import Model, as_model
+from robust_student.settings import AugmentationSettings, SelectionSettings, TrainingSettings
+from robust_student.tensors import UNIT_RANGE
+from robust_student.training import distill
+
+SHAPE, CLASSES, BATCH, PADDING = (1, 28, 28), 10, 128, 2
+TEMPERATURE, HARD, RATE, DECAY, CLIP = 4.0, 0.1, 4e-3, 1e-4, 1.0
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one turn of one side took, in seconds."""
+
+    wall: float
+    processor: float
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every side does."""
+
+    data: Data
+    teacher: Model
+    epochs: int
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch."""
+        return len(self.data.train) // BATCH
+
+    def student(self) -> Model:
+        """A new student in its initial state."""
+        torch.manual_seed(0)
+        return as_model("cnn:8", self.data)
+
+    def optimisation(self, student: nn.Module) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+        """What our training settings mean, in plain PyTorch."""
+        optimizer = torch.optim.AdamW(student.parameters(), lr=RATE, weight_decay=DECAY)
+        total = self.steps * self.epochs + 1
+        return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=total)
+
+
+def task(images: int, epochs: int) -> Task:
+    """Random images and an untrained teacher: a step costs the same."""
+    generator = torch.Generator().manual_seed(0)
+
+    def examples(count: int) -> Examples:
+        pixels = torch.randint(0, 256, (count, *SHAPE), generator=generator, dtype=torch.uint8)
+        return Examples(pixels, torch.randint(CLASSES, (count,), generator=generator))
+
+    held_out = examples(images // 10)
+    classes = tuple(str(k) for k in range(CLASSES))
+    data = Data("random", examples(images), held_out, classes, UNIT_RANGE, validation=held_out)
+    torch.manual_seed(1)
+    return Task(data, as_model("cnn:32", data).eval(), epochs)
+
+
+def timed(work: Callable[[], object]) -> Turn:
+    def processor() -> float:
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return time.process_time() + children.ru_utime + children.ru_stime
+
+    wall, used = time.perf_counter(), processor()
+    work()
+    return Turn(time.perf_counter() - wall, processor() - used)
+
+
+# Ours -----------------------------------------------------------------------------------------------------------------
+
+
+def ours(task: Task, *, cached: bool, changing: bool = False) -> Turn:
+    """The whole call of `distill`."""
+    training = TrainingSettings(
+        epochs=task.epochs,
+        batch_size=BATCH,
+        learning_rate=RATE,
+        weight_decay=DECAY,
+        gradient_clip=CLIP,
+        device="cpu",
+        augmentation=AugmentationSettings(crop=PADDING, flip=True) if changing else AugmentationSettings(),
+        selection=SelectionSettings(metric="accuracy"),
+    )
+    settings = DistillSettings(training=training, objective=METHODS["kd"], cache_scores=cached)
+    return timed(lambda: distill(task.teacher, "cnn:8", task.data, settings))
+
+
+def floor(task: Task) -> Turn:
+    """The student's passes and the optimiser alone."""
+    student = task.student()
+    optimizer, schedule = task.optimisation(student)
+    examples = task.data.training_examples
+    inputs, labels = examples.floats(slice(0, BATCH)), examples.labels[:BATCH]
+    scores = task.teacher.logits(inputs)
+
+    def run() -> None:
+        for _ in range(task.epochs):
+            for _ in range(task.steps):
+                torch.autograd.backward(kd_loss(student(inputs), scores, labels))
+                nn.utils.clip_grad_norm_(student.parameters(), CLIP)
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad()
+
+    return timed(run)
+
+
+def kd_loss(logits: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
+    """Hinton's loss as one writes it in a loop of one's own."""
+    student, teacher = (logits / TEMPERATURE).log_softmax(1), (scores / TEMPERATURE).softmax(1)
+    soft = functional.kl_div(student, teacher, reduction="batchmean") * TEMPERATURE**2
+    return HARD * functional.cross_entropy(logits, labels) + (1 - HARD) * soft
+
+
+# Plain PyTorch --------------------------------------------------------------------------------------------------------
+
+
+class Pictures(Dataset[tuple[Tensor, Tensor]]):
+    """Images in memory, each made a float tensor when it is asked for."""
+
+    def __init__(self, examples: Examples, transform: Callable[[Any], Tensor] | None) -> None:
+        self.pixels, self.labels, self.transform = examples.inputs, examples.labels, transform
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        if self.transform is None:
+            return self.pixels[index].float() / 255, self.labels[index]
+        from PIL import Image
+
+        return self.transform(Image.fromarray(self.pixels[index, 0].numpy())), self.labels[index]
+
+
+def transforms() -> Callable[[Any], Tensor]:
+    """Crop and flip as torchdistill's CIFAR configurations name them."""
+    from torchvision import transforms as vision
+
+    steps = [vision.RandomCrop(SHAPE[1:], padding=PADDING), vision.RandomHorizontalFlip(), vision.ToTensor()]
+    return vision.Compose(steps)
+
+
+def plain(task: Task, *, workers: int, changing: bool = False) -> Turn:
+    """A DataLoader loop as in PyTorch's tutorials."""
+    student, teacher = task.student(), task.teacher
+    optimizer, schedule = task.optimisation(student)
+    examples, held_out = task.data.training_examples, task.data.test
+    whole: Dataset[Any] = TensorDataset(examples.inputs, examples.labels)
+    whole = Pictures(examples, transforms()) if changing else whole
+    train = DataLoader(whole, BATCH, shuffle=True, num_workers=workers, drop_last=True)
+    test = DataLoader(TensorDataset(held_out.inputs, held_out.labels), BATCH, num_workers=workers)
+
+    def run() -> None:
+        for _ in range(task.epochs):
+            student.train()
+            for inputs, labels in train:
+                inputs = inputs if changing else inputs.float() / 255
+                with torch.no_grad():
+                    scores = teacher(inputs)
+                loss = kd_loss(student(inputs), scores, labels)
+                optimizer.zero_grad()
+                torch.autograd.backward(loss)
+                nn.utils.clip_grad_norm_(student.parameters(), CLIP)
+                optimizer.step()
+                schedule.step()
+            student.eval()
+            with torch.no_grad():
+                right = sum(int((student(x.float() / 255).argmax(1) == y).sum()) for x, y in test)
+            assert 0 <= right <= len(held_out)
+
+    return timed(run)
+
+
+# torchdistill ---------------------------------------------------------------------------------------------------------
+
+
+def find_vision() -> bool:
+    """Import torchvision, also where its compiled operators were not built for this torch: nobody here needs them."""
+    try:
+        library = torch.library.Library("torchvision", "DEF")  # noqa: TOR901
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    except RuntimeError:
+        pass  # they are there
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, RuntimeError):
+        return False
+    return True
+
+
+def box(task: Task, student: nn.Module, *, workers: int, changing: bool = False) -> Any:
+    """torchdistill's distillation box, configured as its sample for KD on CIFAR-10 is."""
+    from torchdistill.core.distillation import get_distillation_box
+
+    def loader(name: str, sampler: type) -> dict[str, Any]:
+        arguments = {"batch_size": BATCH, "num_workers": workers, "drop_last": False}
+        return {"dataset_id": name, "sampler": {"class_or_func": sampler, "kwargs": {}}, "kwargs": arguments}
+
+    place = {"module_path": ".", "module_io": "output"}
+    kd = {f"{role}_{name}": value for role in ("student", "teacher") for name, value in place.items()}
+    kd |= {"temperature": TEMPERATURE, "alpha": HARD, "reduction": "batchmean"}
+    total = task.steps * task.epochs + 1
+    configuration = {
+        "num_epochs": task.epochs,
+        "train_data_loader": loader("train", RandomSampler),
+        "val_data_loader": loader("val", SequentialSampler) | {"requires_supp": False},
+        "teacher": {"forward_proc": "forward_batch_only", "sequential": [], "requires_grad": False},
+        "student": {"forward_proc": "forward_batch_only", "sequential": [], "requires_grad": True},
+        "optimizer": {"key": "AdamW", "kwargs": {"lr": RATE, "weight_decay": DECAY}, "max_grad_norm": CLIP},
+        "scheduler": {"key": "OneCycleLR", "kwargs": {"max_lr": RATE, "total_steps": total}, "scheduling_step": 1},
+        "criterion": {
+            "key": "WeightedSumLoss",
+            "kwargs": {"sub_terms": {"kd": {"criterion": {"key": "KDLoss", "kwargs": kd}, "weight": 1.0}}},
+        },
+    }
+    sets = {
+        "train": Pictures(task.data.training_examples, transforms() if changing else None),
+        "val": Pictures(task.data.test, None),
+    }
+    return get_distillation_box(
+        deepcopy(task.teacher), student, sets, configuration, torch.device("cpu"), None, False, 1
+    )
+
+
+def torchdistill(task: Task, *, workers: int, changing: bool = False) -> Turn:
+    """The loop of torchdistill's examples/torchvision/image_classification.py around its box."""
+    from torchdistill.misc.log import MetricLogger, SmoothedValue
+
+    student = task.student()
+    trainer = box(task, student, workers=workers, changing=changing)
+
+    def epoch(number: int) -> None:
+        trainer.pre_epoch_process(epoch=number)
+        logger = MetricLogger(delimiter="  ")
+        logger.add_meter("lr", SmoothedValue(window_size=1, fmt="{value}"))
+        logger.add_meter("img/s", SmoothedValue(window_size=10, fmt="{value}"))
+        for inputs, labels, extra in logger.log_every(trainer.train_data_loader, 100, f"Epoch: [{number}]"):
+            started = time.time()
+            loss = trainer.forward_process(inputs, labels, extra)
+            trainer.post_forward_process(loss=loss)
+            logger.update(loss=loss.item(), lr=trainer.optimizer.param_groups[0]["lr"])
+            logger.meters["img/s"].update(len(inputs) / (time.time() - started))
+            if torch.isnan(loss) or torch.isinf(loss):
+                raise ValueError(f"loss = {loss}")
+        student.eval()
+        logger = MetricLogger(delimiter="  ")
+        with torch.inference_mode():
+            for inputs, labels in logger.log_every(trainer.val_data_loader, 1000, "Validation:"):
+                right = (student(inputs).argmax(1) == labels).float().mean()
+                logger.meters["acc1"].update(right.item(), n=len(inputs))
+        trainer.post_epoch_process()
+
+    def run() -> None:
+        for number in range(task.epochs):
+            epoch(number)
+
+    return timed(run)
+
+
+# The comparison -------------------------------------------------------------------------------------------------------
+
+
+def check_losses(task: Task, *, published: bool) -> None:
+    """All sides must compute the same loss of the same batch."""
+    student = task.student().eval()
+    examples = task.data.training_examples
+    inputs, labels = examples.floats(slice(0, BATCH)), examples.labels[:BATCH]
+    scores = task.teacher.logits(inputs)
+    losses = [kd_loss(student(inputs), scores, labels)]
+    losses.append(RobustStudentObjective(student, METHODS["kd"])(inputs, labels, scores).loss)
+    if published:
+        losses.append(box(task, student, workers=0).forward_process(inputs, labels, {}))
+    for loss in losses:
+        torch.testing.assert_close(loss, losses[0], rtol=1e-5, atol=1e-6)
+    optimizer, _ = task.optimisation(student)
+    settings = TrainingSettings()
+    assert (settings.optimizer, settings.schedule, CLIP) == ("adamw", "one_cycle", settings.gradient_clip)
+    assert isinstance(optimizer, torch.optim.AdamW)
+
+
+def sides(*, workers: list[int], changing: bool, vision: bool, published: bool) -> Iterator[tuple[str, Any]]:
+    """Every side by its name."""
+    kind = "changing inputs" if changing else "scores computed"
+    yield f"ours, {kind}", lambda task: ours(task, cached=False, changing=changing)
+    if not changing:
+        yield "ours, scores known", lambda task: ours(task, cached=True)
+        yield "floor", floor
+    for count in workers:
+        name = f"{count} workers" if count else "no workers"
+        if vision or not changing:
+            yield f"plain loop, {name}", lambda task, w=count: plain(task, workers=w, changing=changing)
+        if published:
+            yield f"torchdistill, {name}", lambda task, w=count: torchdistill(task, workers=w, changing=changing)
+
+
+def quartiles(values: list[float]) -> str:
+    low, middle, high = statistics.quantiles(values, n=4)
+    return f"{middle:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=12_800, help="at least 2048")
+    parser.add_argument("--epochs", type=int, default=3, help="of one turn")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="of the DataLoaders")
+    parser.add_argument("--changing", action="store_true", help="crop and flip the images")
+    options = parser.parse_args()
+    work = task(options.images // BATCH * BATCH, options.epochs)
+    vision = find_vision()
+    try:
+        import torchdistill as package  # noqa: F401
+    except ImportError:
+        published = False
+    else:
+        published = vision
+    if not published:
+        print("torchdistill (or torchvision) is not installed: compared with a plain DataLoader loop only", flush=True)
+    check_losses(work, published=published)
+    found = dict(sides(workers=options.workers, changing=options.changing, vision=vision, published=published))
+    rounds: list[dict[str, Turn]] = []
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ[VARIABLE] = cache
+        names = list(found)
+        for number in range(options.rounds + 1):
+            order = names[number % len(names) :] + names[: number % len(names)]
+            rounds.append({name: found[name](work) for name in order})
+            speeds = ", ".join(f"{name} {turn.wall:.1f} s ({turn.processor:.1f})" for name, turn in rounds[-1].items())
+            print(f"round {number}: {speeds}", file=sys.stderr, flush=True)
+    report(rounds[1:], options, published=published)
+
+
+def report(rounds: list[dict[str, Turn]], options: argparse.Namespace, *, published: bool) -> None:
+    reference = f"{'torchdistill' if published else 'plain loop'}, no workers"
+    if reference not in rounds[0]:
+        reference = list(rounds[0])[-1]
+    images = options.images // BATCH * BATCH * options.epochs
+    table = Table(title=f"speed relative to {reference}: median of {len(rounds)} interleaved rounds [quartiles]")
+    for column in ("side", "ratio, wall", "ratio, processor", "images/s wall", "images/s processor"):
+        table.add_column(column, justify="left" if column == "side" else "right")
+    for name in rounds[0]:
+        base, turns = [turns[reference] for turns in rounds], [turns[name] for turns in rounds]
+        table.add_row(
+            name,
+            quartiles([b.wall / t.wall for b, t in zip(base, turns, strict=True)]),
+            quartiles([b.processor / t.processor for b, t in zip(base, turns, strict=True)]),
+            f"{images / statistics.median(t.wall for t in turns):,.0f}",
+            f"{images / statistics.median(t.processor for t in turns):,.0f}",
+        )
+    Console(width=120).print(table)
+    print(
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}, {options.images} images, "
+        f"{options.epochs} epochs a turn, batch {BATCH}, load average {os.getloadavg()[0]:.1f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
