@@ -23,6 +23,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from robust_student.data import Data
+from robust_student.examples import unshowable
 from robust_student.factories import require_own
 from robust_student.intake import Intake, order_of
 from robust_student.models import Recipe, build, check_network, names_code, read, rebuild
@@ -66,17 +67,21 @@ class ModelCard(Settings):
     """Version, git commit, seed, settings, hardware, data, time."""
 
     @model_validator(mode="after")
-    def _range_and_shape_are_possible(self) -> "ModelCard":
+    def _values_are_possible(self) -> "ModelCard":
         if not self.range.lower < self.range.upper:
             raise ValueError(f"input_range must grow from low to high (got {list(self.input_range)})")
         if math.prod(self.input_shape) > LARGEST_INPUT:
             raise ValueError(f"input_shape has more than {LARGEST_INPUT:,} values")
+        if unshowable(self.classes) is not None:
+            raise ValueError(f"the class name {unshowable(self.classes)!r} holds characters that cannot be shown")
         return self
 
     @model_validator(mode="after")
     def _outside_fits_inside(self) -> "ModelCard":
         if self.network_size is not None and len(self.input_shape) != 3:
             raise ValueError(f"network_size needs images, not inputs of shape {list(self.input_shape)}")
+        if self.network_size is not None and 3 * math.prod(self.network_size) > LARGEST_INPUT:
+            raise ValueError(f"network_size has more than {LARGEST_INPUT // 3:,} pixels")
         if self.order is not None and sorted(self.order) != list(range(len(self.classes))):
             raise ValueError(f"order must name each of the {len(self.classes)} outputs once (got {list(self.order)})")
         return self

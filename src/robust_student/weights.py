@@ -3,6 +3,7 @@
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,10 @@ def _read(path: Path) -> Any:
         except (safetensors.SafetensorError, OSError) as error:
             raise UserError(f"weights {path}: not a valid safetensors file ({error})") from None
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                    raise ValueError("its entries are compressed, those of torch.save never are")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the pickle protocol; what matters is refused below
             return torch.load(path, map_location="cpu", weights_only=True)
