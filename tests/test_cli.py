@@ -174,8 +174,9 @@ def test_a_published_set_is_named_by_flag(teacher: Path, tmp_path: Path, capsys:
 
 
 def test_evaluate_prints_the_suite_the_sample_and_what_autoattack_was_spared(
-    teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     words = ["evaluate", f"t={teacher}", "--data", "digits", "--output", str(tmp_path / "out"), "--pgd-steps", "1"]
     words += ["--examples", "50", "--attack-examples", "20", "--autoattack-radius", "0.001", "--skip-certified"]
     run(*words, "--masking.steps", "1", "--snr-db", "0")
