@@ -8,7 +8,18 @@ import pytest
 import robust_student
 
 ROOMS = [
-    *("tensors", "limits", "draws", "norms", "margins", "settings", "measurement_settings", "bounds", "smoothing"),
+    *(
+        "tensors",
+        "limits",
+        "findings",
+        "draws",
+        "norms",
+        "margins",
+        "settings",
+        "measurement_settings",
+        "bounds",
+        "smoothing",
+    ),
     *("activations", "operations", "steps", "translations", "graph", "regions", "propagation", "certificates"),
     *(
         "ascent",
@@ -23,16 +34,30 @@ ROOMS = [
     ),
     *("feasible", "apgd", "fab", "square", "autoattack", "smallest"),
     *("resampling", "corruption_noise", "corruption_blur", "corruption_weather", "corruption_digital", "corruptions"),
-    *("models", "weights"),
+    *("convnets", "perceptrons", "resnets", "fitnets", "mobilenets"),
+    *("intake", "outputs", "resizing", "weights", "factories", "libraries", "hub", "models"),
     *("streams", "examples", "samples", "specs", "pictures", "caches", "decoding"),
-    *("idx", "arrays", "folders", "parquet", "data"),
-    *("runs", "parallel", "validation", "checkpoints", "unfinished", "feed", "guide"),
+    *("idx", "arrays", "folders", "parquet", "pickles", "cifar", "tables"),
+    *("huggingface", "torch_datasets", "shards", "webdatasets", "huggingface_streams", "data"),
+    *(
+        "runs",
+        "programs",
+        "sources",
+        "teachers",
+        "parallel",
+        "validation",
+        "checkpoints",
+        "unfinished",
+        "feed",
+        "guide",
+    ),
     *("optimisation", "interruption", "tracking", "loop", "training", "search"),
+    *("machine_checks", "data_checks", "teacher_checks", "doctor"),
     *("intervals", "comparison", "calibration", "results", "breakdown", "masking", "sandwich"),
     *("measurements", "masking_checks", "corruption_sets", "corruption_measurements"),
     *("costs", "ledger", "gallery", "evaluation", "certification"),
     *("figures", "pages", "certificate_report", "saved", "evidence", "sections", "overview", "side_by_side", "seeds"),
-    *("report", "demo", "arguments", "terminal", "workers", "cli", "__main__"),
+    *("report", "demo", "arguments", "terminal", "checkup", "workers", "cli", "__main__"),
 ]
 STATISTICS = {"breakdown", "calibration", "comparison", "intervals", "results", "tensors"}
 """Rooms that compute with saved rows and records; none of them can run a model."""

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import resource
+import shutil
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from reference import message_of
 
-from robust_student import caches, decoding, folders
+from robust_student import TrainingSettings, caches, decoding, folders, train
 from robust_student.caches import Stored, cache_directory, remember, store
 from robust_student.data import Data, load_data
 from robust_student.pictures import Pixels
@@ -86,7 +87,7 @@ def test_the_pixels_do_not_depend_on_the_number_of_workers(
 ) -> None:
     monkeypatch.setattr(decoding, "ALONE", 0)
     contents = set()
-    for workers in (1, 2):
+    for workers in (1, 2, 3):
         monkeypatch.setenv(caches.VARIABLE, str(cache / str(workers)))
         train = load_data(f"folder:{photos}", workers=workers).training_examples
         assert train.mapped and torch.equal(train.inputs, expected(photos))
@@ -183,6 +184,42 @@ def test_the_format_of_many_images_is_remembered(photos: Path, cache: Path, monk
     first = load_data(f"folder:{photos}").shape
     monkeypatch.setattr(decoding, "look", None)
     assert load_data(f"folder:{photos}").shape == first == (3, 5, 4)
+
+
+def test_many_small_images_are_kept_in_a_file_and_held_in_memory(
+    photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caches, "IN_MEMORY", 10**9)
+    monkeypatch.setattr(caches, "KEPT", 4)
+    for _ in range(2):
+        train = load_data(f"folder:{photos}").training_examples
+        assert not train.mapped and torch.equal(train.inputs, expected(photos))
+        assert len(files(cache, ".pixels")) == 2
+        monkeypatch.setattr(decoding, "decode", None)
+
+
+def test_what_fits_into_memory_needs_no_cache(photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caches, "IN_MEMORY", 10**9)
+    monkeypatch.setattr(caches, "KEPT", 4)
+    with_cache = load_data(f"folder:{photos}").training_examples
+    shutil.rmtree(cache)
+    cache.write_text("a file where the directory should be")
+    without = load_data(f"folder:{photos}").training_examples
+    assert torch.equal(without.inputs, expected(photos)) and without.digest() == with_cache.digest()
+
+
+def test_training_on_mapped_images_is_training_on_images_in_memory(
+    photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = TrainingSettings(epochs=2, batch_size=4, validation_fraction=0.2)
+    weights = []
+    for limit in (10**9, 100):
+        monkeypatch.setattr(caches, "IN_MEMORY", limit)
+        data = load_data(f"folder:{photos}")
+        assert data.training_examples.mapped == (limit == 100)
+        weights.append(train("mlp:4", data, settings).model.state_dict())
+    for name, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][name], rtol=1e-5, atol=1e-6)
 
 
 # The store itself -----------------------------------------------------------------------------------------------------

@@ -78,7 +78,7 @@ def test_help_states_every_setting(command: str, capsys: pytest.CaptureFixture[s
     flags = {
         name for name in COMMANDS[command].model_fields if name not in ("models", "images", "directories", "evaluation")
     }
-    flags -= {"training", "objective", "certification"}
+    flags -= {"training", "objective", "certification", "teaching"}
     assert all(f"--{name.replace('_', '-')}" in shown for name in flags)
 
 
@@ -103,6 +103,15 @@ def test_from_folder_of_images_to_report_and_prediction(
     assert all(line[1] in ("cat", "dog") and 0.5 <= float(line[2]) <= 1 for line in lines)
     models = {record["model"] for record in read_json(evaluation / "summary.json")}
     assert models == {"teacher", "kd", "robust"}
+
+
+@pytest.mark.parametrize(("flags", "shape"), [(["9"], (3, 9, 9)), (["8", "10"], (3, 8, 10))])
+def test_image_size_is_a_side_or_height_and_width(
+    flags: list[str], shape: tuple[int, ...], photos: Path, tmp_path: Path
+) -> None:
+    words = ["train", "--data", f"folder:{photos}", "--model", "linear", "--epochs", "1", "--image-size", *flags]
+    run(*words, "--output", str(tmp_path / "model"))
+    assert load(tmp_path / "model").card.input_shape == shape
 
 
 def test_flags_win_over_the_file_and_the_file_over_the_method(teacher: Path, tmp_path: Path) -> None:
@@ -165,8 +174,9 @@ def test_a_published_set_is_named_by_flag(teacher: Path, tmp_path: Path, capsys:
 
 
 def test_evaluate_prints_the_suite_the_sample_and_what_autoattack_was_spared(
-    teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     words = ["evaluate", f"t={teacher}", "--data", "digits", "--output", str(tmp_path / "out"), "--pgd-steps", "1"]
     words += ["--examples", "50", "--attack-examples", "20", "--autoattack-radius", "0.001", "--skip-certified"]
     run(*words, "--masking.steps", "1", "--snr-db", "0")

@@ -2,6 +2,7 @@ import gzip
 import hashlib
 import os
 import struct
+import tempfile
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from PIL import Image
 from reference import as_numpy
 from torch import Tensor
 
-from robust_student.data import Data, Examples, load_data, read_image, split, stratified_sample
+from robust_student.data import READERS, Data, Examples, load_data, read_image, split, stratified_sample
 from robust_student.samples import held_out_by_name
 from robust_student.tensors import UNBOUNDED, UNIT_RANGE, UserError
 
@@ -92,6 +93,13 @@ def test_data_of_another_shape_than_the_model_expects_are_refused() -> None:
 
 def test_image_size_is_refused_where_it_has_no_effect() -> None:
     assert "image_size" in refusal("digits", image_size=16)
+
+
+def test_the_documentation_names_every_source_and_option() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
+    for kind, reader in READERS.items():
+        assert f"`{kind}:" in page or f"`{kind}`" in page
+        assert [name for name in reader.options if f"{name}=" not in page and f"`{name}`" not in page] == []
 
 
 # IDX ------------------------------------------------------------------------------------------------------------------
@@ -312,6 +320,11 @@ def test_image_size_resizes_without_changing_a_plain_area(tmp_path: Path) -> Non
     }
 
 
+def test_image_size_may_be_a_height_and_a_width(tmp_path: Path) -> None:
+    assert load_data(f"folder:{fill(tmp_path)}", image_size=(9, 7)).shape == (1, 9, 7)
+    assert "image_size 3 is not between 4 and" in refusal(f"folder:{tmp_path}", image_size=(9, 3))
+
+
 def test_the_shape_a_model_expects_decides_channels_and_size(tmp_path: Path) -> None:
     fill(tmp_path)
     assert load_data(f"folder:{tmp_path}", shape=(3, 8, 10)).shape == (3, 8, 10)
@@ -407,6 +420,40 @@ def test_a_single_image_that_is_missing_or_unwanted_is_named(tmp_path: Path) -> 
         read_image(tmp_path / "gone.png", (64,))
 
 
+def test_a_thousand_classes_of_few_images_and_one_of_many(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    sizes = {f"class-{k:03}": 40 if k == 7 else 1 + k % 2 for k in range(1000)}
+    for part, limit in (("train", 40), ("test", 1)):
+        for name, size in sizes.items():
+            for i in range(min(size, limit)):
+                save_image(tmp_path / part / name / f"{i}.bmp", rng.integers(0, 256, (3, 5)).astype(np.uint8))
+    data = load_data(f"folder:{tmp_path}")
+    assert data.classes == tuple(sizes) and data.shape == (1, 3, 5) and len(data.test) == 1000
+    assert torch.bincount(data.training_examples.labels).tolist() == list(sizes.values())
+    sample = stratified_sample(data.training_examples.labels, 300, 0)
+    assert 7 <= int((data.training_examples.labels[sample] == 7).sum()) <= 9  # 40 of 1539, a fifth of them
+
+
+@given(st.sampled_from([1, 3]), st.integers(1, 7), st.integers(1, 9), st.integers(2, 6), st.integers(0, 99))
+def test_images_of_any_size_come_back_as_they_were(channels: int, high: int, wide: int, count: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        kept: dict[str, list[Array]] = {}
+        for k in range(count):
+            name = f"{k}"
+            for i in range(int(rng.integers(1, 4))):
+                pixels = rng.integers(0, 256, (high, wide) if channels == 1 else (high, wide, 3)).astype(np.uint8)
+                kept.setdefault(name, []).append(pixels.reshape(high, wide, channels).transpose(2, 0, 1))
+                for part in ("train", "test"):
+                    save_image(Path(folder) / part / name / f"{i}.bmp", pixels)
+        data = load_data(f"folder:{folder}")
+    expected = np.stack([pixels for images in kept.values() for pixels in images])
+    assert data.shape == (channels, high, wide) and data.classes == tuple(kept)
+    for examples in (data.training_examples, data.test):
+        assert np.array_equal(examples.inputs.numpy(), expected)
+        assert torch.bincount(examples.labels).tolist() == [len(images) for images in kept.values()]
+
+
 # Arrays ---------------------------------------------------------------------------------------------------------------
 
 
@@ -468,9 +515,17 @@ def test_class_names_may_come_with_the_arrays(tmp_path: Path) -> None:
     assert load_data(save_arrays(tmp_path, classes=np.array(["no", "yes", "rare"]))).classes == ("no", "yes", "rare")
 
 
+def test_arrays_may_hold_a_validation_part(tmp_path: Path) -> None:
+    part = {"x_validation": np.full((3, 4, 4), 7, np.uint8), "y_validation": np.array([0, 1, 0])}
+    data = load_data(save_arrays(tmp_path, **part))
+    assert data.validation is not None and data.validation.labels.tolist() == [0, 1, 0]
+    assert (len(data.train), len(data.test)) == (8, 2) and only_value(data.validation.inputs) == 7
+
+
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
+        ({"x_validation": np.zeros((3, 4, 4), np.uint8)}, "x_validation and y_validation go together"),
         ({"y_train": np.arange(10), "classes": np.array(["a", "b"])}, "label 9 in y_train"),
         ({"y_train": np.arange(10) - 1}, "label -1 in y_train"),
         ({"x_test": np.zeros((2, 4, 4), np.uint8), "y_test": np.array([0, 2])}, "label 2 in y_test"),

@@ -31,12 +31,17 @@ def pictures(count: int, shape: tuple[int, ...] = (6, 5, 3), seed: int = 0) -> l
 
 
 def write(
-    path: Path, images: list[Any], labels: list[Any], column: str = "image", names: list[str] | None = NAMES
+    path: Path,
+    images: list[Any],
+    labels: list[Any],
+    column: str = "image",
+    names: list[str] | None = NAMES,
+    label: str = "label",
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    table = pyarrow.table({column: images, "label": labels})
+    table = pyarrow.table({column: images, label: labels})
     if names is not None:
-        features = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
+        features = {"info": {"features": {label: {"names": names, "_type": "ClassLabel"}}}}
         table = table.replace_schema_metadata({b"huggingface": json.dumps(features).encode()})
     pyarrow.parquet.write_table(table, path, row_group_size=4)
 

@@ -9,6 +9,7 @@ from robust_student.bounds import estimated_confidence_radius as estimated_confi
 from robust_student.bounds import estimated_decision_radius as estimated_decision_radius
 from robust_student.corruptions import corrupt as corrupt
 from robust_student.data import Data as Data
+from robust_student.data import data_from_datasets as data_from_datasets
 from robust_student.data import load_data as load_data
 
 # Evidence
@@ -27,7 +28,9 @@ from robust_student.runs import load as load
 from robust_student.settings import METHODS as METHODS
 from robust_student.settings import DistillSettings as DistillSettings
 from robust_student.settings import ObjectiveSettings as ObjectiveSettings
+from robust_student.settings import TeacherSettings as TeacherSettings
 from robust_student.settings import TrainingSettings as TrainingSettings
+from robust_student.sources import open_model as open_model
 from robust_student.tensors import InputRange as InputRange
 from robust_student.tensors import UserError as UserError
 

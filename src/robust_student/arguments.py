@@ -70,13 +70,20 @@ def _defaults(kind: type[Command], words: list[str]) -> Command:
     return instance.model_copy(update={name: tyro.MISSING for name in required})
 
 
-def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+def merged(base: dict[str, Any], changes: dict[Any, Any]) -> dict[Any, Any]:
     """`base` with `changes` put over it, group by group."""
     together = dict(base)
     for name, value in changes.items():
         both = isinstance(value, dict) and isinstance(together.get(name), dict)
         together[name] = merged(together[name], value) if both else value
     return together
+
+
+def named(word: str) -> tuple[str, str]:
+    """The name and the rest of `NAME=REST`; a word without a name, such as `runs/kd`, is named by its last part."""
+    match = re.match(r"([^=:/\\,@]+)=", word)
+    rest = word[match.end() :] if match else word
+    return match[1] if match else re.split(r"[@,]", Path(rest).resolve().name)[0], rest
 
 
 def value_of(words: list[str], flag: str) -> str | None:

@@ -21,6 +21,8 @@ from robust_student.tensors import UserError
 
 IN_MEMORY = 256 * 2**20
 """Bytes of pixels up to which a part of a set is held in memory; larger parts are mapped from a file."""
+KEPT = 10_000
+"""Images from which on decoded pixels are kept in a file even if they fit into memory."""
 BLOCK = 16 * 2**20
 """Bytes per checksum of a cache file."""
 CHECKED = 4 * 2**30
@@ -36,7 +38,7 @@ class Stored(NamedTuple):
     inputs: Tensor
     mapped: bool
     content: str | None
-    """Digest of the pixels, where they were written to a file."""
+    """Digest of mapped pixels; None in memory, where a digest must not depend on there being a cache."""
 
 
 def cache_directory() -> Path:
@@ -47,8 +49,14 @@ def cache_directory() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "robust-student"
 
 
+class CacheError(UserError):
+    """The cache directory cannot be used."""
+
+
 def store(shape: tuple[int, ...], blocks: Callable[[], Iterable[Pixels]], key: Mapping[str, Any] | None) -> Stored:
     """The pixels `(n, *shape)` that `blocks` yields in order, in memory up to IN_MEMORY, else mapped from a file.
+
+    KEPT or more rows are written to a file even if they fit into memory: reading it is faster than decoding again.
 
     Args:
         shape: of all of them together; `blocks` yields arrays of whole rows that add up to it.
@@ -58,24 +66,12 @@ def store(shape: tuple[int, ...], blocks: Callable[[], Iterable[Pixels]], key: M
     A file that is damaged or half written is made anew. Raises UserError where the disk is full or not writable;
     nothing half-written is left then.
     """
-    total = int(np.prod(shape))
-    if total <= IN_MEMORY:
-        return Stored(_gathered(shape, blocks()), mapped=False, content=None)
-    folder = cache_directory()
-    with _writing(folder, total):
-        folder.mkdir(parents=True, exist_ok=True)
-    if key is None:
-        with _writing(folder, total):
-            file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
-        with file:
-            checksums = _write(file, blocks(), folder, total)
-            return Stored(_map(file, shape), mapped=True, content=_content(shape, checksums))
-    path = folder / f"{_name(key, shape)}.pixels"
-    found = _opened(path, shape)
-    if found is None:
-        with _alone(path, total):
-            found = _opened(path, shape) or _made(path, shape, blocks)
-    return found
+    if int(np.prod(shape)) > IN_MEMORY:
+        return _mapped(shape, blocks, key)
+    if key is not None and shape[0] >= KEPT:
+        with contextlib.suppress(CacheError):  # then without it
+            return Stored(_mapped(shape, blocks, key).inputs.clone(), mapped=False, content=None)
+    return Stored(_gathered(shape, blocks()), mapped=False, content=None)
 
 
 def remember(key: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
@@ -110,6 +106,25 @@ def _gathered(shape: tuple[int, ...], blocks: Iterable[Pixels]) -> Tensor:
         row += len(block)
     assert row == len(pixels)
     return torch.from_numpy(pixels)
+
+
+def _mapped(shape: tuple[int, ...], blocks: Callable[[], Iterable[Pixels]], key: Mapping[str, Any] | None) -> Stored:
+    """The pixels mapped from a file of the cache, which is made where it is not there."""
+    folder, total = cache_directory(), int(np.prod(shape))
+    with _writing(folder, total):
+        folder.mkdir(parents=True, exist_ok=True)
+    if key is None:
+        with _writing(folder, total):
+            file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        with file:
+            checksums = _write(file, blocks(), folder, total)
+            return Stored(_map(file, shape), mapped=True, content=_content(shape, checksums))
+    path = folder / f"{_name(key, shape)}.pixels"
+    found = _opened(path, shape)
+    if found is None:
+        with _alone(path, total):
+            found = _opened(path, shape) or _made(path, shape, blocks)
+    return found
 
 
 def _opened(path: Path, shape: tuple[int, ...]) -> Stored | None:
@@ -222,5 +237,5 @@ def _writing(folder: Path, total: int) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             room = f"{total / 1e9:.1f} GB of decoded images, {shutil.disk_usage(folder).free / 1e9:.1f} GB free"
-            raise UserError(f"cache {folder}: disk full ({room}); {remedy}") from None
-        raise UserError(f"cache {folder}: cannot write there ({error.strerror or error}); {remedy}") from None
+            raise CacheError(f"cache {folder}: disk full ({room}); {remedy}") from None
+        raise CacheError(f"cache {folder}: cannot write there ({error.strerror or error}); {remedy}") from None

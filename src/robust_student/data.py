@@ -1,17 +1,19 @@
 """Data from a spec: every source by its name, and what all of them must satisfy."""
 
-import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
-from unicodedata import category
 
 import torch
 
+from robust_student import huggingface, huggingface_streams, tables, webdatasets
 from robust_student.arrays import read_npz
+from robust_student.cifar import read_cifar10, read_cifar100
 from robust_student.examples import Data as Data
 from robust_student.examples import Examples as Examples
+from robust_student.examples import require_sound
 from robust_student.folders import read_folder
+from robust_student.huggingface import read_hf
+from robust_student.huggingface_streams import read_hf_stream
 from robust_student.idx import read_idx
 from robust_student.parquet import read_parquet
 from robust_student.pictures import read_image as read_image
@@ -21,9 +23,13 @@ from robust_student.samples import stratified_sample as stratified_sample
 from robust_student.settings import nearest
 from robust_student.specs import Spec, parse_options, usable_cores
 from robust_student.streams import Stream as Stream
+from robust_student.tables import read_csv
 from robust_student.tensors import UNIT_RANGE, UserError
+from robust_student.torch_datasets import data_from_datasets as data_from_datasets
+from robust_student.webdatasets import read_wds
 
-_UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of UTF-16 pairs, ends of lines and paragraphs
+SMALLEST_SIDE, LARGEST_SIDE = 4, 4096
+"""Pixels to which a side of an image may be resized."""
 
 
 def load_data(
@@ -36,8 +42,9 @@ def load_data(
     """Read the data that `spec` names.
 
     Args:
-        spec: `KIND:PLACE`, as in `digits` (embedded), `mnist:DIR`, `folder:DIR`, `npz:FILE`, `parquet:DIR`;
-            docs/data.md has every source and its rules.
+        spec: `KIND:PLACE[,NAME=VALUE...]`: `digits` (embedded), `mnist:DIR`, `cifar10:DIR`, `cifar100:DIR`,
+            `folder:DIR`, `parquet:DIR`, `npz:FILE`, `csv:FILE`, `hf:NAME_OR_PATH`, and streams: `wds:PATTERN`,
+            `hf-stream:NAME_OR_PATH`. docs/data.md has every source with its options and rules.
         shape: shape of one input that a model expects; image files are read that way, other data must have it.
         image_size: side, or height and width, in pixels to which image files are resized.
         workers: processes that decode images; None: one per core. The data do not depend on it.
@@ -55,12 +62,15 @@ def load_data(
         sources = ", ".join(f"{kind}:" for kind, entry in READERS.items() if entry.decodes)
         raise UserError(f"data '{spec}': image_size applies to image files only ({sources})")
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    wrong = next((side for side in size or () if not SMALLEST_SIDE <= side <= LARGEST_SIDE), None)
+    if wrong is not None:
+        raise UserError(f"data '{spec}': image_size {wrong} is not between {SMALLEST_SIDE} and {LARGEST_SIDE} pixels")
     place, options = parse_options(spec, rest, reader.options)
     wanted = None if shape is None else tuple(shape)
     data = reader.read(Spec(spec, place, options, wanted, size, usable_cores() if workers is None else workers))
     if wanted is not None and wanted != data.shape:
         raise UserError(f"data '{spec}': inputs have shape {data.shape}, the model expects {wanted}")
-    _check(data, spec)
+    require_sound(data, spec)
     return data
 
 
@@ -72,33 +82,6 @@ def _read_digits(_: Spec) -> Data:
     inputs = torch.from_numpy(images / 16).float().view(-1, 1, 8, 8)
     train, test = split(Examples(inputs, torch.from_numpy(labels).long()), 400 / len(labels), seed=0)
     return Data("digits", train, test, tuple("0123456789"), UNIT_RANGE)
-
-
-def _check(data: Data, spec: str) -> None:
-    """What every source must satisfy before anything is trained or measured on it."""
-    parts = {"training": data.train, "test": data.test, "validation": data.validation}
-    for part, examples in parts.items():
-        if isinstance(examples, Examples) and len(examples) == 0:
-            raise UserError(f"data '{spec}': the {part} set is empty")
-        if examples is not None and examples.shape != data.shape:
-            raise UserError(f"data '{spec}': {part} inputs have shape {examples.shape}, the others {data.shape}")
-    present = len(torch.unique(data.train.labels)) if isinstance(data.train, Examples) else len(data.classes)
-    if present < 2:
-        raise UserError(f"data '{spec}': only {present} class in the training examples, need at least two")
-    twice = [name for name, times in Counter(data.classes).items() if times > 1]
-    if twice:
-        raise UserError(f"data '{spec}': two classes are called '{twice[0]}'")
-    unfit = [name for name in data.classes if any(category(letter) in _UNPRINTABLE for letter in name)]
-    if unfit:
-        raise UserError(f"data '{spec}': the class name {unfit[0]!r} holds characters that cannot be shown; rename it")
-    for part, examples in parts.items():
-        if isinstance(examples, Examples):
-            least, worst = int(examples.labels.min()), int(examples.labels.max())
-            if least < 0 or worst >= len(data.classes):
-                wrong = least if least < 0 else worst
-                raise UserError(f"data '{spec}': {part} label {wrong} is out of range for {len(data.classes)} classes")
-    if math.prod(data.shape) == 0:
-        raise UserError(f"data '{spec}': inputs of shape {data.shape} are empty")
 
 
 class Reader(NamedTuple):
@@ -119,5 +102,11 @@ READERS: dict[str, Reader] = {
     "folder": Reader(read_folder, "DIR", decodes=True),
     "npz": Reader(read_npz, "FILE.npz"),
     "parquet": Reader(read_parquet, "DIR", decodes=True),
+    "csv": Reader(read_csv, "FILE.csv", options=tables.OPTIONS),
+    "hf": Reader(read_hf, "NAME_OR_PATH", decodes=True, options=huggingface.OPTIONS),
+    "wds": Reader(read_wds, "PATTERN", decodes=True, options=webdatasets.OPTIONS),
+    "hf-stream": Reader(read_hf_stream, "NAME_OR_PATH", decodes=True, options=huggingface_streams.OPTIONS),
+    "cifar10": Reader(read_cifar10, "DIR"),
+    "cifar100": Reader(read_cifar100, "DIR"),
 }
 """Data sources by the name before the colon."""

@@ -1,9 +1,9 @@
 """Many encoded images at once: decoded by worker processes, in order, into memory or the cache."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from robust_student.caches import remember, store
 from robust_student.examples import Examples
-from robust_student.pictures import Format, Look, Pixels, decode, look
+from robust_student.pictures import Format, Look, Pixels, decode, look, quiet
 from robust_student.specs import Spec
 from robust_student.tensors import UserError
 
@@ -24,11 +24,25 @@ _BATCH = 64
 
 
 @dataclass(frozen=True)
+class Numbered(Sequence[str]):
+    """The places `PREFIX 0`, `PREFIX 1`, ... without a list of them."""
+
+    prefix: str
+    size: int
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, row: Any) -> Any:
+        return f"{self.prefix} {row}"
+
+
+@dataclass(frozen=True)
 class Pictures:
     """Encoded images of one part of a set, not read yet."""
 
-    images: Sequence[Path | bytes]
-    """Files or their contents; anything with a length whose elements can be asked for by number will do."""
+    images: Sequence[Any]
+    """Files (Path) or their contents (bytes); anything with a length whose elements are had by number will do."""
     places: Sequence[str]
     """Names each image in a complaint."""
     key: Mapping[str, Any] | None
@@ -84,21 +98,24 @@ def uniform_format(parts: Mapping[str, Pictures], spec: Spec) -> Format:
 
 def in_order(batches: Dataset[Any], count: int, workers: int) -> Iterator[Any]:
     """Elements 0, 1, ... of a dataset, computed by worker processes; an element that is a UserError is raised."""
-    loader = DataLoader(
-        batches,
-        batch_size=None,
-        sampler=range(count),
-        num_workers=0 if workers < 2 else min(workers, count),
-        collate_fn=_as_it_is,
-        generator=torch.Generator(),  # the global one is left alone
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there are more processes than cores: whoever asks for them gets them
+        loader = DataLoader(
+            batches,
+            batch_size=None,
+            sampler=range(count),
+            num_workers=0 if workers < 2 else min(workers, count),
+            collate_fn=_as_it_is,
+            generator=torch.Generator(),  # the global one is left alone
+        )
+        elements = iter(loader)
     try:
-        for element in loader:
+        for element in elements:
             if isinstance(element, UserError):
                 raise element
             yield element
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if "DataLoader worker (pid" not in str(error):
             raise
         reason = str(error).splitlines()[0]
         raise UserError(f"data: a process that reads examples ended ({reason}); is there enough memory?") from None
@@ -116,10 +133,11 @@ class _Work(Dataset[Any]):
     def __getitem__(self, k: int) -> list[Any] | UserError:
         images, places = self.pictures.images, self.pictures.places
         try:
-            return [
-                self.work(images[row], place=places[row])
-                for row in range(k * _BATCH, min((k + 1) * _BATCH, len(images)))
-            ]
+            with quiet():
+                return [
+                    self.work(images[row], place=places[row])
+                    for row in range(k * _BATCH, min((k + 1) * _BATCH, len(images)))
+                ]
         except UserError as error:
             return error
 

@@ -1,9 +1,12 @@
 """Examples in memory or memory-mapped, and `Data`: a training set and a test set with what a model must know."""
 
 import hashlib
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from unicodedata import category
 
 import numpy as np
 import torch
@@ -135,6 +138,12 @@ class Data:
                 yield self.train.floats(indices).double()
 
 
+def unshowable(names: Sequence[str]) -> str | None:
+    """The first name with a character that a terminal or a page cannot show: a control character, half a letter."""
+    hidden = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of UTF-16 pairs, ends of lines and paragraphs
+    return next((name for name in names if any(category(letter) in hidden for letter in name)), None)
+
+
 LARGEST_CLASSES = 100_000
 """Classes of the largest set whose classes are numbers."""
 
@@ -152,18 +161,58 @@ def numbered(largest: int, place: str) -> tuple[str, ...]:
 
 
 def measured(name: str, parts: Mapping[str, Examples], classes: Sequence[str]) -> Data:
-    """Data of `train`, `test` and perhaps `validation`, whose range and unit are read off the inputs.
+    """Data of `train`, `test` and perhaps `validation`, whose range is read off the inputs.
 
-    The unit range where every input lies in [0, 1]; else no range, and the unit of a perturbation is each feature's
-    standard deviation in the training set (1 where that is 0).
+    The unit range where every input lies in [0, 1]; else none, as in `standardised`.
     """
-    train, test, validation = parts["train"], parts["test"], parts.get("validation")
-    inside = all(float(part.floats().min()) >= 0 and float(part.floats().max()) <= 1 for part in parts.values())
-    if inside:
-        return Data(name, train, test, tuple(classes), UNIT_RANGE, validation=validation)
-    std = train.floats().double().std(dim=0, correction=0)
+    if all(_in_unit_range(part) for part in parts.values()):
+        validation = parts.get("validation")
+        return Data(name, parts["train"], parts["test"], tuple(classes), UNIT_RANGE, validation=validation)
+    return standardised(name, parts, classes)
+
+
+def standardised(name: str, parts: Mapping[str, Examples], classes: Sequence[str]) -> Data:
+    """Data without a range: the unit of a perturbation is each feature's standard deviation in the training set.
+
+    That of a feature that is constant there is 1.
+    """
+    std = parts["train"].floats().double().std(dim=0, correction=0)
     scale = torch.where(std > 1e-6, std, 1.0).float()
-    return Data(name, train, test, tuple(classes), UNBOUNDED, scale, validation)
+    return Data(name, parts["train"], parts["test"], tuple(classes), UNBOUNDED, scale, parts.get("validation"))
+
+
+def require_sound(data: Data, spec: str) -> None:
+    """Raise UserError unless the data are fit to train and measure on; `spec` names them."""
+    parts = {"training": data.train, "test": data.test, "validation": data.validation}
+    for part, examples in parts.items():
+        if isinstance(examples, Examples) and len(examples) == 0:
+            raise UserError(f"data '{spec}': the {part} set is empty")
+        if examples is not None and examples.shape != data.shape:
+            raise UserError(f"data '{spec}': {part} inputs have shape {examples.shape}, the others {data.shape}")
+    present = len(torch.unique(data.train.labels)) if isinstance(data.train, Examples) else len(data.classes)
+    if present < 2:
+        raise UserError(f"data '{spec}': only {present} class in the training examples, need at least two")
+    twice = [name for name, times in Counter(data.classes).items() if times > 1]
+    if twice:
+        raise UserError(f"data '{spec}': two classes are called '{twice[0]}'")
+    strange = unshowable(data.classes)
+    if strange is not None:
+        raise UserError(f"data '{spec}': the class name {strange!r} holds characters that cannot be shown; rename it")
+    for part, examples in parts.items():
+        if isinstance(examples, Examples):
+            least, worst = int(examples.labels.min()), int(examples.labels.max())
+            if least < 0 or worst >= len(data.classes):
+                wrong = least if least < 0 else worst
+                raise UserError(f"data '{spec}': {part} label {wrong} is out of range for {len(data.classes)} classes")
+    if math.prod(data.shape) == 0:
+        raise UserError(f"data '{spec}': inputs of shape {data.shape} are empty")
+
+
+def _in_unit_range(examples: Examples) -> bool:
+    if examples.stored.dtype == torch.uint8:
+        return True
+    inputs = examples.floats()
+    return float(inputs.min()) >= 0 and float(inputs.max()) <= 1
 
 
 def _std_mean(batches: Iterator[Tensor], dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:

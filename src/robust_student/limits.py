@@ -56,3 +56,13 @@ def require_buildable(spec: str, make: Callable[[], nn.Module]) -> None:
         raise UserError(
             f"model '{spec}': would have {size} parameters, more than {LARGEST_NETWORK:.0e}; choose smaller widths"
         )
+
+
+def available_memory() -> int | None:
+    """Bytes of main memory that are free now, on Linux; None elsewhere."""
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            name, _, value = line.partition(":")
+            if name == "MemAvailable":
+                return 1024 * int(value.split()[0])
+    return None

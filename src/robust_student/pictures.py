@@ -3,7 +3,8 @@
 import io
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -23,7 +24,9 @@ LARGEST_PIXELS = 90_000_000
 LARGEST_KEPT = 64
 """Images of one common size up to this many pixels a side keep it; others become DEFAULT_SIDE wide and high."""
 DEFAULT_SIDE = 32
-_GREY, _DEEP = frozenset({"1", "L", "LA", "I", "I;16", "F"}), frozenset({"I", "I;16", "F"})
+GREY = frozenset({"1", "L", "LA", "I", "I;16", "F"})
+"""Modes of Pillow with one channel besides transparency."""
+_DEEP = frozenset({"I", "I;16", "F"})
 
 Pixels = npt.NDArray[np.uint8]
 Found = TypeVar("Found")
@@ -47,7 +50,7 @@ class Format(NamedTuple):
 
 def look(file: Path | bytes, place: str) -> Look:
     """Read only the header of an image; `place` names it in a UserError."""
-    return _open(file, place, lambda image: Look(image.mode in _GREY, (image.size[1], image.size[0])))
+    return _open(file, place, lambda image: Look(image.mode in GREY, (image.size[1], image.size[0])))
 
 
 def common_format(looks: Iterable[Look], size: tuple[int, int] | None = None) -> Format:
@@ -85,7 +88,17 @@ def read_image(path: Path, shape: Sequence[int]) -> Tensor:
         raise UserError(f"image {path}: the model expects inputs of shape {tuple(shape)}, not images")
     if not path.is_file():
         raise UserError(f"image {path}: {'is not a file' if path.exists() else 'no such file'}")
-    return torch.from_numpy(decode(path, form=Format(*shape), place=f"image {path}").copy()).float() / 255
+    with quiet():
+        pixels = decode(path, form=Format(*shape), place=f"image {path}").copy()
+    return torch.from_numpy(pixels).float() / 255
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No warnings of Pillow about damaged metadata or sizes. Not in threads: filters of warnings are global."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _open(file: Path | bytes, place: str, use: Callable[[Image.Image], Found]) -> Found:
@@ -93,8 +106,7 @@ def _open(file: Path | bytes, place: str, use: Callable[[Image.Image], Found]) -
     if isinstance(file, Path) and not file.is_file():  # opening a pipe would wait forever
         raise UserError(f"{place}: cannot read it ({'not a file' if file.exists() else 'no such file'})")
     try:
-        with warnings.catch_warnings(), io.BytesIO(file) if isinstance(file, bytes) else file.open("rb") as stream:
-            warnings.simplefilter("ignore")  # of metadata that is damaged, and of sizes that are refused just below
+        with io.BytesIO(file) if isinstance(file, bytes) else file.open("rb") as stream:
             image = Image.open(stream, formats=FORMATS)
             if image.size[0] * image.size[1] > LARGEST_PIXELS:
                 raise ValueError(f"{image.size[0]} x {image.size[1]} pixels are more than {LARGEST_PIXELS:,}")

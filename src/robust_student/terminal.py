@@ -1,10 +1,14 @@
 """What the commands print when they are done."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from robust_student.findings import Finding
 
 
 def finished(trained: Any, output: Path) -> None:
@@ -92,6 +96,20 @@ def show_radii(records: list[dict[str, Any]], path: Path) -> None:
         for record in find(records, name, "certified_accuracy", "certified_smoothed_radius"):
             print(f"{name}, smoothed: {_percent(record)} certified at {unit} {record['setting']:g}, n = {record['n']}")
     print(f"summary: {path}")
+
+
+def show_findings(findings: Sequence[Finding]) -> None:
+    """A check-up by what was looked at, one finding a line, and how many problems there are."""
+    console, colours = Console(highlight=False), {"fine": "green", "note": "yellow", "problem": "bold red"}
+    for area in dict.fromkeys(finding.area for finding in findings):
+        console.print(Text(area, style="bold"))
+        for finding in findings:
+            if finding.area == area:
+                line = Text(f"  {finding.level:8}", style=colours[finding.level])
+                line.append(finding.text + (f": {finding.fix}" if finding.fix else ""), style="default")
+                console.print(line, soft_wrap=True)
+    counts = {level: sum(finding.level == level for finding in findings) for level in ("problem", "note")}
+    print(", ".join(f"{count} {level}{'' if count == 1 else 's'}" for level, count in counts.items()))
 
 
 def _percent(record: dict[str, Any] | None) -> str:

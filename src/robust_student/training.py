@@ -157,9 +157,7 @@ def _fit(
     """What `train` and `distill` share: the steps, validation after each epoch, the best weights kept."""
     device = resolve_device(settings.device)
     source, held_out = _parts(data, settings)
-    unfinished = None
-    if output is not None:
-        unfinished = Unfinished(output, _marks(model, data, source, recorded, teacher), settings.checkpoint_minutes)
+    marks = _marks(model, data, source, recorded, teacher)
     validation = Validation(held_out, settings.selection, scale=data.scale, seed=settings.seed)
     model.to(device).train()
     objective, step = prepare(source, device)
@@ -167,12 +165,13 @@ def _fit(
         source, batch_size=settings.batch_size, accumulate=settings.accumulate, seed=settings.seed, device=device
     )
     loop = Loop(model, objective, step, feed, validation, settings)
-    state = None if unfinished is None else unfinished.latest()
+    unfinished = None if output is None else Unfinished(output, marks, settings.checkpoint_minutes)
     if unfinished is not None:
+        state = unfinished.latest()
         for complaint in unfinished.checkpoints.skipped:
             _log.warning("%s; going on from the one before it", complaint)
-    if state is not None:
-        loop.restore(state)
+        if state is not None:
+            loop.restore(state)
     tracking = Tracking(settings.track, output, recorded.model_dump(mode="json"))
     with listening() if unfinished is not None else nullcontext(Wish()) as wish:
         try:

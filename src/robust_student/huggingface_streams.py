@@ -1,0 +1,88 @@
+"""Hugging Face datasets that are read as they are needed, from the Hub or from files."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from robust_student.examples import Data
+from robust_student.huggingface import (
+    OPTIONS as NAMED,
+)
+from robust_student.huggingface import (
+    Columns,
+    choose_splits,
+    class_number,
+    encoded,
+    find_columns,
+    load,
+    undecoded,
+)
+from robust_student.shards import OPTIONS as SHARED
+from robust_student.shards import Sample, Shards, asked_format, class_names, number_option, streamed
+from robust_student.specs import Spec
+from robust_student.tensors import UserError
+
+OPTIONS = (*NAMED, *SHARED)
+"""Names that may follow the name or path."""
+_ROWS = 1_000  # of a saved dataset, per shard
+
+
+def read_hf_stream(spec: Spec) -> Data:
+    """`hf-stream:NAME_OR_PATH,size=HxW[,length=N][,classes=FILE]...` with the options of `hf:`; rows read as needed.
+
+    A shard is a file of the dataset. `length` is known where the dataset says it. Needs the extra `data`.
+    """
+    form = asked_format(spec)
+    splits = choose_splits(load(spec, streaming=True), spec)
+    lengths = {part: _length(dataset) for part, dataset in splits.items()}
+    if "length" not in spec.options and lengths["train"] is None:
+        spec.refuse("the dataset does not say how many training examples it has; say so with length=N")
+    datasets = {part: _streaming(dataset) for part, dataset in splits.items()}
+    columns = find_columns(datasets["train"].features, spec)
+    classes = columns.classes or class_names(spec)
+    if not classes:
+        spec.refuse("the dataset has no class names; say them with classes=FILE (one per line) or classes=10")
+    parts: dict[str, Shards] = {
+        part: HubShards(undecoded(dataset, columns.image, spec), columns, classes, f"data '{spec.text}': {part}")
+        for part, dataset in datasets.items()
+    }
+    return streamed(spec, parts, classes, number_option(spec, "length", lengths["train"] or 1), form)
+
+
+class HubShards(Shards):
+    """The files of one split."""
+
+    def __init__(self, dataset: Any, columns: Columns, classes: tuple[str, ...], source: str) -> None:
+        self.dataset, self.columns, self.classes, self.source = dataset, columns, classes, source
+
+    def __len__(self) -> int:
+        return int(self.dataset.num_shards)
+
+    def read(self, shard: int) -> Iterator[Sample]:
+        """The rows of a shard in their order, their images as files."""
+        rows = self.dataset.shard(num_shards=len(self), index=shard)
+        try:
+            for position, row in enumerate(rows):
+                place = f"{self.source} shard {shard} row {position}"
+                label = class_number(row[self.columns.label], self.classes, place)
+                yield Sample(encoded(row[self.columns.image], place), label, place)
+        except UserError:
+            raise
+        except Exception as error:  # whatever the library makes of a damaged file or a lost connection
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise UserError(f"{self.source} shard {shard}: datasets cannot read it ({reason})") from None
+
+
+def _streaming(dataset: Any) -> Any:
+    """The dataset as one that is iterated over: one that `save_to_disk` wrote is divided into shards of _ROWS rows."""
+    if hasattr(dataset, "to_iterable_dataset"):
+        return dataset.to_iterable_dataset(num_shards=max(1, len(dataset) // _ROWS))
+    return dataset
+
+
+def _length(dataset: Any) -> int | None:
+    """How many rows a split has, where that is known without reading it."""
+    if hasattr(dataset, "to_iterable_dataset"):
+        return len(dataset)
+    splits = dataset.info.splits or {}
+    found = splits.get(str(dataset.split)) if dataset.split is not None else None
+    return None if found is None or not found.num_examples else int(found.num_examples)

@@ -1,0 +1,117 @@
+"""Tables in CSV files: one row per example, numeric features and a label."""
+
+import csv
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from robust_student.examples import Data, Examples, standardised
+from robust_student.samples import TEST_FRACTION, split
+from robust_student.settings import nearest
+from robust_student.specs import Spec
+from robust_student.tensors import UserError
+
+OPTIONS = ("label", "test", "validation")
+"""Names that may follow the file: the label's column, and the files of the other parts."""
+_DELIMITERS = ",;\t|"
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+class Table(NamedTuple):
+    """One file: feature names, feature rows `(n, features)`, and the text of each label."""
+
+    features: tuple[str, ...]
+    rows: np.ndarray[tuple[int, int], np.dtype[np.float32]]
+    labels: list[str]
+
+
+def read_csv(spec: Spec) -> Data:
+    """`csv:FILE[,label=COLUMN][,test=FILE][,validation=FILE]`: a header, numeric features and a label column.
+
+    Classes are the labels of the training file, whole numbers in their order, else in alphabetical order. Features stay
+    in their own units; a model standardises them with the training statistics that it carries, and the unit of a
+    perturbation is each feature's standard deviation in the training set.
+    Without a test file a stratified fifth of the rows is set aside, chosen by position.
+    """
+    column = spec.options.get("label", "label")
+    files = {"train": spec.path} | {part: Path(spec.options[part]) for part in OPTIONS[1:] if part in spec.options}
+    tables = {part: read_table(path, column) for part, path in files.items()}
+    classes = _classes(tables["train"].labels)
+    numbers = {name: k for k, name in enumerate(classes)}
+    parts = {}
+    for part, table in tables.items():
+        if table.features != tables["train"].features:
+            raise UserError(f"data file {files[part]}: its columns are not those of {spec.path}")
+        row = next((k for k, label in enumerate(table.labels) if label not in numbers), None)
+        if row is not None:
+            raise UserError(
+                f"data file {files[part]}: row {row + 1}: class '{table.labels[row]}' has no training examples"
+            )
+        labels = torch.tensor([numbers[label] for label in table.labels], dtype=torch.int64)
+        parts[part] = Examples(torch.from_numpy(table.rows), labels)
+    if "test" not in parts:
+        parts["train"], parts["test"] = split(parts["train"], TEST_FRACTION, seed=0)
+    return standardised(spec.path.stem, parts, classes)
+
+
+def read_table(path: Path, label: str) -> Table:
+    """A CSV file in UTF-8 whose header names its columns; UserError names the row (the header is row 0) and column.
+
+    The delimiter is the comma, semicolon, tab or bar that the header holds most of.
+    """
+    if not path.is_file():  # opening a pipe would wait forever
+        raise UserError(f"data file {path}: cannot read it ({'not a file' if path.exists() else 'no such file'})")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+            file.seek(0)
+            delimiter = max(_DELIMITERS, key=first.count)
+            lines = [line for line in csv.reader(file, delimiter=delimiter, strict=True) if line]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"data file {path}: cannot read it ({error})") from None
+    header = [name.strip() for name in lines[0]] if lines else []
+    if len(lines) < 2:
+        raise UserError(f"data file {path}: holds no rows below its header")
+    if len(set(header)) < len(header):
+        twice = next(name for name in header if header.count(name) > 1)
+        raise UserError(f"data file {path}: two columns are called '{twice}'")
+    if label not in header:
+        raise UserError(f"data file {path}: no column '{label}'{nearest(label, header)} (label=COLUMN says which)")
+    if len(header) < 2:
+        raise UserError(f"data file {path}: has no column besides '{label}'")
+    at = header.index(label)
+    features = tuple(name for name in header if name != label)
+    rows = np.empty((len(lines) - 1, len(features)), np.float32)
+    labels = []
+    for k, line in enumerate(lines[1:]):
+        place = f"data file {path}: row {k + 1}"
+        if len(line) != len(header):
+            raise UserError(f"{place}: has {len(line)} cells, the header {len(header)}")
+        labels.append(line.pop(at).strip())
+        if not labels[-1]:
+            raise UserError(f"{place}, column '{label}': the label is missing")
+        rows[k] = [_number(cell, f"{place}, column '{name}'") for name, cell in zip(features, line, strict=True)]
+    return Table(features, rows, labels)
+
+
+def _number(cell: str, place: str) -> float:
+    text = cell.strip()
+    if not text:
+        raise UserError(f"{place}: the value is missing; fill it in or leave the row out")
+    try:
+        value = math.nan if "_" in text else float(text)
+    except ValueError:
+        value = math.nan
+    if not abs(value) <= _LARGEST:
+        raise UserError(f"{place}: '{text[:40]}' is not a finite number")
+    return value
+
+
+def _classes(labels: list[str]) -> list[str]:
+    """The labels that occur: whole numbers in their order, anything else in alphabetical order."""
+    names = set(labels)
+    whole = all(name.removeprefix("-").isdecimal() and name.isascii() for name in names)
+    return sorted(names, key=int) if whole else sorted(names)

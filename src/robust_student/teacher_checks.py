@@ -1,0 +1,128 @@
+"""Whether a teacher is fit to teach: what goes wrong silently when it is not."""
+
+import time
+
+import torch
+from scipy.stats import binom
+from torch import Tensor
+
+from robust_student.data import Examples
+from robust_student.findings import Finding
+from robust_student.margins import margin
+from robust_student.models import count_parameters
+from robust_student.runs import Model
+from robust_student.tensors import device_of, evaluating
+
+GRAVE = 0.01
+"""Share of the examples without a usable gradient from which on it is a problem."""
+_CHANCE = 0.001  # error probability of the tests on accuracy
+_CLOSE = 1e-3  # largest difference between two passes, relative to the largest logit, that is rounding
+
+
+def check_outputs(teacher: Model, inputs: Tensor) -> list[Finding]:
+    """Whether logits are numbers, are logits, and depend on nothing but their own example.
+
+    Args:
+        teacher: takes `inputs` in natural units.
+        inputs: a batch `(n, *shape)` of at least two.
+    """
+    logits = teacher.logits(inputs)
+    findings = []
+    if not bool(logits.isfinite().all()):
+        bad = int((~logits.isfinite()).any(dim=1).sum())
+        text = f"its logits of {bad} of {len(inputs)} examples hold NaN or infinite values"
+        return [Finding("teacher", "problem", text, "look at its weights and normalisation")]
+    if bool((logits >= 0).all()) and bool(((logits.sum(dim=1) - 1).abs() < _CLOSE).all()):
+        text = "its outputs are probabilities, not logits: a softmax is applied twice"
+        findings.append(Finding("teacher", "problem", text, "return the logits, without the softmax"))
+    scale = float(logits.abs().max()) + 1e-12
+    if float((teacher.logits(inputs) - logits).abs().max()) > _CLOSE * scale:
+        text = "two passes over the same inputs differ: something in it is random in evaluation mode"
+        fix = "leave out dropout or noise at inference: functional.dropout(..., training=self.training)"
+        findings.append(Finding("teacher", "problem", text, fix))
+    elif float((teacher.logits(inputs[: len(inputs) // 2]) - logits[: len(inputs) // 2]).abs().max()) > _CLOSE * scale:
+        text = "an example's logits depend on the other examples of its batch"
+        fix = "normalise with running statistics at inference (BatchNorm with track_running_stats=True)"
+        findings.append(Finding("teacher", "problem", text, fix))
+    if float(logits.std(dim=0).max()) <= _CLOSE * scale:
+        text = "its logits are the same for every example"
+        findings.append(Finding("teacher", "problem", text, "look at its weights and normalisation"))
+    return findings
+
+
+def check_gradients(teacher: Model, inputs: Tensor) -> list[Finding]:
+    """Share of the examples whose margin has no usable gradient: teachers and attacks on them rest on it.
+
+    The margin of the predicted class over the next one; a gradient that is zero everywhere or NaN is not usable.
+    """
+    device = device_of(teacher)
+    points = inputs.detach().clone().to(device).requires_grad_()
+    with evaluating(teacher), torch.enable_grad():
+        logits = teacher(points)
+        if not logits.requires_grad:
+            text = "its logits have no gradient with respect to the input"
+            fix = "leave out detach(), no_grad() and operations on numpy arrays: attacks and bounds need the gradient"
+            return [Finding("teacher", "problem", text, fix)]
+        (slope,) = torch.autograd.grad(margin(logits, logits.argmax(dim=1)).sum(), points, allow_unused=True)
+    if slope is None:
+        slope = torch.zeros_like(points)
+    flat = slope.flatten(1)
+    zero, nan = int((flat == 0).all(dim=1).sum()), int((~flat.isfinite()).any(dim=1).sum())
+    findings = []
+    for count, what in ((zero, "zero everywhere"), (nan, "NaN or infinite")):
+        if count:
+            text = f"the input gradient of its margin is {what} on {count} of {len(inputs)} examples"
+            fix = "look for saturated or non-differentiable operations: no attack by gradient can judge it there"
+            findings.append(Finding("teacher", "problem" if count >= GRAVE * len(inputs) else "note", text, fix))
+    return findings
+
+
+def describe_teacher(teacher: Model, inputs: Tensor, training: int | None = None) -> Finding:
+    """Size and speed; how long it takes to score `training` examples once."""
+    started = time.perf_counter()
+    teacher.logits(inputs)
+    rate = len(inputs) / max(time.perf_counter() - started, 1e-9)
+    once = f", {training / rate:,.0f} s for {training:,} training examples" if training is not None else ""
+    name = teacher.card.network or type(teacher.network).__name__
+    text = f"{name}: {count_parameters(teacher):,} parameters, {len(teacher.card.classes)} classes, inputs"
+    return Finding("teacher", "fine", f"{text} {teacher.card.input_shape}, {rate:,.0f} examples/s{once}")
+
+
+def sample_inputs(examples: Examples | None, teacher: Model, count: int = 128) -> Tensor:
+    """Inputs to try a teacher on: the first examples, or uniform noise in its range (normal where it has none)."""
+    if examples is not None:
+        return examples.floats(slice(0, count))
+    generator = torch.Generator().manual_seed(0)
+    low, high = teacher.card.range
+    if teacher.card.range.bounded:
+        return low + (high - low) * torch.rand(count, *teacher.card.input_shape, generator=generator)
+    return torch.randn(count, *teacher.card.input_shape, generator=generator)
+
+
+def check_accuracy(teacher: Model, validation: Examples) -> Finding:
+    """Accuracy on validation examples against chance, and against what the teacher's own record says.
+
+    A problem where it cannot be told from always naming the most frequent class, or one class in so many (binomial
+    test); a note where its record claims more.
+    """
+    logits = teacher.logits(validation.floats())
+    n, right = len(validation), int((logits.argmax(dim=1) == validation.labels.cpu()).sum())
+    text = f"accuracy on validation is {100 * right / n:.1f} % (n = {n:,})"
+    chance = max(float(torch.bincount(validation.labels.cpu()).max()) / n, 1 / len(teacher.card.classes))
+    if binom.sf(right - 1, n, chance) > _CHANCE:
+        fix = "check its normalisation and class order, and whether it is trained"
+        return Finding("teacher", "problem", f"{text}, no better than chance ({100 * chance:.1f} %)", fix)
+    recorded = _recorded(teacher)
+    if recorded is not None and binom.cdf(right, n, min(recorded, 0.999)) < _CHANCE:
+        fix = "look for other data, or images that were made in another way, than in its training"
+        return Finding("teacher", "note", f"{text}, its own record says {100 * recorded:.1f} %", fix)
+    return Finding("teacher", "fine", text)
+
+
+def _recorded(teacher: Model) -> float | None:
+    """Clean validation accuracy of the epoch that was kept; None where that is not recorded."""
+    for record in teacher.history:
+        if record.get("epoch") == teacher.card.provenance.get("epoch"):
+            found = record.get("validation", {}).get("clean")
+            return found if isinstance(found, float) else None
+    return None
