@@ -1,6 +1,9 @@
 """Fixtures every test file shares: the device, a seeded generator, small float64 students."""
 
+import os
 from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +13,15 @@ from torch import nn
 
 settings.register_profile("robust_student", deadline=None, derandomize=True, max_examples=100)
 settings.load_profile("robust_student")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that a test starts
 torch.set_num_threads(1)  # the tensors are tiny: threads only add overhead
+if torch.version.cuda is None and find_spec("torchvision") is not None:
+    # Wheels of torchvision from the package index are built for CUDA: beside a CPU build of torch their operators do
+    # not load, and the import fails over two names that it wants to describe. Networks do not use them.
+    OPERATORS: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]  # kept alive
+    for operator in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, operator):
+            OPERATORS.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 IMAGE = (2, 4, 4)
 """Shape of the inputs of the student fixtures."""

@@ -1,5 +1,6 @@
 """Makers of broken and hostile inputs: each writes into the working directory and returns the path that it wrote."""
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -13,6 +14,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import safetensors.torch
@@ -20,11 +22,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from robust_student.checkpoints import Checkpoints
 from robust_student.cli import main
 
 EVALUATED = ["evaluate", "teacher", "--data", "digits", "--output", "evaluation", "--device", "cpu", "--examples", "8"]
 EVALUATED += ["--attack-examples", "4", "--pgd-steps", "1", "--autoattack", "none"]
 """The command that made the evaluation."""
+HALTED = ["train", "--data", "npz:good.npz", "--model", "linear", "--output", "halted", "--epochs", "1"]
+HALTED += ["--checkpoint-minutes", "0"]
+"""The command of a training that was stopped after its second step."""
 MARKER = "executed.txt"
 """What the payloads below write when they are run."""
 
@@ -56,9 +62,23 @@ def world() -> None:
     main(["train", "--data", "digits", "--model", "mlp:8", "--output", "teacher", *quick])
     main(["train", "--data", "npz:good.npz", "--model", "linear", "--output", "vectors", *quick])
     main(EVALUATED)
+    halt()
     text("certificates/certification.json", "{}")()
     shutil.copytree("evaluation", "unfinished")
     Path("unfinished/summary.json").unlink()
+
+
+def halt() -> None:
+    """Leave an unfinished training with two checkpoints in `halted`."""
+    whole = Checkpoints.save
+
+    def save(self: Checkpoints, step: int, state: dict[str, Any]) -> None:
+        whole(self, step, state)
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with mock.patch.object(Checkpoints, "save", save), contextlib.suppress(SystemExit):
+        main(HALTED)
 
 
 # Plain files ----------------------------------------------------------------------------------------------------------
@@ -267,6 +287,49 @@ def weight_bytes(content: bytes, run: str = "teacher") -> Callable[[], Path]:
         return path
 
     return make
+
+
+def checkpoints(make: Callable[[], bytes]) -> Callable[[], None]:
+    """Both checkpoints of the halted training with this content, under the checksum that belongs to it."""
+
+    def write() -> None:
+        content = make()
+        for path in Path("halted/checkpoints").iterdir():
+            digest = hashlib.sha256(content).hexdigest()[:16]
+            path.write_bytes(content)
+            path.rename(path.with_name(f"{path.name[:14]}-{digest}.pt"))
+
+    return write
+
+
+def checkpoint_files(make: Callable[[str], Callable[[], object]]) -> Callable[[], None]:
+    """Both checkpoints of the halted training replaced by what a maker makes of their paths."""
+
+    def write() -> None:
+        for path in sorted(Path("halted/checkpoints").iterdir()):
+            make(str(path))()
+
+    return write
+
+
+def torch_bytes(content: object) -> Callable[[], bytes]:
+    """What torch.save writes."""
+
+    def make() -> bytes:
+        stream = io.BytesIO()
+        torch.save(content, stream)
+        return stream.getvalue()
+
+    return make
+
+
+def compressed(content: bytes) -> bytes:
+    """A zip archive with every entry compressed."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    return stream.getvalue()
 
 
 def safetensors_claiming(header: Mapping[str, Any], content: bytes = b"", length: int | None = None) -> bytes:

@@ -17,9 +17,14 @@ import pytest
 import torch
 from spoiled import (
     EVALUATED,
+    HALTED,
+    Payload,
     all_of,
     arrays,
     card,
+    checkpoint_files,
+    checkpoints,
+    compressed,
     cut,
     factory,
     fifo,
@@ -38,6 +43,7 @@ from spoiled import (
     state,
     table,
     text,
+    torch_bytes,
     weights,
     world,
 )
@@ -61,6 +67,7 @@ POSTSCRIPT = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n(executed.txt) (w
 OWN = "return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))"
 POOL = "return nn.Sequential(nn.Flatten(), nn.AdaptiveAvgPool1d(10))"
 INFINITE = f"m = {OWN.removeprefix('return ')}; nn.init.constant_(m[1].bias, float('inf')); return m"
+ONE = torch.ones(1)
 LAUGHS = "".join(f"x{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]\n" for k in range(1, 30))
 """Thirty lines of YAML that mean 9^29 words."""
 
@@ -117,6 +124,11 @@ def network(
 def evidence(name: str, message: str, make: Callable[[], object], words: str = "report evaluation") -> Bad:
     """Damaged evidence."""
     return Bad(f"evidence: {name}", words, message, make)
+
+
+def checkpoint(name: str, message: str, make: Callable[[], object], more: str = "") -> Bad:
+    """A bad unfinished training that is to be continued."""
+    return Bad(f"checkpoints: {name}", " ".join(HALTED) + more, message, make)
 
 
 def own_weights(name: str, message: str, make: Callable[[], object]) -> Bad:
@@ -345,7 +357,7 @@ NETWORKS = [
 
 WEIGHTS = [
     own_weights("missing", "no such file", lambda: None),
-    own_weights("a folder", "no such file", folder("w.pt")),
+    own_weights("a folder", "no file config.json", folder("w.pt")),
     own_weights("text", "not a file of torch.save", text("w.pt", "hello")),
     own_weights("a pickle", "a plain pickle is never read", hostile_pickle("w.pt")),
     own_weights("a checkpoint with code", "refused, it holds 'io.open'", hostile_checkpoint("w.pt")),
@@ -376,7 +388,7 @@ RUNS = [
     run("card with a giant shape", "input_shape", card(input_shape=[10**6, 10**6])),
     run("card with a shape beyond any number", "input_shape", card(input_shape=[10**30])),
     run("card with giant images", "input_shape", card(input_shape=[3, 10**6, 10**6], network="cnn:4")),
-    run("card with another shape", "do not fit", card(input_shape=[1, 9, 9])),
+    run("card with another shape", "the model expects (1, 9, 9)", card(input_shape=[1, 9, 9])),
     run("card without a network", "load it in Python", card(network=None)),
     run("card with an unknown network", "teacher/model.json: model: unknown name 'cnnn'", card(network="cnnn")),
     run("card with a giant network", "parameters", card(network=f"mlp:{10**10}")),
@@ -412,7 +424,7 @@ RUNS = [
         "no normalisation",
         weights(lambda t: {n: v for n, v in t.items() if n != "std"}),
     ),
-    run("normalisation does not fit", "'mean' does not fit", weights(lambda t: t | {"mean": torch.zeros(5, 1, 1)})),
+    run("normalisation does not fit", "weights do not fit", weights(lambda t: t | {"mean": torch.zeros(5, 1, 1)})),
     run(
         "normalisation divides by nothing",
         "every 'std' must be positive",
@@ -463,8 +475,22 @@ EVIDENCE = [
     evidence("unfinished rows are strange", "a line is not a row", text("unfinished/rows.jsonl", 2 * STRANGE), GO_ON),
 ]
 
-CHECKPOINTS: list[Bad] = [
-    # Hostile training checkpoints go here: damaged, of another run, of another version, with code in them, and so on.
+CHECKPOINTS = [
+    checkpoint("are cut", "damaged (its checksum is not the one in its name)", checkpoint_files(cut)),
+    checkpoint("are pipes", "cannot read it (not a file)", checkpoint_files(fifo)),
+    checkpoint("are folders", "cannot read it (not a file)", checkpoint_files(folder)),
+    checkpoint("never end", "cannot read it (not a file)", checkpoint_files(lambda path: link(path, "/dev/zero"))),
+    checkpoint("are text", "not readable", checkpoints(lambda: b"hello")),
+    checkpoint("hold code", "could run code", checkpoints(torch_bytes({"model": Payload()}))),
+    checkpoint("are compressed", "its entries are compressed", checkpoints(lambda: compressed(torch_bytes({})()))),
+    checkpoint("hold a list", "holds list, not the state of a training", checkpoints(torch_bytes([1]))),
+    checkpoint("hold nothing", "not one of this training", checkpoints(torch_bytes({}))),
+    checkpoint("hold weights alone", "not one of this training", checkpoints(torch_bytes({"model": state(ONE)}))),
+    checkpoint("of another training", "seed: 0 there, 1 here", lambda: None, " --seed 1"),
+    checkpoint("of nothing", "something else (everything)", text("halted/training.json", "[]")),
+    checkpoint("card is not JSON", "training.json: not valid JSON", text("halted/training.json", "{")),
+    checkpoint("card is too deep", "training.json: not valid JSON", text("halted/training.json", DEEP)),
+    checkpoint("card is a pipe", "training.json: cannot read it (not a file)", fifo("halted/training.json")),
 ]
 
 TABLE = [*WORDS, *PLACES, *CONFIGS, *DATA, *NETWORKS, *WEIGHTS, *RUNS, *EVIDENCE, *CHECKPOINTS]
@@ -515,6 +541,7 @@ def test_the_inputs_are_in_order_before_they_are_spoiled(here: Path) -> None:
         main(["train", "--data", spec, "--model", "linear", "--epochs", "1", "--output", f"fine-{spec.split(':')[0]}"])
     main(["report", "evaluation", "--output", "page.json"])
     main(["predict", "--model", "teacher", "photos/cat/1.png"])
+    main(HALTED)
 
 
 @pytest.fixture(autouse=True)

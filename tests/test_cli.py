@@ -78,7 +78,7 @@ def test_help_states_every_setting(command: str, capsys: pytest.CaptureFixture[s
     flags = {
         name for name in COMMANDS[command].model_fields if name not in ("models", "images", "directories", "evaluation")
     }
-    flags -= {"training", "objective", "certification"}
+    flags -= {"training", "objective", "certification", "teaching"}
     assert all(f"--{name.replace('_', '-')}" in shown for name in flags)
 
 

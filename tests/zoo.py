@@ -12,10 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations
 
+from robust_student.fitnets import Maxout
 from robust_student.graph import Graph, trace
+from robust_student.mobilenets import InvertedResidual
 from robust_student.models import NETWORKS
 from robust_student.norms import Norm, NormName
 from robust_student.regions import Ball
+from robust_student.resizing import Resize
 from robust_student.steps import Layers
 from robust_student.tensors import InputRange
 
@@ -131,6 +134,8 @@ ZOO: dict[str, Case] = {
     "conv, sides differ": _head(
         COLOUR, nn.Conv2d(3, 4, (2, 3), stride=(1, 2), padding=(2, 1), dilation=(2, 1)), nn.ReLU()
     ),
+    "inverted residual": _head(COLOUR, InvertedResidual(3, 3, 2, 1), InvertedResidual(3, 4, 2, 2)),
+    "resized": _head(COLOUR, Resize((5, 5), (7, 3)), nn.Conv2d(3, 2, 3), nn.ReLU()),
     "conv with groups": _head(IMAGE, nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=2), nn.ReLU()),
     "conv, padding same": _head(COLOUR, nn.Conv2d(3, 2, 3, padding="same", dilation=2), nn.ReLU()),
     "conv, padding valid": _head(COLOUR, nn.Conv2d(3, 2, 2, padding="valid"), nn.ReLU()),
@@ -264,7 +269,12 @@ ZOO: dict[str, Case] = {
         _line(5),
     ),
     "unbind": _body(SIGNAL, lambda x, a, b: b(a(x.unbind(1)[1]).relu() - a(x.unbind(1)[0])), _line(9, 4), _line(4)),
+    "relu6": _around(nn.ReLU6),
+    "hard tanh in place": _around(lambda: nn.Hardtanh(-0.5, 0.25, inplace=True)),
     "maxout": _body(VECTOR, lambda x, a, b: b(a(x).view(-1, 4, 3).amax(2)), _line(6, 12), _line(4)),
+    "maxout convolution": _head(
+        COLOUR, Maxout(nn.Conv2d(3, 4, 3, padding=1), 2), nn.MaxPool2d(3, 2, ceil_mode=True), nn.Flatten()
+    ),
     "maxout, values": _body(
         COLOUR,
         lambda x, a, b: b(a(x).max(dim=1, keepdim=True).values.flatten(1)),
@@ -307,11 +317,21 @@ BUILT_IN: dict[str, Case] = {
     "built-in mlp": _built_in("mlp", SIGNAL, 8, 6),
     "built-in cnn": _built_in("cnn", (3, 8, 8), 2),
     "built-in cnn, large": _built_in("cnn", (1, 20, 20), 1),
+    "built-in convnet": _built_in("convnet", (3, 8, 8), 2),
     "built-in resnet8": _built_in("resnet8", (3, 8, 8), 3),
     "built-in resnet20": _built_in("resnet20", (1, 8, 8), 2),
+    "built-in wrn": _built_in("wrn", (1, 6, 6), 10, 1),
     "built-in lipschitz": _built_in("lipschitz", VECTOR, 8, 5),
 }
-"""Every entry of `models.NETWORKS`."""
+"""Entries of `models.NETWORKS` that can be small."""
+PUBLISHED = {
+    *("resnet32", "resnet56"),  # as resnet8
+    *("maxout", "fitnet1", "fitnet2", "fitnet3", "fitnet4"),  # their layers: "maxout", "maxout convolution"
+    "mobilenetv2",  # its layers: "depthwise", "relu6"
+}
+"""Entries that only have the size they were published with: the zoo holds their layers in small."""
+DEEPER = {"resnet32", "resnet56", "fitnet2", "fitnet3"}
+"""Entries whose layers are those of another one, only more of them."""
 ALL: dict[str, Case] = AFFINE | ZOO | BUILT_IN
 
 

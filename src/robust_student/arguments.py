@@ -79,6 +79,13 @@ def merged(base: dict[str, Any], changes: dict[Any, Any]) -> dict[Any, Any]:
     return together
 
 
+def named(word: str) -> tuple[str, str]:
+    """The name and the rest of `NAME=REST`; a word without a name, such as `runs/kd`, is named by its last part."""
+    match = re.match(r"([^=:/\\,@]+)=", word)
+    rest = word[match.end() :] if match else word
+    return match[1] if match else re.split(r"[@,]", Path(rest).resolve().name)[0], rest
+
+
 def value_of(words: list[str], flag: str) -> str | None:
     """The value of a flag given as `--flag VALUE` or `--flag=VALUE`."""
     for position, word in enumerate(words):

@@ -87,6 +87,8 @@ def _step(path: Path) -> int:
 
 def _read(path: Path) -> dict[str, Any]:
     """A checkpoint whose checksum is right and which holds nothing but tensors and plain containers."""
+    if not path.is_file():  # opening a pipe would wait forever
+        raise UserError(f"checkpoint {path}: cannot read it (not a file)")
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NoReturn
 from pydantic import Field, ValidationError
 
 from robust_student import terminal
-from robust_student.arguments import Command, Config, Flat, Paths, Words, merged, parse, value_of
+from robust_student.arguments import Command, Config, Flat, Paths, Words, merged, named, parse, value_of
 from robust_student.checkup import Doctor
 from robust_student.interruption import Interrupted
 from robust_student.measurement_settings import SUITES, CertificationSettings, EvaluationSettings
@@ -19,8 +19,10 @@ from robust_student.settings import (
     LARGEST_SEED,
     METHODS,
     DistillSettings,
+    IntakeSettings,
     ObjectiveSettings,
     SelectionSettings,
+    TeacherSettings,
     TrainingSettings,
     nearest,
     short,
@@ -61,7 +63,8 @@ class Train(Command):
     """digits, folder:DIR (one sub-folder per class), mnist:DIR, cifar10:DIR, cifar100:DIR, parquet:DIR, npz:FILE,
     csv:FILE, hf:NAME_OR_PATH, or a stream: wds:SHARDS, hf-stream:NAME_OR_PATH (docs/data.md)."""
     model: str
-    """linear, mlp:WIDTHS, cnn:WIDTH, resnet8, resnet20, lipschitz:WIDTHS or pkg.module:factory."""
+    """linear, mlp:WIDTHS, cnn:WIDTH, resnet20, wrn-16-2, ..., timm:NAME, torchvision:NAME, hub:USER/REPO,
+    pkg.module:factory or file.py:factory (docs/models.md)."""
     output: Path
     """New run directory."""
     image_size: int | tuple[int, int] | None = None
@@ -95,14 +98,22 @@ class Train(Command):
 class Distill(Command):
     """Teach a small student to be accurate and robust."""
 
-    teacher: Path
-    """Run directory of the teacher."""
+    teacher: str
+    """The teacher: a run directory; timm:NAME or torchvision:NAME with ,pretrained or @WEIGHTS; hub:USER/REPO or a
+    folder in the hub's layout; pkg.module:factory[@WEIGHTS], file.py:factory[@WEIGHTS]; a .pt2 program
+    (docs/models.md)."""
     data: str
     """digits, folder:DIR, mnist:DIR, ... (see train --help, docs/data.md): the data the teacher was trained on."""
     model: str
-    """The student: linear, mlp:WIDTHS, cnn:WIDTH, resnet8, resnet20, lipschitz:WIDTHS or pkg.module:factory."""
+    """The student: linear, mlp:WIDTHS, cnn:WIDTH, resnet20, wrn-16-2, ..., timm:NAME, torchvision:NAME, hub:USER/REPO,
+    pkg.module:factory or file.py:factory (docs/models.md)."""
     output: Path
     """New run directory."""
+    image_size: int | None = Field(None, ge=4)
+    """Side in pixels to which folder images are resized; None: what a run as teacher expects, else their common size
+    up to 64, else 32."""
+    trust: bool = False
+    """Call code that a .pt2 file holds or somebody else's run names."""
     method: str = "secant"
     """Starting point for the objective: kd, score, exact, direct, projection, secant or secant-exact."""
     max_accuracy_drop: float | None = Field(None, ge=0)
@@ -114,6 +125,7 @@ class Distill(Command):
     """Keep the teacher's scores on unchanging training inputs on disk, for the next run with the same teacher."""
     shard_teacher: bool = False
     """Spread the teacher's weights over the processes of a torchrun (FSDP): for teachers too big for one device."""
+    teaching: Annotated[TeacherSettings, Flat] = TeacherSettings()
     training: Annotated[TrainingSettings, Flat] = TrainingSettings()
     objective: Annotated[ObjectiveSettings, Flat] = METHODS["secant"]
     config: Config = None
@@ -137,14 +149,18 @@ class Distill(Command):
         """Do it."""
         from robust_student.data import load_data
         from robust_student.parallel import first, joined, rank
-        from robust_student.runs import load, require_new
+        from robust_student.runs import require_new
         from robust_student.search import search
+        from robust_student.sources import expected_shape
+        from robust_student.teachers import open_teacher, validation_examples
         from robust_student.training import distill
 
         with joined(self.training.device):
             first(lambda: require_new(self.output))
-            teacher = load(self.teacher)
-            data = load_data(self.data, shape=teacher.card.input_shape)
+            shape = expected_shape([self.teacher]) if self.image_size is None else None
+            data = load_data(self.data, shape=shape, image_size=self.image_size)
+            held_out = validation_examples(data, self.training.validation_fraction, self.training.seed)
+            teacher = open_teacher(self.teacher, data, held_out, self.teaching, trust=self.trust)
             settings = DistillSettings(
                 training=self.training,
                 objective=self.objective,
@@ -173,12 +189,17 @@ class Evaluate(Command):
     """Measure models on the same test examples: noise, attacks, masking verdict, estimated radii, size, speed."""
 
     models: Words
-    """Run directories, each as NAME=DIR or DIR; or NAME=file.py:factory@WEIGHTS for a network of your own (also
-    pkg.module:factory; WEIGHTS: a state_dict in a .safetensors or torch.save file)."""
+    """Run directories, each as NAME=DIR or DIR; or NAME=SPEC for a network of anybody's: file.py:factory@WEIGHTS,
+    timm:NAME,pretrained, hub:USER/REPO, a .pt2 program (docs/models.md; WEIGHTS: .safetensors, or a state_dict)."""
     data: str
     """digits, folder:DIR, mnist:DIR, ... (see train --help, docs/data.md); only the test split is used."""
     output: Path
     """Directory for rows.jsonl, summary.json and the rest; the same command continues an interrupted evaluation."""
+    image_size: int | None = Field(None, ge=4)
+    """Side in pixels to which folder images are resized; None: what the first run expects, else as in train."""
+    trust: bool = False
+    """Call code that a .pt2 file holds or somebody else's run names."""
+    teaching: Annotated[IntakeSettings, Flat] = IntakeSettings()
     suite: Literal["quick", "default", "full"] = "default"
     """Starting point for the dials below: quick (1,000 examples, 200 attacked), default, full (AutoAttack standard on
     1,000 and the fifteen corruptions on 2,000)."""
@@ -218,12 +239,12 @@ class Evaluate(Command):
             if size() > 1:
                 if shard is not None or self.workers > 1:
                     raise UserError("evaluate: under torchrun the processes are the shards; drop --shard and --workers")
-                models, data = _models(self.models, self.data, "evaluate")
+                models, data = _models(self, "evaluate")
                 evaluate(models, data, self.evaluation, output=self.output, shard=Shard(rank(), size()))
                 wait()
                 first(lambda: self._collect(models, data))
                 return
-        models, data = _models(self.models, self.data, "evaluate")
+        models, data = _models(self, "evaluate")
         if shard is not None:
             evaluate(models, data, self.evaluation, output=self.output, shard=shard)
             print(f"shard {self.shard} measured; the same command without --shard puts the shards together")
@@ -231,7 +252,8 @@ class Evaluate(Command):
         if self.workers > 1:
             with tempfile.TemporaryDirectory() as folder:
                 config = Path(folder) / "settings.yaml"
-                config.write_text(json.dumps({"evaluation": self.evaluation.model_dump(mode="json")}), encoding="utf-8")
+                kept = self.model_dump(mode="json", include={"evaluation", "teaching", "image_size", "trust"})
+                config.write_text(json.dumps(kept), encoding="utf-8")
                 words = ["evaluate", *self.models, "--data", self.data, "--output", str(self.output)]
                 words += ["--config", str(config)]
                 with beside([[*words, "--shard", f"{k}/{self.workers}"] for k in range(1, self.workers)]):
@@ -250,11 +272,17 @@ class Certify(Command):
     """Bound the perturbation that each example survives, from below (certified) and from above (attacks)."""
 
     models: Words
-    """Run directories, each as NAME=DIR or DIR; bound B and agreement refer to the one named teacher."""
+    """Run directories, each as NAME=DIR or DIR, or NAME=SPEC as for evaluate; bound B and agreement refer to the one
+    named teacher."""
     data: str
     """digits, folder:DIR, mnist:DIR, ... (see train --help, docs/data.md); only the test split is used."""
     output: Path
     """Directory for rows.jsonl, summary.json and the rest; the same command continues an interrupted run."""
+    image_size: int | None = Field(None, ge=4)
+    """Side in pixels to which folder images are resized; None: what the first run expects, else as in train."""
+    trust: bool = False
+    """Call code that a .pt2 file holds or somebody else's run names."""
+    teaching: Annotated[IntakeSettings, Flat] = IntakeSettings()
     certification: Annotated[CertificationSettings, Flat] = CertificationSettings()
     config: Config = None
     """YAML file with any of these settings; flags win over it."""
@@ -263,7 +291,7 @@ class Certify(Command):
         """Do it."""
         from robust_student.certification import certify
 
-        models, data = _models(self.models, self.data, "certify")
+        models, data = _models(self, "certify")
         records = certify(models, data, self.certification, output=self.output)
         terminal.show_radii(records, self.output / "summary.json")
 
@@ -312,21 +340,24 @@ class Predict(Command):
 
     images: Paths
     """Image files of any size; they are resized to the model's input."""
-    model: Path
-    """Run directory of the model."""
+    model: str
+    """Run directory of the model, or hub:USER/REPO of a run."""
     device: str = "auto"
     """auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps."""
+    trust: bool = False
+    """Call code that somebody else's run names."""
 
     def run(self) -> None:
         """Do it."""
         import torch
 
         from robust_student.data import read_image
-        from robust_student.runs import load, resolve_device
+        from robust_student.runs import resolve_device
+        from robust_student.sources import open_model
 
         if not self.images:
             raise UserError("predict: name at least one image file")
-        model = load(self.model, device=resolve_device(self.device))
+        model = open_model(self.model, trust=self.trust).to(resolve_device(self.device))
         inputs = torch.stack([read_image(image, model.card.input_shape) for image in self.images])
         confidence, best = model.logits(inputs).softmax(dim=1).max(dim=1)
         for image, k, value in zip(self.images, best.tolist(), confidence.tolist(), strict=True):
@@ -378,35 +409,31 @@ def _complain(message: str) -> NoReturn:
     raise SystemExit(2) from None
 
 
-def _models(texts: Sequence[str], data_spec: str, command: str) -> tuple[dict[str, Any], Any]:
-    """The models named as [NAME=]SOURCE, and the data; SOURCE is a run directory or SPEC[@WEIGHTS]."""
+def _models(command: Evaluate | Certify, name: str) -> tuple[dict[str, Any], Any]:
+    """The models that a command names as [NAME=]SPEC, and the data."""
     from robust_student.data import load_data
-    from robust_student.models import build
-    from robust_student.runs import as_model, load
-    from robust_student.weights import load_weights
+    from robust_student.sources import expected_shape, open_model
 
-    if not texts:
-        raise UserError(f"{command}: name at least one run directory")
-    sources: dict[str, str] = {}
-    for text in texts:
-        name, _, source = text.rpartition("=")
-        if not source:
-            raise UserError(f"{command}: '{text}' names no directory; write NAME=DIR")
-        name = name or Path(source).resolve().name.partition("@")[0]
-        if name in sources:
-            raise UserError(f"{command}: two models are called '{name}'; name them as NAME=DIR")
-        sources[name] = source
-    foreign = {name for name, source in sources.items() if ":" in source and not Path(source).is_dir()}
-    models: dict[str, Any] = {name: load(source) for name, source in sources.items() if name not in foreign}
-    first = next(iter(models.values()), None)
-    data = load_data(data_spec, shape=None if first is None else first.card.input_shape)
-    for name in foreign:
-        spec, _, file = sources[name].partition("@")
-        network = build(spec, data.shape, len(data.classes))
-        if file:
-            load_weights(network, Path(file))
-        models[name] = as_model(network, data)
-    return {name: models[name] for name in sources}, data
+    if not command.models:
+        raise UserError(f"{name}: name at least one run directory")
+    specs: dict[str, str] = {}
+    for text in command.models:
+        label, spec = named(text)
+        if not spec:
+            raise UserError(f"{name}: '{text}' names no directory; write NAME=DIR")
+        if label in specs:
+            raise UserError(f"{name}: two models are called '{label}'; name them as NAME=DIR")
+        specs[label] = spec
+    shape = expected_shape(list(specs.values())) if command.image_size is None else None
+    data = load_data(command.data, shape=shape, image_size=command.image_size)
+    if "teacher" not in specs and command.teaching != IntakeSettings():
+        raise UserError(f"{name}: --teacher-... says how to read the model named teacher, and none is (teacher=SPEC)")
+    settings = {"teacher": command.teaching}
+    opened = {
+        label: open_model(spec, data, settings.get(label), trust=command.trust, role=f"model {label}")
+        for label, spec in specs.items()
+    }
+    return opened, data
 
 
 def _format(output: Path | None) -> Literal["html", "markdown", "json"]:

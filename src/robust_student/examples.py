@@ -18,7 +18,6 @@ from robust_student.tensors import UNBOUNDED, UNIT_RANGE, InputRange, UserError
 STATISTICS_EXAMPLES = 10_000
 """How many training examples the statistics of mapped and streamed data are computed from."""
 _BATCH = 256
-_UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of UTF-16 pairs, ends of lines and paragraphs
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +138,12 @@ class Data:
                 yield self.train.floats(indices).double()
 
 
+def unshowable(names: Sequence[str]) -> str | None:
+    """The first name with a character that a terminal or a page cannot show: a control character, half a letter."""
+    hidden = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of UTF-16 pairs, ends of lines and paragraphs
+    return next((name for name in names if any(category(letter) in hidden for letter in name)), None)
+
+
 LARGEST_CLASSES = 100_000
 """Classes of the largest set whose classes are numbers."""
 
@@ -190,9 +195,9 @@ def require_sound(data: Data, spec: str) -> None:
     twice = [name for name, times in Counter(data.classes).items() if times > 1]
     if twice:
         raise UserError(f"data '{spec}': two classes are called '{twice[0]}'")
-    unfit = [name for name in data.classes if any(category(letter) in _UNPRINTABLE for letter in name)]
-    if unfit:
-        raise UserError(f"data '{spec}': the class name {unfit[0]!r} holds characters that cannot be shown; rename it")
+    strange = unshowable(data.classes)
+    if strange is not None:
+        raise UserError(f"data '{spec}': the class name {strange!r} holds characters that cannot be shown; rename it")
     for part, examples in parts.items():
         if isinstance(examples, Examples):
             least, worst = int(examples.labels.min()), int(examples.labels.max())

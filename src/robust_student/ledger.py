@@ -185,7 +185,7 @@ def describe(model: Model) -> dict[str, Any]:
 def fingerprint(models: Mapping[str, Model], data: Data, settings: Settings) -> dict[str, Any]:
     """What must be the same for an interrupted run of measurements to be continued."""
     return {
-        "models": {name: f"{model.card.network}:{_digest(model.state_dict())}" for name, model in models.items()},
+        "models": {name: _identity(model) for name, model in models.items()},
         "data": data.name,
         "test": data.test.digest(),
         "settings": settings.model_dump(mode="json"),
@@ -195,6 +195,12 @@ def fingerprint(models: Mapping[str, Model], data: Data, settings: Settings) -> 
 def parts(count: int, size: int) -> Iterator[slice]:
     """Slices of at most `size` that cover `range(count)`."""
     return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def _identity(model: Model) -> str:
+    """Architecture and weights, and what the model does before and after them."""
+    around = [str(part) for part in (model.card.network_size, model.card.order) if part is not None]
+    return ":".join([str(model.card.network), *around, _digest(model.state_dict())])
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

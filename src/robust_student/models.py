@@ -1,194 +1,161 @@
-"""Networks by name, a user's own factory, and the wrapper that keeps normalisation inside the model."""
+"""Networks by name: built-in ones, timm and torchvision, hub repositories, a user's own factory; what they cost."""
 
-import importlib
-import importlib.util
 import inspect
-import math
-import sys
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.nn.utils import parametrizations
 from torch.utils.flop_counter import FlopCounterMode
 
-from robust_student.limits import require_buildable, require_memory
+from robust_student.convnets import cnn, convnet
+from robust_student.factories import call_factory
+from robust_student.fitnets import fitnet1, fitnet2, fitnet3, fitnet4, maxout
+from robust_student.hub import CARD, folder_of, is_repository, read_repository
+from robust_student.intake import Intake
+from robust_student.libraries import LIBRARIES, LibraryNetwork
+from robust_student.limits import require_buildable
+from robust_student.mobilenets import mobilenetv2
+from robust_student.perceptrons import linear, lipschitz, mlp
+from robust_student.resnets import resnet8, resnet20, resnet32, resnet56, wrn
 from robust_student.settings import nearest
 from robust_student.tensors import UserError, device_of, evaluating
+from robust_student.weights import load_weights
 
 Shape = tuple[int, ...]
-
-
-class Residual(nn.Module):
-    """Two 3x3 convolutions around a shortcut (He et al. 2015, figure 2), shortcut of option A."""
-
-    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
-        """Build the block."""
-        super().__init__()
-        self.first = _conv_block(channels_in, channels_out, stride)
-        self.second = nn.Sequential(
-            nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False), nn.BatchNorm2d(channels_out)
-        )
-        self.stride, self.extra = stride, channels_out - channels_in
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """ReLU(F(x) + shortcut(x))."""
-        shortcut = functional.pad(inputs[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra))
-        return functional.relu(self.second(self.first(inputs)) + shortcut)
-
-
-def linear(shape: Shape, classes: int) -> nn.Module:
-    """A linear classifier of the flattened input."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), classes))
-
-
-def mlp(shape: Shape, classes: int, *widths: int) -> nn.Module:
-    """A multilayer perceptron with ReLU; `mlp:64,32` has hidden layers of 64 and 32 units (default 64,64)."""
-    sizes = [math.prod(shape), *(widths or (64, 64))]
-    layers: list[nn.Module] = [nn.Flatten()]
-    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
-        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(sizes[-1], classes))
-
-
-def cnn(shape: Shape, classes: int, width: int = 16) -> nn.Module:
-    """Three convolutions of width, 2 width and 4 width channels (ReLU, max pooling) and a linear layer; no BatchNorm.
-
-    The first is 5x5 with stride 2, or 3x3 with stride 1 on images of at most 16 pixels; the others are 3x3 and followed
-    by 2x2 pooling. Averages of at most 4x4 positions reach the linear layer. `cnn:8` has width 8 (8,906 parameters
-    on 28x28 grey images with ten classes).
-    """
-    _require_image(shape, "cnn")
-    if min(shape[1:]) < 4:
-        raise UserError(f"model 'cnn': needs images of at least 4x4 pixels, not {shape[1]}x{shape[2]}")
-    small = min(shape[1:]) <= 16
-    stem = nn.Conv2d(shape[0], width, 3, padding=1) if small else nn.Conv2d(shape[0], width, 5, stride=2, padding=2)
-    features = nn.Sequential(
-        *(stem, nn.ReLU()),
-        *(nn.Conv2d(width, 2 * width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(2 * width, 4 * width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-    )
-    sides = [(side if small else (side + 1) // 2) // 4 for side in shape[1:]]
-    grid = [min(4, side) for side in sides]
-    layers: list[nn.Module] = [*features, nn.AdaptiveAvgPool2d((grid[0], grid[1]))] if grid != sides else [*features]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * width * math.prod(grid), classes))
-
-
-def convnet(shape: Shape, classes: int, width: int = 16) -> nn.Module:
-    """Three blocks of 3x3 convolution, BatchNorm, ReLU and 2x2 max pooling, of width, 2 width and 4 width channels.
-
-    Pooling stops when a side is down to one pixel. The plain ConvNet of few-shot studies (Gidaris & Komodakis 2018)
-    with growing width; a linear layer reads the last block. `convnet:16` has 33,946 parameters on 32x32
-    RGB images with ten classes.
-    """
-    _require_image(shape, "convnet")
-    layers: list[nn.Module] = []
-    height, length = shape[1:]
-    for inputs, outputs in zip((shape[0], width, 2 * width), (width, 2 * width, 4 * width), strict=True):
-        layers.append(_conv_block(inputs, outputs, 1))
-        if min(height, length) > 1:
-            layers.append(nn.MaxPool2d(2))
-            height, length = height // 2, length // 2
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * width * height * length, classes))
-
-
-def resnet8(shape: Shape, classes: int, width: int = 16) -> nn.Module:
-    """ResNet-8 for small images: one residual block per stage (He et al. 2015, section 4.2)."""
-    return _resnet(shape, classes, 1, width)
-
-
-def resnet20(shape: Shape, classes: int, width: int = 16) -> nn.Module:
-    """ResNet-20 for small images: three residual blocks per stage (He et al. 2015, section 4.2)."""
-    return _resnet(shape, classes, 3, width)
-
-
-class Absolute(nn.Module):
-    """|x|: an activation of slope 1 or -1 everywhere."""
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """|x|, element by element."""
-        return inputs.abs()
-
-
-class Scaled(nn.Module):
-    """Multiplication by a constant."""
-
-    def __init__(self, factor: float) -> None:
-        """Keep the factor."""
-        super().__init__()
-        self.factor = factor
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """factor x."""
-        return self.factor * inputs
-
-
-def lipschitz(shape: Shape, classes: int, *widths: int) -> nn.Module:
-    """A multilayer perceptron whose logits, divided by 8, are 1-Lipschitz in L2; widths as for mlp (default 64,64).
-
-    Orthogonal weights (torch's own parametrisation) and absolute values (Anil, Lucas & Grosse 2019): S_y - S_j has a
-    slope of at most 8 sqrt(2), so that certified Lipschitz radii are m / (8 sqrt(2)). The factor 8 lets cross-entropy
-    see differences.
-    """
-    sizes = [math.prod(shape), *(widths or (64, 64)), classes]
-    require_memory(16 * max(sizes) ** 2, "model 'lipschitz'", "choose mlp, smaller widths or smaller inputs")
-    layers: list[nn.Module] = [nn.Flatten()]
-    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
-        weights = nn.Linear(inputs, outputs)
-        # Householder reflections, torch's default for matrices that are not square, do not train here.
-        layers += [parametrizations.orthogonal(weights, orthogonal_map="cayley", use_trivialization=False), Absolute()]
-    return nn.Sequential(*layers[:-1], Scaled(8.0))
-
-
-MOST_WIDTHS = 100
+MOST_NUMBERS = 100
 """Numbers that may follow the name of a network."""
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "linear": linear,
     "mlp": mlp,
+    "lipschitz": lipschitz,
     "cnn": cnn,
     "convnet": convnet,
     "resnet8": resnet8,
     "resnet20": resnet20,
-    "lipschitz": lipschitz,
+    "resnet32": resnet32,
+    "resnet56": resnet56,
+    "wrn": wrn,
+    "mobilenetv2": mobilenetv2,
+    "maxout": maxout,
+    "fitnet1": fitnet1,
+    "fitnet2": fitnet2,
+    "fitnet3": fitnet3,
+    "fitnet4": fitnet4,
 }
-"""The built-in networks: `name` or `name:WIDTH[,WIDTH...]`."""
+"""The built-in networks: `name` or `name:NUMBER[,NUMBER...]`, numbers being widths where nothing else is said."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a model spec asks for: an architecture, and perhaps weights with what they expect of their inputs."""
+
+    network: str
+    """Spec of the architecture alone: nothing needs to be read or fetched to build it."""
+    library: LibraryNetwork | None = None
+    weights: Path | None = None
+    """File of weights; library weights are in `library.pretrained`."""
+    intake: Intake = Intake()
+    """What comes with the weights."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """More keyword arguments for a factory, from the config.json beside its weights."""
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the network is more than its random start."""
+        return self.weights is not None or (self.library is not None and self.library.pretrained)
+
+    def build(self, shape: Sequence[int], classes: int) -> nn.Module:
+        """The architecture for inputs of `shape`; a library's own pretrained weights are in it, a file's are not."""
+        name, _, rest = self.network.partition(":")
+        if self.library is not None:
+            return self.library.build(tuple(shape), classes)
+        if name not in NETWORKS:
+            offered = {"input_shape": tuple(shape), "num_classes": classes, **self.arguments}
+            hint = nearest(name, list(NETWORKS)) if "." not in name else ""
+            return call_factory(self.network, offered, hint)
+        if rest.count(",") >= MOST_NUMBERS:
+            raise UserError(f"model '{name}': takes fewer numbers than {rest.count(',') + 1}")
+        try:
+            numbers = [int(number) for number in rest.split(",")] if rest else []
+            if any(number < 1 for number in numbers):
+                raise ValueError
+        except ValueError:
+            raise UserError(f"model '{self.network}': widths are positive whole numbers, as in '{name}:16'") from None
+        try:
+            inspect.signature(NETWORKS[name]).bind(tuple(shape), classes, *numbers)
+        except TypeError:
+            raise UserError(f"model '{self.network}': takes fewer numbers than {len(numbers)}") from None
+        make = partial(NETWORKS[name], tuple(shape), classes, *numbers)
+        require_buildable(self.network, make)
+        return make()
+
+
+def read(spec: str) -> Recipe:
+    """Understand a model spec; the network is not built yet. Raises UserError.
+
+    `name[:NUMBER,...]`, `timm:NAME[,option=value...][,pretrained]`, `torchvision:NAME[...]`, `hub:USER/REPO`, a folder
+    in the hub's layout, `pkg.module:factory` or `file.py:factory`; all but the folders may end in `@WEIGHTS`, a file,
+    or for a factory a folder or `hub:USER/REPO` whose config.json holds more of the factory's arguments.
+    """
+    if spec.startswith("hub:") or is_repository(Path(spec)):
+        return _from_repository(spec, folder_of(spec))
+    name, at, weights = spec.partition("@")
+    if at and not weights:
+        raise UserError(f"model '{spec}': names no file of weights after '@'")
+    kind, _, rest = name.partition(":")
+    kind = _published(kind)
+    if kind in NETWORKS:
+        if kind == "wrn" and not rest:
+            rest = ",".join(re.findall(r"\d+", name))
+        recipe = Recipe(f"{kind}:{rest}" if rest else kind)
+    elif kind in LIBRARIES and rest:
+        library = LibraryNetwork.parse(name)
+        intake = library.intake(weights=bool(weights) or library.pretrained)
+        recipe = Recipe(library.architecture, library, intake=intake)
+    elif rest:
+        recipe = Recipe(name)
+        if weights and (weights.startswith("hub:") or Path(weights).is_dir()):
+            beside = read_repository(folder_of(weights))
+            return replace(recipe, weights=beside.weights, intake=beside.intake, arguments=beside.config)
+    else:
+        others = "timm:NAME, torchvision:NAME, hub:USER/REPO, pkg.module:factory, file.py:factory"
+        raise UserError(f"model: unknown name '{name}'{nearest(name, list(NETWORKS))} (or {others})")
+    return replace(recipe, weights=Path(weights)) if weights else recipe
 
 
 def build(spec: str, shape: Sequence[int], classes: int) -> nn.Module:
-    """Build the network that `spec` names, for inputs of `shape` and that many classes.
+    """Build the network that `spec` names (see `read`), for inputs of `shape` and that many classes, to be trained.
 
-    `spec` is a built-in name with optional widths (`cnn:8`, `mlp:64,64`), or `pkg.module:factory` or `file.py:factory`,
-    a callable of the user's own that is called with `input_shape` and `num_classes` where it takes them. Raises
-    UserError.
+    Where the spec names weights it starts from them; a last layer for other classes is new. Raises UserError.
     """
-    name, _, rest = spec.partition(":")
-    if name in NETWORKS:
-        if rest.count(",") >= MOST_WIDTHS:
-            raise UserError(f"model '{name}': takes fewer numbers than {rest.count(',') + 1}")
-        try:
-            widths = [int(width) for width in rest.split(",")] if rest else []
-            if any(width < 1 for width in widths):
-                raise ValueError
-        except ValueError:
-            raise UserError(f"model '{spec}': widths are positive whole numbers, as in '{name}:16'") from None
-        make = partial(NETWORKS[name], tuple(shape), classes, *widths)
-        try:
-            inspect.signature(NETWORKS[name]).bind(tuple(shape), classes, *widths)
-        except TypeError:
-            raise UserError(f"model '{spec}': takes fewer numbers than {len(widths)}") from None
-        require_buildable(spec, make)
-        return make()
-    if not rest:
-        raise UserError(
-            f"model: unknown name '{spec}'"
-            + nearest(name, list(NETWORKS))
-            + " (or pkg.module:factory, file.py:factory)"
-        )
-    return _call_factory(spec, name, rest, tuple(shape), classes)
+    recipe = read(spec)
+    network = recipe.build(shape, classes)
+    if recipe.weights is not None:
+        load_weights(network, recipe.weights, new_classes=True)
+    return network
+
+
+def rebuild(spec: str, shape: Sequence[int], classes: int) -> nn.Module:
+    """The architecture that a saved card names; UserError where it names weights or a place to fetch them from."""
+    if spec.startswith("hub:") or "@" in spec or is_repository(Path(spec)) or (recipe := read(spec)).has_weights:
+        raise UserError(f"model '{spec}': is not the name of an architecture alone")
+    return recipe.build(shape, classes)
+
+
+def names_code(spec: str) -> bool:
+    """Whether building the network that a spec names calls code that is neither ours nor a library's."""
+    kind, _, rest = spec.partition(":")
+    return bool(rest) and not is_built_in(spec) and kind not in (*LIBRARIES, "hub")
+
+
+def is_built_in(spec: str) -> bool:
+    """Whether a spec names a network of ours."""
+    return _published(spec.partition("@")[0].partition(":")[0]) in NETWORKS
 
 
 def check_network(network: nn.Module, spec: str, shape: Sequence[int], classes: int) -> None:
@@ -196,8 +163,8 @@ def check_network(network: nn.Module, spec: str, shape: Sequence[int], classes: 
     try:
         with torch.no_grad(), evaluating(network):
             output = network(torch.zeros(2, *shape, device=device_of(network)))
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        reason = str(error).splitlines()[0]
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, AttributeError, KeyError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"model '{spec}': fails on inputs of shape {tuple(shape)} ({reason})") from None
     if not isinstance(output, Tensor) or output.shape != (2, classes):
         found = f"shape {tuple(output.shape[1:])}" if isinstance(output, Tensor) else type(output).__name__
@@ -218,67 +185,28 @@ def count_macs(network: nn.Module, shape: Sequence[int]) -> int:
     return counter.get_total_flops() // 2
 
 
-def _in_a_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+def _published(name: str) -> str:
+    """The built-in name of a network under its name in papers: resnet-20, FitNet-1, WRN-16-2."""
+    plain = name.lower().replace("-", "")
+    if re.fullmatch(r"wrn-\d+-\d+", name.lower()):
+        return "wrn"
+    return plain if plain in NETWORKS else name
 
 
-def _conv_block(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
-    convolution = nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(channels_out), nn.ReLU())
-
-
-def _resnet(shape: Shape, classes: int, blocks: int, width: int) -> nn.Module:
-    _require_image(shape, "resnet")
-    layers: list[nn.Module] = [_conv_block(shape[0], width, 1)]
-    channels = width
-    for stage in range(3):
-        for block in range(blocks):
-            layers.append(Residual(channels, width * 2**stage, 2 if stage > 0 and block == 0 else 1))
-            channels = width * 2**stage
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
-
-
-def _require_image(shape: Shape, name: str) -> None:
-    if len(shape) != 3:
-        raise UserError(f"model '{name}': needs images (channels, height, width), not inputs of shape {shape}; use mlp")
-
-
-def _import(name: str) -> ModuleType:
-    """A module by its dotted name, or from a file whose name ends in .py."""
-    if not name.endswith(".py"):
-        return importlib.import_module(name)
-    path = Path(name)
-    found = importlib.util.spec_from_file_location(path.stem, path)
-    assert found is not None and found.loader is not None  # the suffix is .py
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
-
-
-def _call_factory(spec: str, module_name: str, factory_name: str, shape: Shape, classes: int) -> nn.Module:
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        factory = getattr(_import(module_name), factory_name)
-    except FileNotFoundError:
-        raise UserError(f"model '{spec}': no file {module_name}") from None
-    except ImportError as error:
-        hint = nearest(module_name, list(NETWORKS)) if "." not in module_name else ""
-        raise UserError(f"model '{spec}': cannot import module '{module_name}' ({error}){hint}") from None
-    except AttributeError:
-        raise UserError(f"model '{spec}': module '{module_name}' has no '{factory_name}'") from None
-    except (Exception, SystemExit) as error:
-        raise UserError(f"model '{spec}': cannot import module '{module_name}' ({_in_a_line(error)})") from None
-    finally:
-        sys.path.pop(0)
-    offered = {"input_shape": shape, "num_classes": classes}
-    try:
-        accepted = inspect.signature(factory).parameters
-        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
-        network = factory(**{name: value for name, value in offered.items() if takes_any or name in accepted})
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise UserError(f"model '{spec}': the factory failed ({_in_a_line(error)})") from None
-    if not isinstance(network, nn.Module):
-        raise UserError(f"model '{spec}': the factory returned {type(network).__name__}, not a torch.nn.Module")
-    return network
+def _from_repository(spec: str, folder: Path) -> Recipe:
+    """The recipe of a folder in the hub's layout whose config.json names a network that can be built by name."""
+    if (folder / CARD).is_file():
+        raise UserError(f"model '{spec}': holds a run, not a network to train; name the network that its {CARD} names")
+    repository = read_repository(folder)
+    name = repository.network
+    if name is None:
+        raise UserError(
+            f"model '{spec}': its config.json names no network (neither 'network' nor 'architecture'); "
+            f"name its class: file.py:Class@{spec}"
+        )
+    if names_code(name) or "@" in name or name.startswith("hub:"):
+        raise UserError(f"model '{spec}': its config.json names '{name}', not a built-in, timm or torchvision network")
+    recipe = read(name)
+    if recipe.has_weights:
+        raise UserError(f"model '{spec}': its config.json asks for other weights than its own ('{name}')")
+    return replace(recipe, weights=repository.weights, intake=recipe.intake.over(repository.intake))

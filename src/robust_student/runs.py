@@ -8,8 +8,9 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +23,12 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from robust_student.data import Data
-from robust_student.models import build, check_network
+from robust_student.examples import unshowable
+from robust_student.factories import require_own
+from robust_student.intake import Intake, order_of
+from robust_student.models import Recipe, build, check_network, names_code, read, rebuild
+from robust_student.outputs import logits_of
+from robust_student.resizing import Resize
 from robust_student.settings import Settings, short
 from robust_student.tensors import InputRange, UserError, device_of, evaluating
 
@@ -45,21 +51,39 @@ class ModelCard(Settings):
     """Name by which `models.build` makes the network; None where only Python code can."""
     input_shape: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
     """Shape of one input."""
+    network_size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
+    """Height and width to which images are resized for the network; null: they keep their size."""
     classes: tuple[str, ...] = Field(min_length=2)
     """Class names in the order of the logits."""
+    order: tuple[int, ...] | None = None
+    """Which of the network's own outputs is the logit of each class; null: in order."""
     input_range: tuple[float | None, float | None] = (0.0, 1.0)
     """Smallest and largest valid input value; null: no limit."""
+    accuracy: float | None = Field(None, gt=1, le=100)
+    """Accuracy in percent that is declared; checked on validation examples when the model teaches."""
     sha256: str = ""
-    """Checksum of model.safetensors."""
+    """Checksum of model.safetensors, or of the weights of a model from elsewhere."""
     provenance: dict[str, Any] = {}
     """Version, git commit, seed, settings, hardware, data, time."""
 
     @model_validator(mode="after")
-    def _range_and_shape_are_possible(self) -> "ModelCard":
+    def _values_are_possible(self) -> "ModelCard":
         if not self.range.lower < self.range.upper:
             raise ValueError(f"input_range must grow from low to high (got {list(self.input_range)})")
         if math.prod(self.input_shape) > LARGEST_INPUT:
             raise ValueError(f"input_shape has more than {LARGEST_INPUT:,} values")
+        if unshowable(self.classes) is not None:
+            raise ValueError(f"the class name {unshowable(self.classes)!r} holds characters that cannot be shown")
+        return self
+
+    @model_validator(mode="after")
+    def _outside_fits_inside(self) -> "ModelCard":
+        if self.network_size is not None and len(self.input_shape) != 3:
+            raise ValueError(f"network_size needs images, not inputs of shape {list(self.input_shape)}")
+        if self.network_size is not None and 3 * math.prod(self.network_size) > LARGEST_INPUT:
+            raise ValueError(f"network_size has more than {LARGEST_INPUT // 3:,} pixels")
+        if self.order is not None and sorted(self.order) != list(range(len(self.classes))):
+            raise ValueError(f"order must name each of the {len(self.classes)} outputs once (got {list(self.order)})")
         return self
 
     @property
@@ -72,25 +96,38 @@ class ModelCard(Settings):
 class Model(nn.Module):
     """A network with its normalisation inside and its card: `model(inputs)` maps natural units to logits.
 
-    `S((x - mean) / std)`: keeping the normalisation inside is what makes a radius mean "pixels in [0, 1]"
-    (Cohen et al. 2019 do the same for the same reason). `history` and `search` hold the records of its training.
+    `S(resize((x - mean) / std))`: keeping the normalisation inside is what makes a radius mean "pixels in [0, 1]"
+    (Cohen et al. 2019 do the same for the same reason). Where the card says so, images are resized for the network and
+    its outputs put in the order of the classes. `history` and `search` hold the records of its training.
     """
 
     mean: Tensor
     std: Tensor
+    order: Tensor | None
 
     def __init__(self, network: nn.Module, card: ModelCard, mean: Tensor, std: Tensor) -> None:
-        """Wrap `network`; `mean` and `std` broadcast against one input (one value per channel for images)."""
+        """Wrap `network`; `mean` and `std` broadcast against one input (one value per channel for images).
+
+        Three values over a grey image make it a colour image.
+        """
         super().__init__()
         self.network, self.card = network, card
         self.history: list[dict[str, Any]] = []
         self.search: dict[str, Any] | None = None
         self.register_buffer("mean", mean.detach().clone().float())
         self.register_buffer("std", std.detach().clone().float())
+        height_width = (card.input_shape[-2], card.input_shape[-1]) if card.network_size is not None else (0, 0)
+        self.resize = Resize(height_width, card.network_size) if card.network_size is not None else None
+        order = torch.tensor(card.order) if card.order is not None else None
+        self.register_buffer("order", order, persistent=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Logits `(batch, classes)` of inputs in natural units."""
-        return self.network((inputs - self.mean) / self.std)
+        """Logits `(batch, classes)` of inputs in natural units; UserError where the network returns none."""
+        inputs = (inputs - self.mean) / self.std
+        if self.resize is not None:
+            inputs = self.resize(inputs)
+        logits = logits_of(self.network(inputs), len(self.card.classes))
+        return logits if self.order is None else logits.index_select(1, self.order)
 
     def digest(self) -> str:
         """SHA-256 of the network's name and of all weights, normalisation included."""
@@ -106,26 +143,64 @@ class Model(nn.Module):
 
 
 def as_model(network: str | nn.Module, data: Data) -> Model:
-    """`network` ready for `data`: built from its name, or a module of the user's own that takes natural units.
+    """`network` ready for `data`: built from its name to be trained, or a module that takes natural units.
 
-    Networks built by name get the training set's mean and standard deviation as normalisation; a module that is
-    given is taken as it is. Raises UserError where it does not fit the data.
+    Networks built by name get the training set's mean and standard deviation as normalisation, or what the weights
+    that they start from expect; a module that is given is taken as it is. Raises UserError where it does not fit the
+    data.
     """
     if isinstance(network, Model):
         require_fit(network, data)
         return network
-    lower, upper = data.input_range
-    limits = (lower if math.isfinite(lower) else None, upper if math.isfinite(upper) else None)
-    name = network if isinstance(network, str) else None
-    card = ModelCard(network=name, input_shape=data.shape, classes=data.classes, input_range=limits)
     if isinstance(network, str):
-        module = build(network, data.shape, len(data.classes))
-        mean, std = data.statistics()
-    else:
-        module, mean, std = network, torch.zeros(1), torch.ones(1)
-    model = Model(module, card, mean.to(device_of(module)), std.to(device_of(module)))
-    check_network(model, name or type(network).__name__, data.shape, len(data.classes))
+        recipe = read(network)
+        if recipe.arguments:
+            raise UserError(f"model '{network}': a network to train must be built from its name, without a folder")
+        beginning = replace(recipe, intake=replace(recipe.intake, classes=None))
+        return assemble(beginning, lambda shape: build(network, shape, len(data.classes)), data, network)
+    return assemble(None, lambda shape: network, data, type(network).__name__)
+
+
+def assemble(
+    recipe: Recipe | None, make: Callable[[tuple[int, ...]], nn.Module], data: Data, who: str, role: str = "model"
+) -> Model:
+    """A network in its wrapper, checked on a batch of zeros.
+
+    Args:
+        recipe: what it is and what it expects of its inputs; None for a module that only Python code can make.
+        make: builds it for inputs of a shape.
+        data: what it is for. Where nobody knows the normalisation, a network without weights gets the training set's.
+        who: its name in errors.
+        role: what it is, in errors about its fit to the data.
+    """
+    intake = recipe.intake if recipe is not None else Intake()
+    place = f"{role} '{who}'"
+    known = intake.normalisation(data.shape, place)
+    if known is None:
+        known = data.statistics() if recipe is not None and not recipe.has_weights else (torch.zeros(1), torch.ones(1))
+    if intake.size is not None and len(data.shape) != 3:
+        raise UserError(f"{place}: an input size needs images, not inputs of shape {data.shape}")
+    lower, upper = data.input_range
+    card = ModelCard(
+        network=recipe.network if recipe is not None else None,
+        input_shape=data.shape,
+        network_size=None if intake.size == data.shape[1:] else intake.size,
+        classes=data.classes,
+        order=order_of(intake.classes, data.classes, place) if intake.classes is not None else None,
+        input_range=(lower if math.isfinite(lower) else None, upper if math.isfinite(upper) else None),
+    )
+    module = make(network_shape(card, known[0]))
+    model = Model(module, card, *known).to(device_of(module))
+    check_network(model, who, data.shape, len(data.classes))
     return model
+
+
+def network_shape(card: ModelCard, mean: Tensor) -> tuple[int, ...]:
+    """Shape of what reaches the network behind normalisation and resizing; RuntimeError where the mean does not fit."""
+    shape = tuple((mean + torch.zeros(1, device=mean.device).expand(card.input_shape)).shape)
+    if len(shape) != len(card.input_shape) or shape[1:] != card.input_shape[1:]:
+        raise RuntimeError(f"a mean of shape {tuple(mean.shape)} over inputs {card.input_shape}")
+    return (shape[0], *card.network_size) if card.network_size is not None else shape
 
 
 def require_fit(model: Model, data: Data, role: str = "model") -> None:
@@ -155,13 +230,16 @@ def save(model: Model, folder: Path) -> None:
     write_json(folder / "model.json", card.model_dump())
 
 
-def load(run: str | Path, *, network: nn.Module | None = None, device: str | torch.device = "cpu") -> Model:
+def load(
+    run: str | Path, *, network: nn.Module | None = None, device: str | torch.device = "cpu", trust: bool = False
+) -> Model:
     """The model of a run directory, in evaluation mode.
 
     Args:
         run: directory with `model.safetensors` and `model.json`.
         network: the network itself, where the card says that only Python code can build it.
         device: where to put it.
+        trust: call the code that the card names even where it need not be your own (see `factories.require_own`).
 
     The checksum is verified, every weight must have the expected name and shape and be finite. Raises UserError.
     """
@@ -184,17 +262,19 @@ def load(run: str | Path, *, network: nn.Module | None = None, device: str | tor
         raise UserError(f"model {weights_path}: no normalisation (mean, std) in it")
     for name in ("mean", "std"):
         _require_type(tensors, name, torch.float32, weights_path)
-        try:
-            tensors[name].expand(card.input_shape)
-        except RuntimeError:
-            raise UserError(f"model {weights_path}: its '{name}' does not fit inputs {card.input_shape}") from None
+    try:
+        shape = network_shape(card, tensors["mean"] + tensors["std"])
+    except RuntimeError:
+        raise UserError(f"model {weights_path}: its mean or std does not fit inputs {card.input_shape}") from None
     if not bool((tensors["std"] > 0).all()):
         raise UserError(f"model {weights_path}: every 'std' must be positive")
     if network is None:
         if card.network is None:
             raise UserError(f"model {folder}: made from a module of your own; load it in Python with network=...")
+        if names_code(card.network) and not trust:
+            require_own(card.network, folder)
         try:
-            network = build(card.network, card.input_shape, len(card.classes))
+            network = rebuild(card.network, shape, len(card.classes))
         except UserError as error:
             raise UserError(f"file {card_path}: {error}") from None
     model = Model(network, card, tensors["mean"], tensors["std"])

@@ -241,6 +241,14 @@ def _gelu(steps: Steps, call: Call) -> Traced:
     return steps.add(Elementwise(function), [call.traced], call.shape())
 
 
+def _clamped(steps: Steps, call: Call) -> Traced:
+    """low + relu(x - low) - relu(x - high)."""
+    low, high = call.argument(1, "min_val", -1.0), call.argument(2, "max_val", 1.0)
+    above = [_scaled(steps, call, call.traced, 1.0, -end) for end in (low, high)]
+    parts = [steps.add(Elementwise(RELU), [part], call.shape()) for part in above]
+    return steps.affine(call, lambda x, y: x - y + low, parts, lambda r, s: r + s)
+
+
 def _positions(shape: Shape) -> Tensor:
     """The number of every element of one input, shaped as that input."""
     return torch.arange(math.prod(shape)).view(shape)
@@ -382,6 +390,7 @@ TRANSLATIONS: dict[str, Translation] = {
     **dict.fromkeys(("chunk", "split", "split_with_sizes", "unbind"), _split),
     **dict.fromkeys(("relu", "relu_"), _elementwise(RELU)),
     **dict.fromkeys(("leaky_relu", "leaky_relu_"), _leaky),
+    **dict.fromkeys(("hardtanh", "hardtanh_"), _clamped),
     **dict.fromkeys(("abs",), _elementwise(ABSOLUTE)),
     **dict.fromkeys(("tanh", "tanh_"), _elementwise(TANH)),
     **dict.fromkeys(("sigmoid", "sigmoid_"), _elementwise(SIGMOID)),

@@ -1,7 +1,9 @@
 """Weights that were saved elsewhere: a user's own state_dict, read without running anything that is in the file."""
 
 import pickle
+import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,36 +16,67 @@ from torch import Tensor, nn
 from robust_student.tensors import UserError
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
-_PREFIXES = ("module.", "_orig_mod.", "model.")
+_PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.")
+_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")  # names of torchvision's own old files
 
 
-def load_weights(network: nn.Module, path: Path) -> None:
+def load_weights(network: nn.Module, path: Path, *, new_classes: bool = False) -> None:
     """Copy the weights in `path` into `network`: a `.safetensors` file, or a state_dict saved with `torch.save`.
 
     `torch.save` files are read with `weights_only=True`: tensors and plain containers, no code. A dictionary that holds
     the state_dict under `state_dict` or `model` is unwrapped, and a prefix that every name has (`module.` of
     DataParallel, `_orig_mod.` of torch.compile) is dropped. Raises UserError where the file is missing, would have to
-    be unpickled, or holds names, shapes or values that do not fit.
+    be unpickled, or holds names, shapes or values that do not fit. With `new_classes` the network may tell other
+    classes apart: what differs from the file in its first dimension alone keeps the values it has.
     """
-    tensors = _unwrapped(_read(path), path)
+    place = f"weights {path}"
+    fit_weights(network, _unwrapped(_read(path), path), place, new_classes=new_classes)
+
+
+def fit_weights(network: nn.Module, tensors: Mapping[str, Tensor], place: str, *, new_classes: bool = False) -> None:
+    """Copy tensors by name into `network`, as `load_weights` does; `place` is what an error says they come from."""
     wanted = network.state_dict()
     for prefix in _PREFIXES:
         if not set(tensors) & set(wanted) and all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    tensors = {name if name in wanted else _DENSENET.sub(r"\1\2", name): tensor for name, tensor in tensors.items()}
+    tensors |= _implied(wanted, tensors)
     missing, extra = sorted(set(wanted) - set(tensors)), sorted(set(tensors) - set(wanted))
     if missing or extra:
         first = f"no '{missing[0]}' in it" if missing else f"'{extra[0]}' in it has no place in the network"
         count = f"{len(missing)} missing, {len(extra)} unknown"
-        raise UserError(f"weights {path}: do not fit the network ({first}; {count})")
+        raise UserError(f"{place}: do not fit the network ({first}; {count})")
     for name, tensor in tensors.items():
-        if tensor.shape != wanted[name].shape:
-            found, expected = tuple(tensor.shape), tuple(wanted[name].shape)
-            raise UserError(f"weights {path}: '{name}' has shape {found}, the network expects {expected}")
-        if tensor.is_floating_point() != wanted[name].is_floating_point() or tensor.is_complex():
-            raise UserError(f"weights {path}: '{name}' holds {tensor.dtype}, the network expects {wanted[name].dtype}")
+        target = wanted[name]
+        if new_classes and tensor.shape != target.shape and tensor.shape[1:] == target.shape[1:] and tensor.dim() > 0:
+            tensors[name] = target
+        elif tensor.shape != target.shape:
+            found, expected = tuple(tensor.shape), tuple(target.shape)
+            raise UserError(f"{place}: '{name}' has shape {found}, the network expects {expected}")
+        if tensor.is_floating_point() != target.is_floating_point() or tensor.is_complex():
+            raise UserError(f"{place}: '{name}' holds {tensor.dtype}, the network expects {target.dtype}")
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise UserError(f"weights {path}: '{name}' holds NaN or infinite values")
+            raise UserError(f"{place}: '{name}' holds NaN or infinite values")
     network.load_state_dict(tensors)
+
+
+def _implied(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a file may leave out: counters of batches seen, and all but one name of a weight that has several."""
+    found = {}
+    for name, tensor in wanted.items():
+        if name in tensors:
+            continue
+        if name.endswith("num_batches_tracked"):
+            found[name] = tensor
+        shared = [n for n in tensors if n in wanted and tensor.numel() > 0 and _same(wanted[n], tensor)]
+        if shared:
+            found[name] = tensors[shared[0]]
+    return found
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    """Whether two names stand for one tensor."""
+    return first.data_ptr() == second.data_ptr() and first.shape == second.shape
 
 
 def _read(path: Path) -> Any:
@@ -55,6 +88,10 @@ def _read(path: Path) -> Any:
         except (safetensors.SafetensorError, OSError) as error:
             raise UserError(f"weights {path}: not a valid safetensors file ({error})") from None
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                    raise ValueError("its entries are compressed, those of torch.save never are")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the pickle protocol; what matters is refused below
             return torch.load(path, map_location="cpu", weights_only=True)

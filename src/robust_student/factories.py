@@ -1,0 +1,103 @@
+"""A network from the user's own code, `pkg.module:factory` or `file.py:factory`, and whose code may be called."""
+
+import importlib
+import importlib.util
+import inspect
+import sys
+import sysconfig
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from robust_student.tensors import UserError
+
+
+def call_factory(spec: str, offered: Mapping[str, Any], hint: str = "") -> nn.Module:
+    """What the callable that `spec` names returns for those of the `offered` keywords that it takes.
+
+    Raises UserError, one line that may end with a hint, where it cannot be imported, fails, or returns something other
+    than a network.
+    """
+    module_name, _, factory_name = spec.rpartition(":")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        factory = getattr(_import(module_name), factory_name)
+    except FileNotFoundError:
+        raise UserError(f"model '{spec}': no file {module_name}") from None
+    except ImportError as error:
+        raise UserError(f"model '{spec}': cannot import module '{module_name}' ({error}){hint}") from None
+    except AttributeError:
+        raise UserError(f"model '{spec}': module '{module_name}' has no '{factory_name}'") from None
+    except (Exception, SystemExit) as error:
+        raise UserError(f"model '{spec}': cannot import module '{module_name}' ({_in_a_line(error)})") from None
+    finally:
+        sys.path.pop(0)
+    try:
+        accepted = inspect.signature(factory).parameters
+        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
+        network = factory(**{name: value for name, value in offered.items() if takes_any or name in accepted})
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserError(f"model '{spec}': the factory failed ({_in_a_line(error)})") from None
+    if not isinstance(network, nn.Module):
+        raise UserError(f"model '{spec}': the factory returned {type(network).__name__}, not a torch.nn.Module")
+    return network
+
+
+def require_own(spec: str, run: Path) -> None:
+    """Raise UserError where a run's model.json names code that need not be the user's own.
+
+    Loading such a run would call that code. The user's own is a file below the current directory, from which Python
+    imports too, that is neither inside the run itself nor an installed package. Nothing is imported to find out.
+    """
+    module_name = spec.rpartition(":")[0]
+    file = Path(module_name) if module_name.endswith(".py") else _file_of(module_name)
+    why = "it is not below the current directory"
+    if file is not None and file.resolve().is_relative_to(Path.cwd()):
+        installed = {
+            Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")
+        }
+        if file.resolve().is_relative_to(run.resolve()):
+            why = "it came with the run"
+        elif any(file.resolve().is_relative_to(folder) for folder in installed):
+            why = "it is an installed package"
+        else:
+            return
+    raise UserError(
+        f"model {run}: its network is the code {spec}, which is not called unasked, for {why}; "
+        "where you trust it, say so (--trust, or trust=True in Python)"
+    )
+
+
+def _file_of(module_name: str) -> Path | None:
+    """The file that importing a module would run, found without importing any of its packages; None: not found."""
+    found = sys.modules[module_name].__spec__ if module_name in sys.modules else None
+    first, *rest = module_name.split(".")
+    if found is None and first.isidentifier():
+        where = [str(Path.cwd()), *sys.path]
+        found = next(filter(None, (finder.find_spec(first, where) for finder in sys.meta_path)), None)
+        if found is not None and rest:
+            below = [Path(place, *rest) for place in found.submodule_search_locations or []]
+            files = [file for path in below for file in (path / "__init__.py", path.with_suffix(".py"))]
+            return next((file for file in files if file.is_file()), None)
+    return Path(found.origin) if found is not None and found.origin is not None and found.has_location else None
+
+
+def _import(name: str) -> ModuleType:
+    """A module by its dotted name, or from a file whose name ends in .py."""
+    if not name.endswith(".py"):
+        return importlib.import_module(name)
+    path = Path(name)
+    found = importlib.util.spec_from_file_location(path.stem, path)
+    assert found is not None and found.loader is not None  # the suffix is .py
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+def _in_a_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -1,0 +1,213 @@
+"""Networks of timm and torchvision by name, their pretrained weights, and what those expect of their inputs."""
+
+import difflib
+import re
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import yaml
+from torch import nn
+
+from robust_student.intake import Intake, from_pretrained_cfg
+from robust_student.tensors import UserError
+from robust_student.weights import fit_weights
+
+Shape = tuple[int, ...]
+LIBRARIES = ("timm", "torchvision")
+"""Libraries whose networks are built by name."""
+_RESERVED = re.compile(
+    r"pretrained\w*|weights\w*|checkpoint_path|cache_dir|num_classes|in_chans|features_only|progress|scriptable|exportable"
+)
+_TRANSFORMING = ("googlenet", "inception_v3")  # their weights were trained elsewhere and expect transform_input
+
+
+@dataclass(frozen=True)
+class LibraryNetwork:
+    """A name in a library with its options: `timm:resnet10t,drop_rate=0.1,pretrained`."""
+
+    library: str
+    """timm or torchvision."""
+    name: str
+    options: tuple[tuple[str, str], ...] = ()
+    """Keyword arguments of the library's constructor, as they were written."""
+    pretrained: bool = False
+    """Start from the library's own weights."""
+
+    @classmethod
+    def parse(cls, spec: str) -> "LibraryNetwork":
+        """From `LIBRARY:NAME[,option=value...][,pretrained]`; raises UserError where that is not what it is."""
+        library, _, rest = spec.partition(":")
+        name, *words = rest.split(",")
+        options = []
+        for word in (word for word in words if word != "pretrained"):
+            option, equals, value = word.partition("=")
+            if not equals or not option.isidentifier():
+                raise UserError(f"model '{spec}': '{word}' is not 'option=value' or 'pretrained'")
+            if _RESERVED.fullmatch(option):
+                raise UserError(f"model '{spec}': '{option}' is not set there; add 'pretrained', or @FILE for weights")
+            options.append((option, value))
+        known = _names(library)
+        if name.partition(".")[0] not in known:
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"; did you mean '{close[0]}'?" if close else ""
+            raise UserError(f"model '{spec}': {library} has no classifier '{name}'{hint}")
+        return cls(library, name, tuple(options), "pretrained" in words)
+
+    @property
+    def architecture(self) -> str:
+        """The spec without weights: by it a saved student is built again, without a download."""
+        options = dict(self.options)
+        if self.library == "torchvision" and self.pretrained and self.name in _TRANSFORMING:
+            options.setdefault("transform_input", "true")
+        name = self.name.partition(".")[0] if self.library == "timm" else self.name
+        return ",".join([f"{self.library}:{name}", *(f"{option}={value}" for option, value in options.items())])
+
+    def intake(self, weights: bool) -> Intake:
+        """What the network expects of its inputs when it has weights; from scratch only a size that it demands.
+
+        Networks of a fixed size (vision transformers) expect that size. With the library's own weights so do all
+        others; with weights from a file nobody knows, and images keep their size. The normalisation is that of the
+        library's own weights of that name.
+        """
+        size = self._size_option()
+        if not weights:
+            return Intake(size=size)
+        own = self._pretrained_intake()
+        if not self.pretrained:
+            own = Intake(own.mean, own.std, own.size if self._fixed() else None)
+        return Intake(size=size).over(own)
+
+    def build(self, shape: Shape, classes: int) -> nn.Module:
+        """The network for inputs of `shape`; raises UserError, one line, where the library cannot make it."""
+        if len(shape) != 3:
+            raise UserError(f"model '{self.architecture}': needs images, not inputs of shape {shape}")
+        try:
+            return self._timm(shape, classes) if self.library == "timm" else self._torchvision(shape, classes)
+        except UserError:
+            raise
+        except Exception as error:  # whatever a constructor of theirs, or a download, may raise
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            if self.pretrained:
+                raise UserError(
+                    f"model '{self.architecture}': no pretrained weights ({reason}); name a file: @FILE"
+                ) from None
+            raise UserError(f"model '{self.architecture}': {self.library} cannot build it ({reason})") from None
+
+    @property
+    def trained_classes(self) -> int:
+        """Number of classes that the library's own weights tell apart."""
+        if self.library == "timm":
+            return int(self._pretrained_cfg()["num_classes"])
+        return len(self._weights().meta["categories"])
+
+    def _timm(self, shape: Shape, classes: int) -> nn.Module:
+        options = self._values()
+        if self._fixed():
+            options["img_size"] = shape[1:]
+        make = library_module("timm").create_model
+        return make(self.name, pretrained=self.pretrained, num_classes=classes, in_chans=shape[0], **options)
+
+    def _torchvision(self, shape: Shape, classes: int) -> nn.Module:
+        models, options = library_module("torchvision").models, self._values()
+        if self._fixed() and shape[1] == shape[2]:
+            options["image_size"] = shape[1]
+        if self.name in _TRANSFORMING:
+            options.setdefault("init_weights", False)  # the default one takes half a minute
+            options.setdefault("transform_input", self.pretrained)
+        network = models.get_model(self.name, weights=None, num_classes=classes, **options)
+        if shape[0] != 3:
+            _replace_first_convolution(network, shape[0])
+        if self.pretrained:
+            state = self._weights().get_state_dict(progress=False, check_hash=True, weights_only=True)
+            fit_weights(network, state, f"weights of {self.architecture}", new_classes=True)
+        return network
+
+    def _values(self) -> dict[str, Any]:
+        """The options as numbers, words and truth values, but for the image size."""
+        try:
+            return {option: yaml.safe_load(value) for option, value in self.options if option != self._size_name}
+        except yaml.YAMLError:
+            raise UserError(f"model '{self.architecture}': an option's value is not a number or a word") from None
+
+    @property
+    def _size_name(self) -> str:
+        return "img_size" if self.library == "timm" else "image_size"
+
+    def _size_option(self) -> tuple[int, int] | None:
+        text = dict(self.options).get(self._size_name)
+        if text is None:
+            return None
+        match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
+        if match is None:
+            raise UserError(f"model '{self.architecture}': {self._size_name} is a side in pixels, or HEIGHTxWIDTH")
+        return int(match[1]), int(match[2] or match[1])
+
+    def _fixed(self) -> bool:
+        """Whether the network is built for one image size."""
+        if self.library == "timm":
+            return bool(self._pretrained_cfg().get("fixed_input_size", False))
+        return self.name.startswith("vit_")
+
+    def _pretrained_intake(self) -> Intake:
+        if self.library == "timm":
+            return from_pretrained_cfg(self._pretrained_cfg())
+        weights = self._weights()
+        transforms = weights.transforms()
+        sides = list(transforms.crop_size)
+        size = (sides[0], sides[-1])
+        return Intake(tuple(transforms.mean), tuple(transforms.std), size, tuple(weights.meta["categories"]))
+
+    def _pretrained_cfg(self) -> dict[str, Any]:
+        found = library_module("timm").get_pretrained_cfg(self.name)
+        return {"num_classes": 1000} if found is None else found.to_dict()
+
+    def _weights(self) -> Any:
+        return library_module("torchvision").models.get_model_weights(self.name).DEFAULT
+
+
+@cache
+def library_module(name: str) -> ModuleType:
+    """A library imported late; UserError that names the extra where it is missing or does not work."""
+    hint = "pip install 'robust-student[vision]'"
+    try:
+        if name == "timm":
+            import timm
+
+            return timm
+        import torchvision
+
+        return torchvision
+    except ImportError as error:
+        raise UserError(f"model '{name}:...': needs {name} ({error}); {hint}") from None
+    except RuntimeError as error:  # torchvision's operators are missing or belong to another torch
+        reason = str(error).splitlines()[0]
+        raise UserError(f"model '{name}:...': torchvision does not fit this torch ({reason}); {hint}") from None
+
+
+@cache
+def _names(library: str) -> list[str]:
+    """The classifiers that a library can build."""
+    module = library_module(library)
+    if library == "timm":
+        return list(module.list_models())
+    return list(module.models.list_models(module=module.models))
+
+
+def _replace_first_convolution(network: nn.Module, channels: int) -> None:
+    """torchvision's networks take colour images only: a new first convolution for `channels`."""
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d):
+            assert module.in_channels == 3 and module.groups == 1
+            first = nn.Conv2d(
+                channels,
+                module.out_channels,
+                module.kernel_size,  # type: ignore[arg-type]
+                module.stride,  # type: ignore[arg-type]
+                module.padding,  # type: ignore[arg-type]
+                module.dilation,  # type: ignore[arg-type]
+                bias=module.bias is not None,
+            )
+            network.set_submodule(name, first)
+            return

@@ -1,0 +1,162 @@
+"""Any model by its spec, ready to use: a run, a hub repository, a library's network, the user's code, a program."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from robust_student.data import Data
+from robust_student.hub import CARD, folder_of, is_repository
+from robust_student.intake import Intake, order_of, read_names
+from robust_student.models import Recipe, is_built_in, names_code, read
+from robust_student.programs import open_program
+from robust_student.runs import Model, ModelCard, assemble, load, read_json, require_fit
+from robust_student.settings import IntakeSettings
+from robust_student.tensors import UserError
+from robust_student.weights import load_weights
+
+PROGRAM = ".pt2"
+"""Suffix of torch.export programs."""
+
+
+def open_model(
+    spec: str,
+    data: Data | None = None,
+    settings: IntakeSettings | None = None,
+    *,
+    trust: bool = False,
+    role: str = "model",
+) -> Model:
+    """The model that `spec` names, with its weights, in evaluation mode on the CPU.
+
+    Args:
+        spec: a run directory; `hub:USER/REPO[@REVISION]` or a local folder in the hub's layout; `timm:NAME[,...]` or
+            `torchvision:NAME[,...]`, with `,pretrained` or `@WEIGHTS`; a built-in name with `@WEIGHTS`;
+            `pkg.module:factory[@WEIGHTS]` or `file.py:factory[@WEIGHTS]`; a `.pt2` program of torch.export.
+        data: what the model is for; only a run can be opened without, since it knows its inputs and classes.
+        settings: normalisation, input size and class names where the spec's source does not know them.
+        trust: the user's word that code in a program, or named by somebody else's run, may be called.
+        role: what to call it in errors.
+
+    The model takes the data's inputs in natural units: it normalises and resizes them itself, and its logits are in the
+    order of the data's classes where both sides have the same names. Raises UserError.
+    """
+    settings = settings if settings is not None else IntakeSettings()
+    folder = folder_of(spec) if spec.startswith("hub:") else Path(spec)
+    if not _elsewhere(spec, folder):
+        return _adapted(load(folder, trust=trust), spec, data, settings, role)
+    if data is None:
+        raise UserError(f"{role} '{spec}': only a run directory says what its inputs and classes are")
+    if settings.teacher_weights is not None:
+        if "@" in spec or folder.suffix == PROGRAM or folder.is_dir():
+            raise UserError(f"{role} '{spec}': comes with its weights; drop --teacher-weights")
+        spec = f"{spec}@{settings.teacher_weights}"
+    opened = _program if folder.suffix == PROGRAM else _network
+    model = opened(spec, data, _wanted(settings), trust, role)
+    facts = {"sha256": _fingerprint(model), "provenance": {"source": spec}}
+    model.card = model.card.model_copy(update=facts)
+    return model.eval()
+
+
+def expected_shape(specs: Sequence[str]) -> tuple[int, ...] | None:
+    """Shape of the inputs of the first of the specs that is a run, to read data with; None where none is."""
+    for spec in specs:
+        folder = folder_of(spec) if spec.startswith("hub:") else Path(spec)
+        if (folder / CARD).is_file():
+            return ModelCard.parse(read_json(folder / CARD), str(folder / CARD)).input_shape
+    return None
+
+
+def _elsewhere(spec: str, folder: Path) -> bool:
+    """Whether a spec names something other than a run directory."""
+    if folder.is_dir():
+        return is_repository(folder)
+    return ":" in spec or "@" in spec or folder.suffix == PROGRAM or is_built_in(spec)
+
+
+def _program(spec: str, data: Data, wanted: Intake, trust: bool, role: str) -> Model:
+    """A program of torch.export; images are resized to the size that it was exported for."""
+    program = open_program(Path(spec), trust=trust)
+    sides = program.shape[1:] if len(program.shape) == 3 else ()
+    own = Intake(size=(sides[0], sides[1]) if len(sides) == 2 and sides[0] and sides[1] else None)
+    recipe = Recipe(spec, weights=Path(spec), intake=wanted.over(own))
+    model = assemble(recipe, lambda shape: program, data, spec, role)
+    model.card = model.card.model_copy(update={"network": None})
+    return model
+
+
+def _network(spec: str, data: Data, wanted: Intake, trust: bool, role: str) -> Model:
+    """A network by name or from the user's code, with exactly the weights that the spec names."""
+    recipe, classes = read(spec), len(data.classes)
+    if not recipe.has_weights and not names_code(recipe.network):
+        more = "pretrained or " if recipe.library is not None else ""
+        raise UserError(f"{role} '{spec}': has no weights: add {more}@FILE, a run's directory is the other way")
+    if recipe.library is not None and recipe.library.pretrained and recipe.library.trained_classes != classes:
+        raise UserError(
+            f"{role} '{spec}': its weights tell {recipe.library.trained_classes} classes apart, the data has "
+            f"{classes}; train it on the data first (train --model {spec})"
+        )
+
+    def make(shape: tuple[int, ...]) -> nn.Module:
+        network = recipe.build(shape, classes)
+        if recipe.weights is not None:
+            load_weights(network, recipe.weights)
+        return network
+
+    model = assemble(replace(recipe, intake=wanted.over(recipe.intake)), make, data, spec, role)
+    if recipe.arguments:  # no name builds it again
+        model.card = model.card.model_copy(update={"network": None})
+    return model
+
+
+def _fingerprint(model: Model) -> str:
+    """Checksum of a model's weights and buffers by name, shape and type, and of what its card does with them."""
+    digest = hashlib.sha256(f"{model.card.network_size} {model.card.order}".encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _wanted(settings: IntakeSettings) -> Intake:
+    """What the user says, where anything is said."""
+    size = settings.teacher_input_size
+    return Intake(
+        settings.teacher_mean,
+        settings.teacher_std,
+        None if size is None else (size[0], size[-1]),
+        None if settings.teacher_classes is None else read_names(settings.teacher_classes),
+    )
+
+
+def _adapted(model: Model, spec: str, data: Data | None, settings: IntakeSettings, role: str) -> Model:
+    """A run for data whose images have another size or whose classes come in another order."""
+    wanted, card = _wanted(settings), model.card
+    if wanted.mean is not None or settings.teacher_weights is not None:
+        what = "--teacher-mean and --teacher-std" if wanted.mean is not None else "--teacher-weights"
+        raise UserError(f"{role} '{spec}': is a run, which knows its own; drop {what}")
+    if data is None:
+        return model
+    changes: dict[str, object] = {}
+    if wanted.size is not None:
+        if len(card.input_shape) != 3 or len(data.shape) != 3:
+            raise UserError(f"{role} '{spec}': an input size needs images, not inputs of shape {data.shape}")
+        changes = {"input_shape": (card.input_shape[0], *data.shape[1:]), "network_size": wanted.size}
+    names = wanted.classes or card.classes
+    same = set(names) == set(data.classes) and len(names) == len(data.classes)
+    order = order_of(names, data.classes, f"{role} '{spec}'") if same or wanted.classes else None
+    if order is not None:
+        changes["order"] = order if card.order is None else tuple(card.order[k] for k in order)
+    if order is not None or names != card.classes:
+        changes["classes"] = data.classes
+    if changes:
+        mark = f"{card.sha256} {changes}".encode()
+        changes["sha256"] = hashlib.sha256(mark).hexdigest()
+        adapted = Model(model.network, ModelCard.parse(card.model_dump() | changes), model.mean, model.std)
+        adapted.history, adapted.search = model.history, model.search
+        model = adapted.eval()
+    require_fit(model, data, role)
+    return model

@@ -1,0 +1,62 @@
+"""A teacher, opened and looked at before anything is trained: it must know what its class numbers mean."""
+
+from scipy.stats import binom
+
+from robust_student.data import Data, Examples, split, stratified_sample
+from robust_student.runs import Model
+from robust_student.settings import TeacherSettings
+from robust_student.sources import open_model
+from robust_student.tensors import UserError
+
+_EXAMPLES = 1000  # at most: enough to tell, and little beside the teacher's pass over the training set
+_CHANCE, _SHORTFALL = 0.01, 0.001  # error probabilities of the two tests
+_HINT = (
+    "check its normalisation or class order (--teacher-mean, --teacher-std, --teacher-input-size, --teacher-classes; "
+    "--no-teacher-check goes on)"
+)
+
+
+def open_teacher(
+    spec: str, data: Data, validation: Examples, settings: TeacherSettings | None = None, *, trust: bool = False
+) -> Model:
+    """The teacher that `spec` names (see `sources.open_model`), after a look at its accuracy on validation examples.
+
+    Raises UserError where it cannot be opened or does not fit the data, and where `check_teacher` does.
+    """
+    settings = settings if settings is not None else TeacherSettings()
+    teacher = open_model(spec, data, settings, trust=trust, role="teacher")
+    if settings.teacher_check:
+        check_teacher(teacher, validation, settings.teacher_accuracy)
+    return teacher
+
+
+def check_teacher(teacher: Model, validation: Examples, declared: float | None = None) -> float:
+    """Accuracy in [0, 1] on at most 1,000 validation examples, stratified; UserError where it gives reason to doubt.
+
+    With a declared accuracy (in percent; the one on the card where none is given): where that many or fewer correct
+    answers would come up in less than one of 1,000 samples (100 % counts as 99.9 %). Else where the accuracy cannot be
+    told from 1 / classes (at the level of 1 %), provided that the sample is large enough to tell an accuracy half-way
+    to perfect from it.
+    """
+    count = min(_EXAMPLES, len(validation))
+    sample = validation.subset(stratified_sample(validation.labels, count, seed=0))
+    correct = int((teacher.logits(sample.floats(), batch=256).argmax(dim=1) == sample.labels.cpu()).sum())
+    found = f"teacher accuracy on validation is {100 * correct / count:.1f} % (n = {count})"
+    declared = declared if declared is not None else teacher.card.accuracy
+    if declared is not None:
+        if binom.cdf(correct, count, min(declared / 100, 0.999)) < _SHORTFALL:
+            raise UserError(f"{found}, not {declared:g} %: {_HINT}")
+        return correct / count
+    chance = 1 / len(teacher.card.classes)
+    needed = int(binom.isf(_CHANCE, count, chance)) + 1
+    telling = needed <= count and binom.sf(needed - 1, count, (1 + chance) / 2) >= 1 - _CHANCE
+    if telling and correct < needed:
+        raise UserError(f"{found}, no better than chance: {_HINT}")
+    return correct / count
+
+
+def validation_examples(data: Data, fraction: float, seed: int) -> Examples:
+    """The examples on which training will choose its epoch."""
+    if data.validation is not None:
+        return data.validation
+    return split(data.training_examples, fraction, seed)[1]
