@@ -2,11 +2,13 @@
 
 import hashlib
 import os
+import pickle
 import resource
 import shutil
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from reference import message_of
+from torch.utils.data import DataLoader
 
 from robust_student import TrainingSettings, caches, decoding, folders, train
 from robust_student.caches import Stored, cache_directory, remember, store
@@ -364,6 +367,22 @@ def test_a_remembered_value_is_computed_once_per_key(cache: Path) -> None:
 def test_a_value_is_computed_where_nothing_can_be_remembered(cache: Path) -> None:
     cache.write_text("a file where the directory should be")
     assert remember({"a": 1}, lambda: 5) == 5
+
+
+def test_workers_can_be_sent_their_work_where_processes_do_not_fork(
+    photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = list[Any]()
+
+    def watched(work: Any, **options: Any) -> Any:
+        sent.append(pickle.loads(pickle.dumps(work)))
+        return DataLoader(work, **options | {"num_workers": 0})
+
+    monkeypatch.setattr(decoding, "ALONE", 0)
+    monkeypatch.setattr(decoding, "DataLoader", watched)
+    load_data(f"folder:{photos}", workers=2)
+    looked, decoded, _ = sent
+    assert looked[0][0].size == (5, 4) and np.array_equal(decoded[4][0], expected(photos)[12].numpy())
 
 
 def test_a_worker_that_dies_gives_one_line(photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
