@@ -11,7 +11,8 @@ from robust_student.findings import Finding
 from robust_student.margins import margin
 from robust_student.models import count_parameters
 from robust_student.runs import Model
-from robust_student.tensors import device_of, evaluating
+from robust_student.teachers import CHECKED, check_teacher
+from robust_student.tensors import UserError, device_of, evaluating
 
 GRAVE = 0.01
 """Share of the examples without a usable gradient from which on it is a problem."""
@@ -99,19 +100,25 @@ def sample_inputs(examples: Examples | None, teacher: Model, count: int = 128) -
     return torch.randn(count, *teacher.card.input_shape, generator=generator)
 
 
-def check_accuracy(teacher: Model, validation: Examples) -> Finding:
-    """Accuracy on validation examples against chance, and against what the teacher's own record says.
+def check_accuracy(teacher: Model, validation: Examples, declared: float | None = None) -> Finding:
+    """Accuracy on validation examples, by the test that `distill` makes and by the teacher's own record.
 
-    A problem where it cannot be told from always naming the most frequent class, or one class in so many (binomial
-    test); a note where its record claims more.
+    A problem where `check_teacher` refuses it; a note where it cannot be told from always naming the most frequent
+    class, or where its record claims more (binomial tests).
     """
-    logits = teacher.logits(validation.floats())
-    n, right = len(validation), int((logits.argmax(dim=1) == validation.labels.cpu()).sum())
-    text = f"accuracy on validation is {100 * right / n:.1f} % (n = {n:,})"
-    chance = max(float(torch.bincount(validation.labels.cpu()).max()) / n, 1 / len(teacher.card.classes))
-    if binom.sf(right - 1, n, chance) > _CHANCE:
-        fix = "check its normalisation and class order, and whether it is trained"
-        return Finding("teacher", "problem", f"{text}, no better than chance ({100 * chance:.1f} %)", fix)
+    try:
+        accuracy = check_teacher(teacher, validation, declared)
+    except UserError as error:
+        text, _, fix = str(error).partition(": ")
+        return Finding("teacher", "problem", text, fix)
+    n = min(len(validation), CHECKED)
+    right, text = round(accuracy * n), f"accuracy on validation is {100 * accuracy:.1f} % (n = {n:,})"
+    largest = float(torch.bincount(validation.labels.cpu()).max()) / len(validation)
+    if binom.sf(right - 1, n, largest) > _CHANCE:
+        fix = "read its accuracy by class (evaluate, report); it may have learnt one class only"
+        return Finding(
+            "teacher", "note", f"{text}, no better than naming the largest class ({100 * largest:.1f} %)", fix
+        )
     recorded = _recorded(teacher)
     if recorded is not None and binom.cdf(right, n, min(recorded, 0.999)) < _CHANCE:
         fix = "look for other data, or images that were made in another way, than in its training"

@@ -8,7 +8,8 @@ from robust_student.settings import TeacherSettings
 from robust_student.sources import open_model
 from robust_student.tensors import UserError
 
-_EXAMPLES = 1000  # at most: enough to tell, and little beside the teacher's pass over the training set
+CHECKED = 1000
+"""Validation examples looked at, at most: enough to tell, and little beside the pass over the training set."""
 _CHANCE, _SHORTFALL = 0.01, 0.001  # error probabilities of the two tests
 _HINT = (
     "check its normalisation or class order (--teacher-mean, --teacher-std, --teacher-input-size, --teacher-classes; "
@@ -38,7 +39,7 @@ def check_teacher(teacher: Model, validation: Examples, declared: float | None =
     told from 1 / classes (at the level of 1 %), provided that the sample is large enough to tell an accuracy half-way
     to perfect from it.
     """
-    count = min(_EXAMPLES, len(validation))
+    count = min(CHECKED, len(validation))
     sample = validation.subset(stratified_sample(validation.labels, count, seed=0))
     correct = int((teacher.logits(sample.floats(), batch=256).argmax(dim=1) == sample.labels.cpu()).sum())
     found = f"teacher accuracy on validation is {100 * correct / count:.1f} % (n = {count})"
