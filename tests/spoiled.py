@@ -373,6 +373,12 @@ def state(weight: Tensor) -> dict[str, Tensor]:
     return {"1.weight": weight, "1.bias": torch.zeros(10)}
 
 
+def hub_folder(config: str) -> Callable[[], None]:
+    """`hub`: a folder in the layout of the Hugging Face hub with this config.json and no tensors."""
+    empty = safetensors.torch.save({"x": torch.zeros(1)})
+    return all_of(text("hub/config.json", config), text("hub/model.safetensors", empty))
+
+
 def factory(body: str) -> Callable[[], Path]:
     """`own.py` with a function `make` of this body."""
     return text("own.py", f"import sys\nimport torch\nfrom torch import nn\n\n\ndef make():\n    {body}\n")

@@ -32,6 +32,7 @@ from spoiled import (
     gzip_claiming,
     hostile_checkpoint,
     hostile_pickle,
+    hub_folder,
     idx,
     link,
     npz_claiming,
@@ -64,6 +65,7 @@ IMAGES, LABELS = "mnist/train-images-idx3-ubyte", "mnist/train-labels-idx1-ubyte
 TEST, TEST_LABELS = "mnist/t10k-images-idx3-ubyte", "mnist/t10k-labels-idx1-ubyte"
 SPLIT = [text(f"photos/{name}/1.png", png()) for name in ("train/cat", "train/cow", "test/dog")]
 POSTSCRIPT = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n(executed.txt) (w) file\n"
+CIFAR = [text(f"c/{name}", "") for name in ("test_batch", *(f"data_batch_{k}" for k in range(1, 6)))]
 OWN = "return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))"
 POOL = "return nn.Sequential(nn.Flatten(), nn.AdaptiveAvgPool1d(10))"
 INFINITE = f"m = {OWN.removeprefix('return ')}; nn.init.constant_(m[1].bias, float('inf')); return m"
@@ -329,6 +331,55 @@ DATA = [
     rows("of other classes", "differ in class names", [png(), png(1)], [0, 1], classes=["a", "b"]),
 ]
 
+SHARD = "wds:s.tar,test=s.tar,classes=2,size=6x6"
+TABLES = [
+    data("csv is missing", "csv:no.csv", "no such file"),
+    data("csv is a pipe", "csv:t.csv", "not a file", fifo("t.csv")),
+    data("csv is not text", "csv:t.csv", "cannot read it", text("t.csv", b"\xff\xfe")),
+    data("csv without rows", "csv:t.csv", "holds no rows", text("t.csv", "a,label\n")),
+    data("csv without labels", "csv:t.csv", "no column 'label'", text("t.csv", "a,lable\n1,0\n2,1\n")),
+    data("csv of words", "csv:t.csv", "row 2, column 'a': 'x' is not", text("t.csv", "a,label\n1,0\nx,1\n")),
+    data("csv with a gap", "csv:t.csv", "row 1, column 'a': the value is missing", text("t.csv", "a,label\n,0\n1,1\n")),
+    data("csv rows differ", "csv:t.csv", "row 1: has 3 cells, the header 2", text("t.csv", "a,label\n1,0,0\n1,1\n")),
+    data("csv option is unknown", "csv:t.csv,lable=a", "did you mean 'label'?", text("t.csv", "a,label\n1,0\n2,1\n")),
+    data("cifar10 without batches", "cifar10:photos", "neither test_batch nor train*.parquet"),
+    data(
+        "cifar10 with code",
+        "cifar10:c",
+        "not a pickle of plain values",
+        all_of(*CIFAR, hostile_pickle("c/batches.meta")),
+    ),
+    data("shard is missing", SHARD, "no shard s.tar"),
+    data("shard is text", SHARD, "s.tar: cannot read it", text("s.tar", "hello")),
+    data(
+        "shard runs a command", SHARD.replace("wds:s.tar", "'wds:pipe:touch executed.txt'"), "cannot read shards from"
+    ),
+    data("shard without classes", "wds:s.tar,test=s.tar,size=6x6", "say the class names", text("s.tar", "")),
+]
+
+INTAKE = [
+    Bad("intake: mean without std", f"{DISTILL} --teacher-mean 0.5", "teacher_mean and teacher_std go together"),
+    Bad("intake: NaN", f"{DISTILL} --teacher-mean nan --teacher-std 1", "finite"),
+    Bad("intake: no size", f"{DISTILL} --teacher-input-size 0", "greater than or equal to 1"),
+    Bad("intake: giant size", f"{DISTILL} --teacher-input-size 1000000", "teacher_input_size"),
+    Bad("intake: accuracy as a share", f"{DISTILL} --teacher-accuracy 0.95", "greater than 1"),
+    Bad("intake: accuracy it has not", f"{DISTILL} --teacher-accuracy 99", "not 99 %"),
+    Bad("intake: class names are missing", f"{DISTILL} --teacher-classes no.txt", "no.txt"),
+    Bad("intake: class names are a pipe", f"{DISTILL} --teacher-classes n.txt", "n.txt", fifo("n.txt")),
+    Bad("intake: other class names", f"{DISTILL} --teacher-classes n.txt", "n.txt", text("n.txt", "cat\ndog\n")),
+    Bad("intake: weights of a run", f"{DISTILL} --teacher-weights w.pt", "drop --teacher-weights"),
+    Bad("program: missing", f"{EVALUATE} p.pt2", "p.pt2"),
+    Bad("program: unasked", f"{EVALUATE} p.pt2", "p.pt2", text("p.pt2", "hello")),
+    Bad("program: text", f"{EVALUATE} p.pt2 --trust", "p.pt2", text("p.pt2", "hello")),
+    Bad("hub folder: config is not JSON", f"{EVALUATE} hub", "config.json", hub_folder("{")),
+    Bad("hub folder: names no network", f"{EVALUATE} hub", "names no network", hub_folder("{}")),
+    Bad("hub folder: names code", f"{EVALUATE} hub", "not a built-in", hub_folder('{"network": "own.py:make"}')),
+    Bad("hub folder: too deep", f"{EVALUATE} hub", "config.json", hub_folder(DEEP)),
+    Bad("library: unknown network", f"{EVALUATE} timm:resnet1", "timm:resnet1"),
+    Bad("library: without weights", f"{EVALUATE} torchvision:resnet18", "has no weights"),
+    Bad("doctor: unknown flag", "doctor --date digits", "--data"),
+]
+
 NETWORKS = [
     network("misspelt", "cnm", "did you mean 'cnn'?"),
     network("nothing", "''", "unknown name ''"),
@@ -365,6 +416,9 @@ WEIGHTS = [
     own_weights("of another network", "do not fit the network", saved({"a": torch.zeros(1)})),
     own_weights("whole numbers", "'1.weight' holds torch.int64", saved(state(torch.zeros(10, 64, dtype=torch.int64)))),
     own_weights("complex numbers", "'1.weight' holds torch.complex64", saved(state(torch.zeros(10, 64) * 1j))),
+    own_weights(
+        "8-bit floats", "'1.weight' holds torch.float8", saved(state(torch.zeros(10, 64).to(torch.float8_e4m3fn)))
+    ),
     own_weights("NaN", "'1.weight' holds NaN", saved(state(torch.full((10, 64), torch.nan)))),
     own_weights("of another shape", "'1.weight' has shape (10, 63)", saved(state(torch.zeros(10, 63)))),
 ]
@@ -493,7 +547,7 @@ CHECKPOINTS = [
     checkpoint("card is a pipe", "training.json: cannot read it (not a file)", fifo("halted/training.json")),
 ]
 
-TABLE = [*WORDS, *PLACES, *CONFIGS, *DATA, *NETWORKS, *WEIGHTS, *RUNS, *EVIDENCE, *CHECKPOINTS]
+TABLE = [*WORDS, *PLACES, *CONFIGS, *DATA, *TABLES, *INTAKE, *NETWORKS, *WEIGHTS, *RUNS, *EVIDENCE, *CHECKPOINTS]
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -225,6 +226,39 @@ def test_a_damaged_parquet_file_is_read_or_refused(tmp_path: Path, monkeypatch: 
     def check(edits: list[Edit]) -> None:
         path.write_bytes(damaged(content, edits))
         read_or_refused(lambda: load_data("parquet:p"))
+
+    check()
+
+
+def test_a_damaged_csv_file_is_read_or_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    content = ("a,b,label\n" + "".join(f"{k},{k / 7:.3f},{'xyz'[k % 3]}\n" for k in range(12))).encode()
+
+    @SEVERAL
+    @given(EDITS)
+    def check(edits: list[Edit]) -> None:
+        path.write_bytes(damaged(content, edits))
+        read_or_refused(lambda: load_data(f"csv:{path}"))
+
+    check()
+
+
+def test_a_damaged_shard_is_read_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("webdataset")
+    monkeypatch.chdir(tmp_path)
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        for k in range(4):
+            for name, content in ((f"{k}.png", png(k)), (f"{k}.cls", str(k % 2).encode())):
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+
+    @SEVERAL
+    @given(EDITS)
+    def check(edits: list[Edit]) -> None:
+        Path("a.tar").write_bytes(damaged(stream.getvalue(), edits))
+        read_or_refused(lambda: load_data("wds:a.tar,test=a.tar,classes=2,size=6x6"))
 
     check()
 
