@@ -16,6 +16,7 @@ from robust_student.corruption_measurements import (
 from robust_student.costs import costs
 from robust_student.data import Data, nested_sample
 from robust_student.gallery import gallery, worst_examples
+from robust_student.layouts import channels_last
 from robust_student.ledger import Ledger, Sample, Shard, describe, fingerprint, prepare
 from robust_student.masking_checks import PREFIX, masking_plans, masking_verdict
 from robust_student.measurement_settings import EvaluationSettings
@@ -67,7 +68,8 @@ def evaluate(
     teacher = ready[settings.teacher].logits(inputs).to(device) if settings.teacher in ready else None
     cells = plan(data, settings, len(sample), attacked, teacher is not None) + under_corruption
     plans = {name: cells + checks[name] for name in ready}
-    used = ledger.fill(ready, plans, Sample(sample, inputs, labels, teacher), settings.batch_size)
+    with channels_last(ready.values(), inputs[:1]):
+        used = ledger.fill(ready, plans, Sample(sample, inputs, labels, teacher), settings.batch_size)
     if shard is not None:
         return []
     mine = {name: {key[1:]: rows for key, rows in used.items() if key[0] == name} for name in ready}
