@@ -16,6 +16,7 @@ ROOMS = [
         "norms",
         "margins",
         "settings",
+        "teacher_settings",
         "measurement_settings",
         "bounds",
         "smoothing",
@@ -40,6 +41,10 @@ ROOMS = [
     *("idx", "arrays", "folders", "parquet", "pickles", "cifar", "tables"),
     *("huggingface", "torch_datasets", "shards", "webdatasets", "huggingface_streams", "data"),
     *(
+        "files",
+        "provenance",
+        "devices",
+        "cards",
         "runs",
         "programs",
         "sources",
@@ -55,9 +60,9 @@ ROOMS = [
     *("machine_checks", "data_checks", "teacher_checks", "doctor"),
     *("intervals", "comparison", "calibration", "results", "breakdown", "masking", "sandwich"),
     *("measurements", "masking_checks", "corruption_sets", "corruption_measurements"),
-    *("costs", "ledger", "gallery", "evaluation", "certification"),
+    *("costs", "layouts", "ledger", "gallery", "evaluation", "certification"),
     *("figures", "pages", "certificate_report", "saved", "evidence", "sections", "overview", "side_by_side", "seeds"),
-    *("report", "demo", "arguments", "terminal", "checkup", "workers", "cli", "__main__"),
+    *("report", "demo", "arguments", "terminal", "checkup", "workers", "measuring", "cli", "__main__"),
 ]
 STATISTICS = {"breakdown", "calibration", "comparison", "intervals", "results", "tensors"}
 """Rooms that compute with saved rows and records; none of them can run a model."""
@@ -67,7 +72,7 @@ ONLY = {
     "results": {"calibration", "comparison", "intervals"},
     "breakdown": {"calibration", "results"},
     "figures": {"calibration", "results", "tensors"},
-    "pages": {"comparison", "figures", "results", "runs", "tensors"},
+    "pages": {"comparison", "figures", "files", "results", "tensors"},
     "certificate_report": {"figures", "intervals", "pages", "results", "sandwich", "tensors"},
     "saved": {"results"},
     "evidence": STATISTICS | {"figures", "masking", "pages", "saved"},
@@ -76,7 +81,7 @@ ONLY = {
     "side_by_side": STATISTICS | {"evidence", "overview", "pages", "sections"},
     "seeds": STATISTICS | {"evidence", "overview", "pages", "sections"},
     "report": {
-        *("certificate_report", "evidence", "overview", "pages", "results", "runs", "sections", "seeds"),
+        *("certificate_report", "evidence", "files", "overview", "pages", "results", "sections", "seeds"),
         *("side_by_side", "tensors"),
     },
 }

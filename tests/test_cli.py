@@ -14,10 +14,12 @@ from reference import message_of
 
 from robust_student import ledger
 from robust_student.arguments import parse
-from robust_student.cli import COMMANDS, Evaluate, main
+from robust_student.cli import COMMANDS, main
 from robust_student.data import load_data
+from robust_student.files import append_jsonl, read_json
 from robust_student.measurement_settings import SUITES, EvaluationSettings
-from robust_student.runs import append_jsonl, load, read_json
+from robust_student.measuring import Evaluate
+from robust_student.runs import load
 from robust_student.workers import beside
 
 TRAIN = ["--data", "digits", "--model", "linear", "--epochs", "2", "--device", "cpu"]

@@ -28,8 +28,9 @@ from robust_student.machine_checks import (
     training_step,
 )
 from robust_student.runs import Model, as_model, load
-from robust_student.settings import TeacherSettings, TrainingSettings
+from robust_student.settings import TrainingSettings
 from robust_student.teacher_checks import check_accuracy, check_gradients, check_outputs, sample_inputs
+from robust_student.teacher_settings import TeacherSettings
 from robust_student.tensors import UNBOUNDED, UNIT_RANGE, UserError
 from robust_student.training import train
 

@@ -13,7 +13,8 @@ from torch import nn
 
 from robust_student.arguments import named
 from robust_student.cli import main
-from robust_student.runs import load, read_json, save, write_json
+from robust_student.files import read_json, write_json
+from robust_student.runs import load, save
 from robust_student.settings import TrainingSettings
 from robust_student.training import train
 

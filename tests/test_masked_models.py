@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from robust_student import DistillSettings, ObjectiveSettings, distill, evaluate, load_data, train
+from robust_student.files import read_jsonl
 from robust_student.results import ROWS, Row, group
-from robust_student.runs import Model, as_model, read_jsonl
+from robust_student.runs import Model, as_model
 from robust_student.settings import METHODS, GradientSettings, SelectionSettings, TrainingSettings
 
 SEED, EXAMPLES = 5, 40

@@ -19,6 +19,7 @@ from torch import nn
 from robust_student import checkpoints, runs
 from robust_student.checkpoints import FOLDER, Checkpoints
 from robust_student.cli import main
+from robust_student.files import write_atomically
 from robust_student.interruption import Interrupted, Wish
 from robust_student.runs import METRICS, TRAINING, load
 from robust_student.settings import (
@@ -70,7 +71,7 @@ def killing(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Numbers of the checkpoints, counted over all attempts, at whose writing the process dies."""
     deaths = list[int]()
     written = 0
-    original = runs.write_atomically
+    original = write_atomically
 
     def write(path: Path, content: bytes) -> None:
         nonlocal written
@@ -224,7 +225,7 @@ def test_after_a_divergence_the_last_good_weights_are_a_run(tmp_path: Path) -> N
 
 def test_a_disk_that_is_full_at_the_end_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = train("mlp:4", DATA, EVERY_STEP)
-    original = runs.write_atomically
+    original = write_atomically
 
     def full(path: Path, content: bytes) -> None:
         if path.name == "model.safetensors":
@@ -284,7 +285,8 @@ def test_the_command_survives_sigkill_and_signals_bit_for_bit(tmp_path: Path) ->
     printed, said = process.communicate()
     assert process.returncode == 0, said
     assert "kept; validation" in printed
-    assert whole.wait() == 0
+    whole.communicate()
+    assert whole.returncode == 0
     assert (output / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
 
 

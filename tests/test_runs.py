@@ -15,25 +15,18 @@ from reference import affine, assert_state, message_of, state_of, toy_data
 from torch import Tensor, nn
 
 from robust_student.data import Data
-from robust_student.runs import (
-    METRICS,
-    SEARCH,
-    Model,
+from robust_student.devices import resolve_device
+from robust_student.files import (
     append_jsonl,
-    as_model,
-    load,
-    provenance,
     read_json,
     read_jsonl,
     replacing,
-    require_fit,
-    require_new,
     require_writable,
-    resolve_device,
-    save,
     write_atomically,
     write_json,
 )
+from robust_student.provenance import provenance
+from robust_student.runs import METRICS, SEARCH, Model, as_model, load, require_fit, require_new, save
 from robust_student.tensors import UNBOUNDED, InputRange
 
 DATA = toy_data()

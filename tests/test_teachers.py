@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from robust_student.data import Examples
 from robust_student.runs import Model, as_model, save
-from robust_student.settings import TeacherSettings
+from robust_student.teacher_settings import TeacherSettings
 from robust_student.teachers import check_teacher, open_teacher, validation_examples
 from robust_student.tensors import UserError
 

@@ -28,9 +28,9 @@ from robust_student.runs import load as load
 from robust_student.settings import METHODS as METHODS
 from robust_student.settings import DistillSettings as DistillSettings
 from robust_student.settings import ObjectiveSettings as ObjectiveSettings
-from robust_student.settings import TeacherSettings as TeacherSettings
 from robust_student.settings import TrainingSettings as TrainingSettings
 from robust_student.sources import open_model as open_model
+from robust_student.teacher_settings import TeacherSettings as TeacherSettings
 from robust_student.tensors import InputRange as InputRange
 from robust_student.tensors import UserError as UserError
 

@@ -100,6 +100,7 @@ def _one_line(complaint: str, command: str | None) -> str:
     """tyro's boxed complaint as one line."""
     text = re.sub(r"^.*╮$", "", complaint, flags=re.MULTILINE)  # the box's title
     text = re.sub(r"\A.*\n *-{5,} *\n", "", text)  # the title where the terminal cannot draw boxes
+    text = re.sub(r"^│? {8,}\S.*$", "", text, flags=re.MULTILINE)  # the help of flags that it names
     text = re.sub(r"[╭╮╰╯─│]+|-{5,}", " ", text)
     text = re.sub(r"For full helptext.*", " ", " ".join(text.split()))
     text = re.sub(r" in robust-student \w+ --help", "", text)

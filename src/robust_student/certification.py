@@ -18,6 +18,8 @@ from robust_student.bounds import (
 )
 from robust_student.certificates import Certifier
 from robust_student.data import Data, nested_sample
+from robust_student.devices import resolve_device
+from robust_student.files import read_json, write_json
 from robust_student.graph import trace
 from robust_student.ledger import Ledger, Sample, describe, fingerprint, prepare
 from robust_student.measurement_settings import CertificationSettings
@@ -25,7 +27,7 @@ from robust_student.measurements import Batch, Measurement, example_seeds
 from robust_student.norms import Norm
 from robust_student.propagation import Method
 from robust_student.results import CERTIFICATION, SUMMARY, Row
-from robust_student.runs import Model, read_json, resolve_device, write_json
+from robust_student.runs import Model
 from robust_student.sandwich import summarise_radii
 from robust_student.smallest import require_attacks, smallest_confidence_loss, smallest_decision_change
 from robust_student.smoothing import ABSTAIN, certified_smoothing_radius

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from robust_student.runs import write_atomically
+from robust_student.files import write_atomically
 from robust_student.tensors import UserError
 
 FOLDER = "checkpoints"

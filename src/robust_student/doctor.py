@@ -9,10 +9,11 @@ import torch
 
 from robust_student.data import Data, Examples, load_data, stratified_sample
 from robust_student.data_checks import check_data
+from robust_student.devices import resolve_device
 from robust_student.findings import Finding
 from robust_student.machine_checks import check_arithmetic, check_devices, check_output, check_packages
-from robust_student.runs import Model, resolve_device
-from robust_student.settings import TeacherSettings, TrainingSettings
+from robust_student.runs import Model
+from robust_student.settings import TrainingSettings
 from robust_student.sources import expected_shape, open_model
 from robust_student.teacher_checks import (
     check_accuracy,
@@ -21,6 +22,7 @@ from robust_student.teacher_checks import (
     describe_teacher,
     sample_inputs,
 )
+from robust_student.teacher_settings import TeacherSettings
 from robust_student.teachers import CHECKED, validation_examples
 from robust_student.tensors import UserError
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from robust_student import parallel
 from robust_student.caches import cache_directory
 from robust_student.examples import Examples
-from robust_student.runs import Model, write_atomically
+from robust_student.files import write_atomically
+from robust_student.runs import Model
 from robust_student.streams import Stream
 from robust_student.tensors import Inputs, Labels, Logits, UserError, evaluating
 

@@ -19,19 +19,23 @@ def channels_last(networks: Iterable[nn.Module], inputs: Tensor) -> Iterator[Non
         yield
     finally:
         for network in changed:
-            network.to(memory_format=torch.contiguous_format)
+            _to(network, torch.contiguous_format)
 
 
 def _changes(network: nn.Module, inputs: Tensor) -> bool:
     kernels = [module.weight for module in network.modules() if isinstance(module, nn.Conv2d)]
     if not kernels or not all(tensor.is_contiguous() for tensor in network.state_dict().values()):
         return False
-    network.to(memory_format=torch.channels_last)
+    _to(network, torch.channels_last)
     try:
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             tried = inputs.detach().clone().requires_grad_(True)
             torch.autograd.grad(network(tried).sum(), tried)
     except RuntimeError:
-        network.to(memory_format=torch.contiguous_format)
+        _to(network, torch.contiguous_format)
         return False
     return True
+
+
+def _to(network: nn.Module, layout: torch.memory_format) -> None:
+    network.to(memory_format=layout)  # type: ignore[call-overload]  # documented, missing in the annotations

@@ -17,20 +17,11 @@ from torch import Tensor, nn
 
 from robust_student.costs import serialised
 from robust_student.data import Data
+from robust_student.files import append_jsonl, read_json, read_jsonl, require_writable, write_atomically, write_json
 from robust_student.measurements import Batch, Measurement
+from robust_student.provenance import provenance
 from robust_student.results import BREAKDOWN, GALLERY, ROWS, SUMMARY, Key, Row, group
-from robust_student.runs import (
-    Model,
-    append_jsonl,
-    as_model,
-    provenance,
-    read_json,
-    read_jsonl,
-    require_fit,
-    require_writable,
-    write_atomically,
-    write_json,
-)
+from robust_student.runs import Model, as_model, require_fit
 from robust_student.settings import Settings
 from robust_student.tensors import UserError
 

@@ -13,6 +13,8 @@ from robust_student.tensors import UserError
 
 LARGEST_NETWORK = 1_000_000_000
 """Parameters of the largest built-in network; they are for small images and small students."""
+LARGEST_INPUT = 2**28
+"""Values of the largest input that a model can take: 1 GB of floats."""
 _CONTAINER = Path("/sys/fs/cgroup/memory.max")
 
 

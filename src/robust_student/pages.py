@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from robust_student.comparison import p_text
 from robust_student.figures import BAND, NORMS, SIDES
+from robust_student.files import parse_jsonl, read_json, read_jsonl
 from robust_student.results import ROWS, SUMMARY
-from robust_student.runs import parse_jsonl, read_json, read_jsonl
 from robust_student.tensors import UserError
 
 T = TypeVar("T")

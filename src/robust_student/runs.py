@@ -1,96 +1,31 @@
 """A model with all that is needed to use it, and the run directory that holds it: safetensors and JSON, no pickle."""
 
 import hashlib
-import json
 import math
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from robust_student.cards import ModelCard
 from robust_student.data import Data
-from robust_student.examples import unshowable
 from robust_student.factories import require_own
+from robust_student.files import read_json, read_jsonl, require_writable, write_atomically, write_json
 from robust_student.intake import Intake, order_of
 from robust_student.models import Recipe, build, check_network, names_code, read, rebuild
 from robust_student.outputs import logits_of
 from robust_student.resizing import Resize
-from robust_student.settings import Settings, short
-from robust_student.tensors import InputRange, UserError, device_of, evaluating
+from robust_student.tensors import UserError, device_of, evaluating
 
-MODEL_SCHEMA = 1
-"""Version of the format of model.json."""
-LARGEST_INPUT = 2**28
-"""Values of the largest input that a model can take: 1 GB of floats."""
 METRICS, SEARCH, TRAINING = "metrics.jsonl", "search.json", "training.json"
 """Records of training epochs and of a search for weights, beside the model; what an unfinished training is."""
 TRIES = "tries"
 """Folder of a search's candidates while they are trained."""
-
-
-class ModelCard(Settings):
-    """What `model.json` says: how to rebuild the network and what its inputs and outputs mean."""
-
-    schema_version: int = Field(MODEL_SCHEMA, ge=1, le=MODEL_SCHEMA)
-    """Version of this format."""
-    network: str | None
-    """Name by which `models.build` makes the network; None where only Python code can."""
-    input_shape: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
-    """Shape of one input."""
-    network_size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
-    """Height and width to which images are resized for the network; null: they keep their size."""
-    classes: tuple[str, ...] = Field(min_length=2)
-    """Class names in the order of the logits."""
-    order: tuple[int, ...] | None = None
-    """Which of the network's own outputs is the logit of each class; null: in order."""
-    input_range: tuple[float | None, float | None] = (0.0, 1.0)
-    """Smallest and largest valid input value; null: no limit."""
-    accuracy: float | None = Field(None, gt=1, le=100)
-    """Accuracy in percent that is declared; checked on validation examples when the model teaches."""
-    sha256: str = ""
-    """Checksum of model.safetensors, or of the weights of a model from elsewhere."""
-    provenance: dict[str, Any] = {}
-    """Version, git commit, seed, settings, hardware, data, time."""
-
-    @model_validator(mode="after")
-    def _values_are_possible(self) -> "ModelCard":
-        if not self.range.lower < self.range.upper:
-            raise ValueError(f"input_range must grow from low to high (got {list(self.input_range)})")
-        if math.prod(self.input_shape) > LARGEST_INPUT:
-            raise ValueError(f"input_shape has more than {LARGEST_INPUT:,} values")
-        if unshowable(self.classes) is not None:
-            raise ValueError(f"the class name {unshowable(self.classes)!r} holds characters that cannot be shown")
-        return self
-
-    @model_validator(mode="after")
-    def _outside_fits_inside(self) -> "ModelCard":
-        if self.network_size is not None and len(self.input_shape) != 3:
-            raise ValueError(f"network_size needs images, not inputs of shape {list(self.input_shape)}")
-        if self.network_size is not None and 3 * math.prod(self.network_size) > LARGEST_INPUT:
-            raise ValueError(f"network_size has more than {LARGEST_INPUT // 3:,} pixels")
-        if self.order is not None and sorted(self.order) != list(range(len(self.classes))):
-            raise ValueError(f"order must name each of the {len(self.classes)} outputs once (got {list(self.order)})")
-        return self
-
-    @property
-    def range(self) -> InputRange:
-        """The input range with infinite ends where there is no limit."""
-        lower, upper = self.input_range
-        return InputRange(-torch.inf if lower is None else lower, torch.inf if upper is None else upper)
 
 
 class Model(nn.Module):
@@ -305,67 +240,6 @@ def _require_type(tensors: Mapping[str, Tensor], name: str, expected: torch.dtyp
         raise UserError(f"model {path}: weight '{name}' holds NaN or infinite values")
 
 
-def provenance(settings: dict[str, Any], data: str, seed: int) -> dict[str, Any]:
-    """Where a result comes from: version, commit, seed, settings, data, hardware, versions, time (UTC)."""
-    return {
-        "version": version("robust-student"),
-        "git_commit": _git_commit(),
-        "seed": seed,
-        "settings": settings,
-        "data": data,
-        "hardware": f"{platform.machine()}, {os.cpu_count()} CPU cores, {_accelerator()}",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def resolve_device(name: str) -> torch.device:
-    """`auto`: CUDA, then MPS, then CPU; anything else as PyTorch names it. UserError where it is not available."""
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    known = "auto, cpu, cuda, cuda:1 or mps"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"device '{name}': unknown; choose {known}") from None
-    if device.type == "meta":
-        raise UserError(f"device '{name}': holds no values; choose {known}")
-    try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError, ValueError) as error:
-        raise UserError(f"device '{name}': not available here ({str(error).splitlines()[0]})") from None
-    return device
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A fresh directory to fill that takes the place of `path` only when the block ends well.
-
-    Whatever was at `path` is kept until then. Raises UserError where it cannot be written or replaced.
-    """
-    require_writable(path)
-    if path.exists() and (path.resolve() == Path.cwd() or path.is_mount()):
-        what = "is the current directory" if path.resolve() == Path.cwd() else "is where a disk is mounted"
-        raise UserError(f"output {path}: {what}, which cannot be replaced; name a new directory in it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        yield draft
-        draft.chmod(0o755)
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            path.rename(old / "replaced")
-            draft.rename(path)
-            shutil.rmtree(old)
-        else:
-            draft.rename(path)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
 def require_new(path: Path) -> None:
     """Raise UserError where `path` cannot be written or holds anything but unfinished work; makes nothing.
 
@@ -376,104 +250,3 @@ def require_new(path: Path) -> None:
         return
     if path.exists() and any(entry.name not in (SEARCH, TRIES) for entry in path.iterdir()):
         raise UserError(f"output {path}: exists already; choose another name or remove it")
-
-
-def require_writable(path: Path) -> None:
-    """Raise UserError where a directory cannot be made or filled at `path`; makes nothing."""
-    if path.exists() and not path.is_dir():
-        raise UserError(f"output {path}: is a file, not a directory")
-    if path.is_symlink() and not path.exists():
-        raise UserError(f"output {path}: is a link to nothing; remove it or choose another name")
-    there = next((folder for folder in (path, *path.absolute().parents) if folder.exists()), Path.cwd())
-    try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        raise UserError(f"output {path}: cannot write there ({error.strerror})") from None
-    except ValueError:
-        raise UserError(f"output {short(str(path))}: is not the name of a directory") from None
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader or a crash sees the old content or the new one, never a part."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            Path(file.name).chmod(0o644)
-            Path(file.name).replace(path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically, indented; NaN and infinity are errors."""
-    write_atomically(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
-
-
-def read_json(path: Path) -> Any:
-    """Parse a JSON file; one-line UserError where it is missing or malformed."""
-    _require_file(path)
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"file {path}: cannot read it ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"file {path}: not valid JSON ({str(error)[:200]})") from None
-
-
-def _require_file(path: Path) -> None:
-    """Raise UserError where `path` is something else than a file: opening a pipe would wait forever."""
-    if path.exists() and not path.is_file():
-        raise UserError(f"file {path}: cannot read it (not a file)")
-
-
-def append_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Add rows to a JSON-lines file in one write."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSON-lines file; a last line cut short by a crash is dropped, any other bad line is a UserError."""
-    _require_file(path)
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise UserError(f"file {path}: cannot read it ({error.strerror})") from None
-    return parse_jsonl(text, path)
-
-
-def parse_jsonl(text: str, path: Path) -> list[dict[str, Any]]:
-    """Rows in the text of a JSON-lines file, as `read_jsonl` reads them."""
-    rows = []
-    lines = text.split("\n")
-    for number, line in enumerate(lines, start=1):
-        if not line:
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            if number == len(lines):
-                break
-            raise UserError(f"file {path}: line {number} is not valid JSON") from None
-        if not isinstance(row, dict):
-            raise UserError(f"file {path}: line {number} is not a JSON object")
-        rows.append(row)
-    return rows
-
-
-def _git_commit() -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _accelerator() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return "MPS" if torch.backends.mps.is_available() else "no accelerator"

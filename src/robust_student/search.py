@@ -10,8 +10,9 @@ from torch import nn
 
 from robust_student import parallel
 from robust_student.data import Data
+from robust_student.files import read_json, write_json
 from robust_student.norms import Norm
-from robust_student.runs import SEARCH, TRAINING, TRIES, Model, read_json, require_new, write_json
+from robust_student.runs import SEARCH, TRAINING, TRIES, Model, require_new
 from robust_student.settings import DistillSettings, ObjectiveSettings
 from robust_student.tensors import UserError
 from robust_student.training import Trained, distill

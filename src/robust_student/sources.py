@@ -8,13 +8,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from robust_student.cards import ModelCard
 from robust_student.data import Data
+from robust_student.files import read_json
 from robust_student.hub import CARD, folder_of, is_repository
 from robust_student.intake import Intake, order_of, read_names
 from robust_student.models import Recipe, is_built_in, names_code, read
 from robust_student.programs import open_program
-from robust_student.runs import Model, ModelCard, assemble, load, read_json, require_fit
-from robust_student.settings import IntakeSettings
+from robust_student.runs import Model, assemble, load, require_fit
+from robust_student.teacher_settings import IntakeSettings
 from robust_student.tensors import UserError
 from robust_student.weights import load_weights
 
@@ -55,7 +57,7 @@ def open_model(
             raise UserError(f"{role} '{spec}': comes with its weights; drop --teacher-weights")
         spec = f"{spec}@{settings.teacher_weights}"
     opened = _program if folder.suffix == PROGRAM else _network
-    model = opened(spec, data, _wanted(settings), trust, role)
+    model = opened(spec, data, _wanted(settings, data), trust, role)
     facts = {"sha256": _fingerprint(model), "provenance": {"source": spec}}
     model.card = model.card.model_copy(update=facts)
     return model.eval()
@@ -121,20 +123,23 @@ def _fingerprint(model: Model) -> str:
     return digest.hexdigest()
 
 
-def _wanted(settings: IntakeSettings) -> Intake:
+def _wanted(settings: IntakeSettings, data: Data | None) -> Intake:
     """What the user says, where anything is said."""
-    size = settings.teacher_input_size
+    size, file = settings.teacher_input_size, settings.teacher_classes
+    names = None if file is None else read_names(file)
+    if names is not None and data is not None and len(names) != len(data.classes):
+        raise UserError(f"class names {file}: {len(names)} names, the data has {len(data.classes)} classes")
     return Intake(
         settings.teacher_mean,
         settings.teacher_std,
         None if size is None else (size[0], size[-1]),
-        None if settings.teacher_classes is None else read_names(settings.teacher_classes),
+        names,
     )
 
 
 def _adapted(model: Model, spec: str, data: Data | None, settings: IntakeSettings, role: str) -> Model:
     """A run for data whose images have another size or whose classes come in another order."""
-    wanted, card = _wanted(settings), model.card
+    wanted, card = _wanted(settings, data), model.card
     if wanted.mean is not None or settings.teacher_weights is not None:
         what = "--teacher-mean and --teacher-std" if wanted.mean is not None else "--teacher-weights"
         raise UserError(f"{role} '{spec}': is a run, which knows its own; drop {what}")

@@ -4,8 +4,8 @@ from scipy.stats import binom
 
 from robust_student.data import Data, Examples, split, stratified_sample
 from robust_student.runs import Model
-from robust_student.settings import TeacherSettings
 from robust_student.sources import open_model
+from robust_student.teacher_settings import TeacherSettings
 from robust_student.tensors import UserError
 
 CHECKED = 1000

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from robust_student.augmentation import Mixed
+from robust_student.devices import resolve_device
 from robust_student.draws import Draws
 from robust_student.examples import Data, Examples
 from robust_student.feed import Feed, Part
@@ -21,7 +22,8 @@ from robust_student.interruption import Wish, listening
 from robust_student.loop import Loop, Step
 from robust_student.norms import Norm
 from robust_student.objective import RobustStudentObjective, Terms, compilable
-from robust_student.runs import Model, as_model, provenance, require_fit, resolve_device
+from robust_student.provenance import provenance
+from robust_student.runs import Model, as_model, require_fit
 from robust_student.samples import split
 from robust_student.settings import DistillSettings, SelectionSettings, Settings, TrainingSettings
 from robust_student.streams import Stream

@@ -7,16 +7,8 @@ from typing import Any
 
 from robust_student import parallel
 from robust_student.checkpoints import Checkpoints
-from robust_student.runs import (
-    METRICS,
-    TRAINING,
-    Model,
-    append_jsonl,
-    read_json,
-    require_new,
-    save,
-    write_json,
-)
+from robust_student.files import append_jsonl, read_json, write_json
+from robust_student.runs import METRICS, TRAINING, Model, require_new, save
 from robust_student.tensors import UserError
 
 LAST_GOOD = "last-good"

@@ -53,7 +53,8 @@ def fit_weights(network: nn.Module, tensors: Mapping[str, Tensor], place: str, *
         elif tensor.shape != target.shape:
             found, expected = tuple(tensor.shape), tuple(target.shape)
             raise UserError(f"{place}: '{name}' has shape {found}, the network expects {expected}")
-        if tensor.is_floating_point() != target.is_floating_point() or tensor.is_complex():
+        kind = tensor.is_floating_point() == target.is_floating_point() and not tensor.is_complex()
+        if not kind or (tensor.is_floating_point() and tensor.element_size() < 2):
             raise UserError(f"{place}: '{name}' holds {tensor.dtype}, the network expects {target.dtype}")
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise UserError(f"{place}: '{name}' holds NaN or infinite values")

@@ -1,0 +1,48 @@
+"""What can be said about a teacher."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, field_validator, model_validator
+
+from robust_student.limits import LARGEST_INPUT
+from robust_student.settings import Settings
+
+
+class IntakeSettings(Settings):
+    """What a teacher that was trained elsewhere expects of its inputs and calls its classes; a run knows it itself."""
+
+    teacher_weights: Path | None = None
+    """File of the teacher's weights (.safetensors, or a state_dict of torch.save); the same as @FILE after its name."""
+    teacher_mean: tuple[float, ...] | None = None
+    """What the teacher's normalisation subtracts from inputs in natural units, one value or one per channel; None: what
+    comes with its weights, else 0."""
+    teacher_std: tuple[float, ...] | None = None
+    """By which the teacher's normalisation divides; None: what comes with its weights, else 1."""
+    teacher_input_size: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(None, min_length=1, max_length=2)
+    """Side, or height and width, of the images that the teacher takes: it resizes them itself; None: what comes with
+    pretrained weights, else the data's."""
+    teacher_classes: Path | None = None
+    """Text file of class names, one a line, in the order of the teacher's logits; None: those it comes with."""
+
+    @model_validator(mode="after")
+    def _both_of_a_normalisation(self) -> "IntakeSettings":
+        if (self.teacher_mean is None) != (self.teacher_std is None):
+            raise ValueError("teacher_mean and teacher_std go together")
+        return self
+
+    @field_validator("teacher_input_size")
+    @classmethod
+    def _not_beyond_reason(cls, size: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if size is not None and size[0] * size[-1] > LARGEST_INPUT // 3:
+            raise ValueError(f"teacher_input_size has more than {LARGEST_INPUT // 3:,} pixels")
+        return size
+
+
+class TeacherSettings(IntakeSettings):
+    """How a teacher is opened, and how it must do on validation examples before anything is trained."""
+
+    teacher_accuracy: float | None = Field(None, gt=1, le=100)
+    """Accuracy in percent that the teacher is said to have: far less on validation is an error; None: unknown."""
+    teacher_check: bool = True
+    """Refuse a teacher that does no better than chance on validation, or worse than is declared."""
