@@ -7,7 +7,7 @@ from reference import message_of
 from torch import Tensor
 from torch.nn import functional
 
-from robust_student.augmentation import augment, crop, cutmix, flip, mixup
+from robust_student.augmentation import augment, crop, cutmix, flip, mixup, neighbours
 from robust_student.draws import Draws
 from robust_student.settings import AugmentationSettings
 
@@ -55,12 +55,12 @@ def test_crop_and_flip_of_an_example_do_not_depend_on_its_batch() -> None:
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
-def test_mixup_blends_with_the_next_example_with_beta_shares(alpha: float) -> None:
+def test_mixup_blends_with_the_neighbour_with_beta_shares(alpha: float) -> None:
     shares = []
     for step in range(30):
         mixed, share = mixup(IMAGES, alpha, draws(step))
         for k in range(40):
-            wanted = share[k] * IMAGES[k] + (1 - share[k]) * IMAGES[(k + 1) % 40]
+            wanted = share[k] * IMAGES[k] + (1 - share[k]) * IMAGES[k ^ 1]
             torch.testing.assert_close(mixed[k], wanted)
         shares.append(share)
     found = torch.cat(shares).double().numpy()
@@ -69,10 +69,10 @@ def test_mixup_blends_with_the_next_example_with_beta_shares(alpha: float) -> No
     assert np.var(found) == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.15)
 
 
-def test_cutmix_takes_a_rectangle_from_the_next_example_and_tells_what_is_left() -> None:
+def test_cutmix_takes_a_rectangle_from_the_neighbour_and_tells_what_is_left() -> None:
     mixed, shares = cutmix(IMAGES, 1.0, draws())
     for k in range(40):
-        own, other = (mixed[k] == IMAGES[k]).all(dim=0), (mixed[k] == IMAGES[(k + 1) % 40]).all(dim=0)
+        own, other = (mixed[k] == IMAGES[k]).all(dim=0), (mixed[k] == IMAGES[k ^ 1]).all(dim=0)
         assert bool((own | other).all())
         assert float(shares[k]) == pytest.approx(1 - float(other.double().mean()))
         if bool(other.any()):
@@ -86,9 +86,26 @@ def test_the_first_label_is_that_of_the_larger_share(kind: str) -> None:
     settings = AugmentationSettings.model_validate({kind: 1.0})
     batch = augment(IMAGES, LABELS, settings, draws())
     assert float(batch.shares.min()) >= 0.5
-    pairs = torch.stack([LABELS, LABELS.roll(-1)], dim=1).sort(dim=1).values
+    pairs = torch.stack([LABELS, LABELS[neighbours(LABELS)]], dim=1).sort(dim=1).values
     assert torch.equal(torch.stack([batch.labels, batch.others], dim=1).sort(dim=1).values, pairs)
     assert not torch.equal(batch.labels, LABELS)
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_a_batch_in_even_parts_is_mixed_as_a_whole(kind: str) -> None:
+    settings = AugmentationSettings.model_validate({kind: 1.0})
+    whole = augment(IMAGES, LABELS, settings, draws())
+    parts = [
+        augment(IMAGES[k : k + 10], LABELS[k : k + 10], settings, draws(numbers=torch.arange(k, k + 10)))
+        for k in range(0, 40, 10)
+    ]
+    for name in ("inputs", "labels", "others", "shares"):
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
+
+
+def test_the_last_of_an_odd_number_takes_the_first() -> None:
+    assert neighbours(torch.zeros(5)).tolist() == [1, 0, 3, 2, 0]
+    assert neighbours(torch.zeros(1)).tolist() == [0]
 
 
 def test_without_augmentation_the_batch_is_the_batch() -> None:

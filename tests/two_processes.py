@@ -53,6 +53,14 @@ CASES: dict[str, tuple[TrainingSettings, Any]] = {
         METHODS["secant-exact"].model_copy(update={"score": ScoreSettings(weight=0.1)}),
     ),
     "projection": (TRAINING, METHODS["projection"]),
+    "mixup, two parts": (
+        TRAINING.model_copy(update={"accumulate": 2, "augmentation": AugmentationSettings(mixup=1.0)}),
+        METHODS["secant"],
+    ),
+    "cutmix": (
+        TRAINING.model_copy(update={"augmentation": AugmentationSettings(flip=True, cutmix=1.0)}),
+        METHODS["kd"],
+    ),
     "fixed inputs": (TRAINING.model_copy(update={"augmentation": AugmentationSettings()}), METHODS["exact"]),
 }
 

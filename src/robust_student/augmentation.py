@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from scipy.special import betaincinv
 from torch import Tensor
 from torch.nn import functional
@@ -31,8 +31,9 @@ class Mixed:
 def augment(inputs: Inputs, labels: Labels, settings: AugmentationSettings, draws: Draws) -> Mixed:
     """The batch as the settings want it: cropped, flipped, then mixed by mixup or CutMix.
 
-    An example's crop and flip depend on its own draws; its partner in a mixture is the next example of the batch, so
-    mixtures depend on how a batch is split over processes. Raises UserError where the inputs are not images.
+    An example's crop, flip and share depend on its own draws, and its partner in a mixture is its neighbour in the
+    shuffled batch: a batch split into parts of even size is mixed as a whole one is. Raises UserError where the inputs
+    are not images.
     """
     if settings.anything and inputs.dim() != 4:
         raise UserError(f"augmentation: needs images (channels, height, width), not inputs {tuple(inputs.shape[1:])}")
@@ -47,7 +48,7 @@ def augment(inputs: Inputs, labels: Labels, settings: AugmentationSettings, draw
     elif settings.cutmix > 0:
         inputs, shares = cutmix(inputs, settings.cutmix, draws)
     if settings.mixup > 0 or settings.cutmix > 0:
-        others = labels.roll(-1)
+        others = labels[neighbours(labels)]
         swapped = shares < 0.5
         labels, others = torch.where(swapped, others, labels), torch.where(swapped, labels, others)
         shares = torch.where(swapped, 1 - shares, shares)
@@ -68,18 +69,24 @@ def flip(inputs: Images, draws: Draws) -> Images:
     return torch.where(mirrored[:, :, None, None], inputs.flip(3), inputs)
 
 
+def neighbours(batch: Tensor) -> Int64[Tensor, " batch"]:
+    """Positions of the partners in a mixture: 1, 0, 3, 2, 5, 4, ...; the last of an odd number takes the first."""
+    positions = torch.arange(len(batch), device=batch.device) ^ 1
+    return torch.where(positions < len(batch), positions, 0)
+
+
 def mixup(inputs: Images, alpha: float, draws: Draws) -> tuple[Images, PerExample]:
-    """l x + (1 - l) x' with l ~ Beta(alpha, alpha) and x' the next example of the batch (Zhang et al. 2018).
+    """l x + (1 - l) x' with l ~ Beta(alpha, alpha) and x' its neighbour (Zhang et al. 2018).
 
     Returns the mixtures and the share l of each example.
     """
     shares = _beta(len(inputs), alpha, draws, inputs)
     weight = shares[:, None, None, None]
-    return weight * inputs + (1 - weight) * inputs.roll(-1, 0), shares
+    return weight * inputs + (1 - weight) * inputs[neighbours(inputs)], shares
 
 
 def cutmix(inputs: Images, alpha: float, draws: Draws) -> tuple[Images, PerExample]:
-    """A rectangle of about (1 - l) of the image comes from the next example of the batch (Yun et al. 2019).
+    """A rectangle of about (1 - l) of the image comes from its neighbour (Yun et al. 2019).
 
     l ~ Beta(alpha, alpha); the rectangle's sides are sqrt(1 - l) of the image's, its centre is uniform, and what leaves
     the image is cut off. Returns the mixtures and the share of each example that is left.
@@ -97,7 +104,7 @@ def cutmix(inputs: Images, alpha: float, draws: Draws) -> tuple[Images, PerExamp
     rows, columns = inside(height, centre[:, 0]), inside(width, centre[:, 1])
     cut = (rows[:, :, None] & columns[:, None, :])[:, None]
     shares = 1 - cut.to(inputs.dtype).mean(dim=(1, 2, 3))
-    return torch.where(cut, inputs.roll(-1, 0), inputs), shares
+    return torch.where(cut, inputs[neighbours(inputs)], inputs), shares
 
 
 def _beta(count: int, alpha: float, draws: Draws, like: Tensor) -> Tensor:
