@@ -191,6 +191,8 @@ def class_names(spec: Spec) -> tuple[str, ...]:
     given = spec.options.get("classes", "")
     if not given or given.isdecimal():
         return tuple(str(k) for k in range(number_option(spec, "classes", 1))) if given else ()
+    if Path(given).exists() and not Path(given).is_file():  # a pipe would be waited for
+        spec.refuse(f"cannot read the class names in {given} (not a file)")
     try:
         lines = Path(given).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
