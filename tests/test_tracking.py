@@ -61,3 +61,12 @@ def test_a_missing_package_is_named(missing: str, words: str, tmp_path: Path, mo
     monkeypatch.setattr(builtins, "__import__", without)
     settings = TRACKED.model_copy(update={"track": ("tensorboard" if missing == "accelerate" else missing,)})
     assert words in message_of(lambda: train("linear", DATA, settings, output=tmp_path / "run"))
+
+
+def test_a_tracker_that_does_not_start_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_: object) -> None:
+        raise RuntimeError("no such server\nand a page of advice")
+
+    monkeypatch.setattr("accelerate.tracking.TensorBoardTracker.start", start)
+    message = message_of(lambda: train("linear", DATA, TRACKED, output=tmp_path / "run"))
+    assert message == "track: tensorboard did not start (no such server)"

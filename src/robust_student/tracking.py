@@ -19,7 +19,7 @@ class Tracking:
         """Start the trackers called `names` and tell them the settings.
 
         TensorBoard's files go to `output/tracking`; wandb and mlflow go where their own environment variables say.
-        Raises UserError where a tracker's package is missing, or there is no output to write to.
+        Raises UserError where a tracker's package is missing or it does not start, or there is no output to write to.
         """
         self._trackers: list[Any] = []
         if not names or parallel.rank() > 0:
@@ -44,6 +44,9 @@ class Tracking:
                 tracker.store_init_configuration(_flat(settings))
             except (ImportError, NameError):
                 raise UserError(f"track: {name} is not installed; pip install {name}") from None
+            except Exception as error:  # whatever its own settings or its server make it say
+                reason = next(iter(str(error).splitlines()), type(error).__name__)
+                raise UserError(f"track: {name} did not start ({reason})") from error
             self._trackers.append(tracker)
 
     def log(self, record: Mapping[str, Any], step: int) -> None:
