@@ -16,8 +16,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## teacher, KD student and robust student on embedded data; report in runs/demo
 	$(BIN)/robust-student demo --output runs/demo --overwrite
 
-test: $(STAMP)  ## the whole test suite
-	$(BIN)/python -m pytest
+test: $(STAMP)  ## the whole test suite, a file at a time on every core
+	$(BIN)/python -m pytest --numprocesses logical --dist loadfile
 
 check: $(STAMP)  ## lint, types, import direction
 	$(BIN)/ruff check .

@@ -216,7 +216,10 @@ def test_names_from_a_file_replace_a_models_own(spec: str, here: Path) -> None:
 
 @pytest.mark.parametrize(
     ("names", "words"),
-    [(("class 0", "class 1"), "has 2 classes"), (("class 0", "class 1", "other"), "its class 'other' is not among")],
+    [
+        (("class 0", "class 1"), "2 names, the data has 3 classes"),
+        (("class 0", "class 1", "other"), "its class 'other' is not among"),
+    ],
 )
 def test_names_that_do_not_fit_are_refused(names: tuple[str, ...], words: str, here: Path) -> None:
     for spec in ("run", "net.py:make@w.pt"):
