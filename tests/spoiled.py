@@ -222,6 +222,13 @@ def png(seed: int = 0, size: tuple[int, int] = (6, 6)) -> bytes:
     return stream.getvalue()
 
 
+def nan_tiff() -> bytes:
+    """A TIFF file of floats that are not numbers."""
+    stream = io.BytesIO()
+    Image.fromarray(np.full((6, 6), np.nan, np.float32)).save(stream, "TIFF")
+    return stream.getvalue()
+
+
 def png_claiming(width: int, height: int) -> bytes:
     """A PNG file whose header claims a size far beyond its few bytes (a decompression bomb's beginning)."""
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)

@@ -35,6 +35,7 @@ from spoiled import (
     hub_folder,
     idx,
     link,
+    nan_tiff,
     npz_claiming,
     png,
     png_claiming,
@@ -67,6 +68,7 @@ SPLIT = [text(f"photos/{name}/1.png", png()) for name in ("train/cat", "train/co
 POSTSCRIPT = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n(executed.txt) (w) file\n"
 CIFAR = [text(f"c/{name}", "") for name in ("test_batch", *(f"data_batch_{k}" for k in range(1, 6)))]
 OWN = "return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))"
+NO_GRADIENT = "net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)); net.requires_grad_(False); return net"
 POOL = "return nn.Sequential(nn.Flatten(), nn.AdaptiveAvgPool1d(10))"
 INFINITE = f"m = {OWN.removeprefix('return ')}; nn.init.constant_(m[1].bias, float('inf')); return m"
 ONE = torch.ones(1)
@@ -167,6 +169,8 @@ WORDS = [
     Bad("norm that does not fit", f"{DISTILL} --gradient.kind projection --gradient.weight 1", "needs norm = l2"),
     Bad("negative accuracy drop", f"{DISTILL} --max-accuracy-drop -1", "greater than or equal to 0"),
     Bad("search without a gradient objective", f"{DISTILL} --max-accuracy-drop 1 --method kd", "use secant or exact"),
+    Bad("tries without a search", f"{DISTILL} --tries 4", "name --max-accuracy-drop"),
+    Bad("radius in grey levels", f"{DISTILL} --radius 8", "8 of 255 grey levels are 0.0314"),
     Bad("no tries", f"{DISTILL} --max-accuracy-drop 1 --tries 0", "greater than or equal to 1"),
     Bad("too many tries", f"{DISTILL} --max-accuracy-drop 1 --tries 13", "less than or equal to 12"),
     Bad("teacher is missing", DISTILL.replace("teacher teacher", "teacher nowhere"), "nowhere: no file model.json"),
@@ -246,6 +250,8 @@ CONFIGS = [
     config("a setting of another command", "suite: full", "unknown setting 'suite'"),
     config("null byte in a path", 'teacher: "a\\0b"', "model a\\x00b", f"distill --data digits --model linear {OUT}"),
     config("suite of evaluate", "suite: 3", "unknown suite 3", f"{EVALUATE} teacher"),
+    config("a name twice", "training: {epochs: 1, epochs: 2}", "'epochs' is given twice"),
+    config("another config", "config: d.yaml", "a file cannot name another one"),
     config("settings of certify", "certification: {norm: l3}", "'certification.norm'", f"{CERTIFY} teacher"),
 ]
 
@@ -258,6 +264,18 @@ DATA = [
     data("one class", "folder:photos", "found 1 class", remove("photos/dog")),
     data("class without images", "folder:photos", "holds no images", folder("photos/dog")),
     data("only a test class", "folder:photos", "class 'dog' has no training images", all_of(*SPLIT)),
+    data(
+        "two folders of validation",
+        "folder:photos",
+        "'val' and 'valid'",
+        all_of(*SPLIT, folder("photos/val"), folder("photos/valid")),
+    ),
+    data(
+        "class name that turns what follows",
+        "folder:photos",
+        "cannot be shown",
+        rename("photos/dog", "photos/\u202egod".encode()),
+    ),
     data("giant images", f"folder:photos --image-size {10**6}", "image_size 1000000 is not between 4 and"),
     data("class name is not text", "folder:photos", r"class name 'd\udcffg'", rename("photos/dog", b"photos/d\xffg")),
     data("class name of two lines", "folder:photos", r"class name 'd\nog'", rename("photos/dog", b"photos/d\nog")),
@@ -266,6 +284,7 @@ DATA = [
     photo("is cut", "truncated", cut(PHOTO)),
     photo("is a folder", "not a file", folder(PHOTO)),
     photo("is a broken link", "o such file", link(PHOTO, "nowhere")),
+    photo("of NaN", "1.png: cannot read it (NaN or infinite pixels)", text(PHOTO, nan_tiff())),
     photo("is a pipe", "not a file", fifo(PHOTO)),
     photo("is a device", "not a file", link(PHOTO, "/dev/zero")),
     photo("is a program", "not an image of a known format", text(PHOTO, POSTSCRIPT)),
@@ -384,6 +403,7 @@ INTAKE = [
 ]
 
 NETWORKS = [
+    network("without gradient", "own.py:make", "no gradient with respect to any parameter", factory(NO_GRADIENT)),
     network("misspelt", "cnm", "did you mean 'cnn'?"),
     network("nothing", "''", "unknown name ''"),
     network("no width", "cnn:0", "positive whole numbers"),

@@ -448,3 +448,17 @@ def test_certify_brackets_radii_goes_on_and_is_reported(
     assert "holds a finished run" in refused(capsys, *words)
     run("report", str(output))
     assert "certified" in (output / "report.html").read_text()
+
+
+@pytest.mark.parametrize(("name", "more"), [("evaluate", True), ("certify", True), ("report", False)])
+def test_ctrl_c_says_whether_the_same_command_goes_on(
+    name: str, more: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("robust_student.cli.parse", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        main([name])
+    assert stop.value.code == 130
+    assert ("the same command goes on" in capsys.readouterr().err) == more

@@ -72,11 +72,11 @@ def test_a_missing_extra_is_a_note_with_its_command() -> None:
     assert "pip install 'robust-student[vision]'" in [finding.fix for finding in findings]
 
 
-def test_an_extra_that_cannot_be_imported_is_a_problem() -> None:
+def test_an_extra_that_cannot_be_imported_is_noted() -> None:
     def broken(name: str) -> None:
         raise RuntimeError("operator torchvision::nms\ndoes not exist")
 
-    assert found(packages({}, broken), "timm cannot be imported (RuntimeError: operator") == ["problem"]
+    assert found(packages({}, broken), "timm cannot be imported (RuntimeError: operator") == ["note"]
 
 
 def test_the_requirements_of_this_installation_are_read() -> None:

@@ -57,14 +57,15 @@ def verdict(correct: int, count: int, classes: int, declared: float | None = Non
 @given(st.integers(1, 120), st.floats(0, 1), st.sampled_from([2, 3, 10]))
 @settings(max_examples=40)
 def test_chance_is_an_exact_binomial_test_where_the_sample_can_tell(count: int, share: float, classes: int) -> None:
-    """Against scipy's own test: significant at 1 %, and only where a half-way teacher would be told with 99 %."""
+    """Against scipy's own tests: not significant at 1 %, and a half-way teacher would be told, or is ruled out."""
     correct = round(share * count)
     significant = [
         stats.binomtest(k, count, 1 / classes, alternative="greater").pvalue <= 0.01 for k in range(count + 1)
     ]
     halfway = stats.binom.pmf(np.arange(count + 1), count, (1 + 1 / classes) / 2)
     telling = float(halfway[np.array(significant)].sum()) >= 0.99
-    assert bool(verdict(correct, count, classes)) == (telling and not significant[correct])
+    ruled_out = stats.binomtest(correct, count, (1 + 1 / classes) / 2, alternative="less").pvalue < 0.001
+    assert bool(verdict(correct, count, classes)) == (not significant[correct] and (telling or ruled_out))
 
 
 @given(st.integers(1, 300), st.floats(0, 1), st.floats(2, 100))
@@ -87,6 +88,11 @@ def test_the_message_says_what_to_look_at() -> None:
 def test_worse_than_chance_is_no_better() -> None:
     """A teacher with a wrong class order is always wrong."""
     assert "0.0 %" in verdict(0, 100, 3)
+
+
+def test_a_useless_teacher_is_refused_on_few_examples_too() -> None:
+    assert "31.6 % (n = 38), no better than chance" in verdict(12, 38, 3)
+    assert verdict(22, 38, 3) == "" and verdict(0, 3, 3) == ""
 
 
 def test_at_most_1000_examples_are_looked_at_and_all_classes_take_part() -> None:

@@ -62,6 +62,8 @@ def _defaults(kind: type[Command], words: list[str]) -> Command:
     path = value_of(words, "--config")
     given: dict[str, Any] = read_yaml(Path(path)) if path is not None and "config" in kind.model_fields else {}
     source = f"config {path}"
+    if "config" in given:
+        raise UserError(f"{source}: a file cannot name another one; 'config' belongs on the command line")
     given = kind.complete(given, words)
     required = [name for name, field in kind.model_fields.items() if field.is_required() and name not in given]
     several = [name for name in required if get_origin(kind.model_fields[name].annotation) is tuple]

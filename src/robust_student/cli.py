@@ -50,7 +50,7 @@ class Demo(Command):
         elif self.output.is_dir() and any(self.output.iterdir()) and not (self.output / FILES[0]).exists():
             raise UserError(f"output {self.output}: is not the result of a demo; choose another name or remove it")
         with replacing(self.output) as draft:
-            records = run_demo(draft, seed=self.seed, device=self.device)
+            records = run_demo(draft, seed=self.seed, device=self.device, say=terminal.stage)
         terminal.show(records, self.output / "report.html")
 
 
@@ -113,7 +113,7 @@ class Distill(Command):
     trust: bool = False
     """Call code that a .pt2 file holds or somebody else's run names."""
     method: str = "secant"
-    """Starting point for the objective: kd, score, exact, direct, projection, secant or secant-exact."""
+    """Starting point for the objective: kd, score, exact, direct, projection, secant, secant-exact or certified."""
     max_accuracy_drop: float | None = Field(None, ge=0)
     """Search R and C2 on validation for the most robust student that loses at most this many points of clean
     accuracy against plain distillation, then train it; None: no search."""
@@ -153,6 +153,8 @@ class Distill(Command):
         from robust_student.teachers import open_teacher, validation_examples
         from robust_student.training import distill
 
+        if self.max_accuracy_drop is None and self.tries != type(self).model_fields["tries"].default:
+            raise UserError("tries: are those of a search; name --max-accuracy-drop, too")
         with joined(self.training.device):
             first(lambda: require_new(self.output))
             shape = expected_shape([self.teacher]) if self.image_size is None else None
@@ -283,7 +285,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"robust-student: {interruption}", file=sys.stderr)
         raise SystemExit(128 + interruption.number) from None
     except KeyboardInterrupt:
-        print("robust-student: interrupted", file=sys.stderr)
+        name = next(iter(sys.argv[1:] if arguments is None else arguments), "")
+        more = "; the same command goes on from what is measured" if name in ("evaluate", "certify") else ""
+        print(f"robust-student: interrupted{more}", file=sys.stderr)
         raise SystemExit(130) from None
 
 

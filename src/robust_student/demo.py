@@ -1,5 +1,6 @@
 """The main job in one call: teacher, plain student and robust student on embedded data, measured and reported."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ FILES = ("report.html", ROWS, SUMMARY, BREAKDOWN, EVALUATION, GALLERY)
 """What a demo leaves beside the models."""
 
 
-def run_demo(output: Path, *, seed: int = 0, device: str = "auto") -> list[dict[str, Any]]:
+def run_demo(
+    output: Path, *, seed: int = 0, device: str = "auto", say: Callable[[str], None] = lambda _: None
+) -> list[dict[str, Any]]:
     """Train, distil, evaluate and report on the digits; fill `output` and return the summary records.
 
     `output/models` holds the runs `teacher`, `kd` and `robust`; beside it lie `report.html`, `summary.json` and the
-    rows.
+    rows. `say` is told what is being done.
     """
     data = load_data("digits")
     models = output / "models"
@@ -35,17 +38,14 @@ def run_demo(output: Path, *, seed: int = 0, device: str = "auto") -> list[dict[
     common = {"batch_size": 64, "seed": seed, "device": device}
     teacher_settings = TrainingSettings(epochs=20, selection=SelectionSettings(metric="accuracy"), **common)
     student_settings = TrainingSettings(epochs=80, selection=SelectionSettings(radius=BUDGET), **common)
+    say(f"1 of 4: training the teacher {TEACHER} on the embedded digits")
     teacher = train(TEACHER, data, teacher_settings, output=models / "teacher").model
-    students = {
-        name: distill(
-            teacher,
-            STUDENT,
-            data,
-            DistillSettings(training=student_settings, objective=objective),
-            output=models / name,
-        ).model
-        for name, objective in {"kd": METHODS["kd"], "robust": ROBUST}.items()
-    }
+    students = {}
+    for number, (name, objective) in enumerate({"kd": METHODS["kd"], "robust": ROBUST}.items(), start=2):
+        say(f"{number} of 4: distilling the student '{name}' ({STUDENT})")
+        both = DistillSettings(training=student_settings, objective=objective)
+        students[name] = distill(teacher, STUDENT, data, both, output=models / name).model
+    say("4 of 4: measuring all three under noise and attack")
     settings = EvaluationSettings(attack_examples=200, autoattack_radius=BUDGET, seed=seed, device=device)
     records = evaluate({"teacher": teacher, **students}, data, settings, output=output)
     write_report(output, output / "report.html")

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from unicodedata import category
+from unicodedata import bidirectional, category
 
 import numpy as np
 import torch
@@ -139,9 +139,15 @@ class Data:
 
 
 def unshowable(names: Sequence[str]) -> str | None:
-    """The first name with a character that a terminal or a page cannot show: a control character, half a letter."""
+    """The first name with a character that a terminal or a page cannot show: a control character, half a letter.
+
+    Marks that turn the direction of what follows are among them: with one a name can look like another.
+    """
     hidden = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of UTF-16 pairs, ends of lines and paragraphs
-    return next((name for name in names if any(category(letter) in hidden for letter in name)), None)
+    turning = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+    return next(
+        (name for name in names if any(category(c) in hidden or bidirectional(c) in turning for c in name)), None
+    )
 
 
 LARGEST_CLASSES = 100_000

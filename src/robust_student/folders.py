@@ -45,7 +45,10 @@ def read_folder(spec: Spec) -> Data:
 def _roots(folder: Path) -> dict[str, Path]:
     """The folder of each part; `train` alone is the whole folder where there are no parts."""
     train, test = folder / "train", folder / "test"
-    validation = [folder / name for name in VALIDATION if (folder / name).is_dir()][:1]
+    validation = [folder / name for name in VALIDATION if (folder / name).is_dir()]
+    if len(validation) > 1:
+        names = " and ".join(f"'{path.name}'" for path in validation)
+        raise UserError(f"data folder {folder}: {names} may both hold the validation images; keep one")
     if not train.is_dir() or not (test.is_dir() or validation):
         return {"train": folder}
     if not test.is_dir():

@@ -72,7 +72,7 @@ def check_packages(
         broken = [found for needed in of_extra if (found := _broken(needed.name, importable)) is not None]
         if broken:
             again = f"{command.replace('install', 'install --force-reinstall')} beside the installed torch"
-            findings.append(Finding("packages", "problem", f"extra {extra}: {broken[0]}", again))
+            findings.append(Finding("packages", "note", f"extra {extra}: {broken[0]}", again))
         else:
             versions = ", ".join(f"{needed.name} {version(needed.name)}" for needed in of_extra)
             findings.append(Finding("packages", "fine", f"extra {extra} ({versions})"))

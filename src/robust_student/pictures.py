@@ -74,6 +74,8 @@ def as_pixels(image: Image.Image, form: Format) -> Pixels:
     image = ImageOps.exif_transpose(image)
     if image.mode in _DEEP:
         values = np.asarray(image, np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError("NaN or infinite pixels")
         image = Image.fromarray((values * (255 / max(65535.0 if image.mode != "F" else values.max(), 1))).astype("u1"))
     image = image.convert("L" if form.channels == 1 else "RGB")
     if image.size != (form.width, form.height):

@@ -315,6 +315,17 @@ LARGEST_CONFIG = 1_000_000
 """Bytes of the largest configuration file that is parsed; examples have a few hundred."""
 
 
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which takes the last of several equal keys; this one refuses them."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        for name in names:
+            if names.count(name) > 1:
+                raise yaml.YAMLError(f"'{name}' is given twice")
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Parse a YAML file that holds a mapping; one-line UserError where it is missing or malformed."""
     if not path.is_file():
@@ -322,7 +333,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST_CONFIG:
             raise UserError(f"config {path}: larger than {LARGEST_CONFIG:,} bytes, which no settings are")
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  # a safe one
     except OSError as error:
         raise UserError(f"config {path}: cannot read it ({error.strerror})") from None
     except RecursionError:

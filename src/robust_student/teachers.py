@@ -37,7 +37,7 @@ def check_teacher(teacher: Model, validation: Examples, declared: float | None =
     With a declared accuracy (in percent; the one on the card where none is given): where that many or fewer correct
     answers would come up in less than one of 1,000 samples (100 % counts as 99.9 %). Else where the accuracy cannot be
     told from 1 / classes (at the level of 1 %), provided that the sample is large enough to tell an accuracy half-way
-    to perfect from it.
+    to perfect from it, or that a teacher half-way to perfect would do as badly in less than one of 1,000 samples.
     """
     count = min(CHECKED, len(validation))
     sample = validation.subset(stratified_sample(validation.labels, count, seed=0))
@@ -50,8 +50,9 @@ def check_teacher(teacher: Model, validation: Examples, declared: float | None =
         return correct / count
     chance = 1 / len(teacher.card.classes)
     needed = int(binom.isf(_CHANCE, count, chance)) + 1
-    telling = needed <= count and binom.sf(needed - 1, count, (1 + chance) / 2) >= 1 - _CHANCE
-    if telling and correct < needed:
+    halfway = (1 + chance) / 2
+    telling = needed <= count and binom.sf(needed - 1, count, halfway) >= 1 - _CHANCE
+    if correct < needed and (telling or binom.cdf(correct, count, halfway) < _SHORTFALL):
         raise UserError(f"{found}, no better than chance: {_HINT}")
     return correct / count
 

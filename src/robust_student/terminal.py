@@ -18,6 +18,11 @@ def finished(trained: Any, output: Path) -> None:
     print(f"model: {output}")
 
 
+def stage(text: str) -> None:
+    """What a command is at, at once even where the output goes to a file."""
+    print(text, flush=True)
+
+
 def show_search(record: dict[str, Any]) -> None:
     """The trade-off curve of a search as a table."""
     table = Table(title="search on validation", title_justify="left")

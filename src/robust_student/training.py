@@ -28,7 +28,7 @@ from robust_student.samples import split
 from robust_student.settings import DistillSettings, SelectionSettings, Settings, TrainingSettings
 from robust_student.streams import Stream
 from robust_student.supervised import LabelObjective
-from robust_student.tensors import UserError
+from robust_student.tensors import UserError, evaluating
 from robust_student.tracking import Tracking
 from robust_student.unfinished import Unfinished
 from robust_student.validation import Validation
@@ -122,6 +122,8 @@ def distill(
             require_fit(teacher, data, "teacher")
         known = as_model(teacher, data)
         model = as_model(student, data)
+        norm = Norm.named(settings.objective.norm, data.scale)
+        _require_ball_inside(settings.objective.radius, norm, data)
         compiled = training.compile and compilable(settings.objective)
         if training.compile and not compiled:
             _log.warning("compile: this objective differentiates the student twice or traces it; going on without")
@@ -132,7 +134,7 @@ def distill(
             objective = RobustStudentObjective(
                 model,
                 settings.objective,
-                norm=Norm.named(settings.objective.norm, data.scale),
+                norm=norm,
                 input_range=data.input_range,
                 precision=training.precision,
                 compiled=compiled,
@@ -162,6 +164,7 @@ def _fit(
     marks = _marks(model, data, source, recorded, teacher)
     validation = Validation(held_out, settings.selection, scale=data.scale, seed=settings.seed)
     model.to(device).train()
+    _require_gradient(model, held_out, device)
     objective, step = prepare(source, device)
     feed = Feed(
         source, batch_size=settings.batch_size, accumulate=settings.accumulate, seed=settings.seed, device=device
@@ -188,6 +191,29 @@ def _fit(
     if unfinished is not None:
         unfinished.finish(model, loop.history)
     return Trained(model, loop.history, loop.chosen)
+
+
+def _require_ball_inside(radius: float | None, norm: Norm, data: Data) -> None:
+    """Raise UserError where a ball of `radius` holds every input: a radius in other units than the inputs'."""
+    if radius is None or not data.input_range.bounded:
+        return
+    lower, upper = data.input_range
+    whole = float(norm.size(torch.full((1, *data.shape), upper - lower)))
+    if radius >= whole:
+        raise UserError(
+            f"radius: {radius:g} reaches from one end of the inputs' range [{lower:g}, {upper:g}] to the other "
+            f"({norm.name}, {whole:g}); radii are in units of the inputs, where 8 of 255 grey levels are 0.0314"
+        )
+
+
+def _require_gradient(model: Model, examples: Examples, device: torch.device) -> None:
+    """Raise UserError where no parameter can learn from the logits."""
+    with evaluating(model), torch.random.fork_rng(devices=[]), torch.enable_grad():
+        if not model(examples.floats(slice(0, 2)).to(device)).requires_grad:
+            raise UserError(
+                "model: its logits have no gradient with respect to any parameter, so it cannot learn; "
+                "look for no_grad(), detach() or frozen parameters"
+            )
 
 
 def _parts(data: Data, settings: TrainingSettings) -> tuple[Examples | Stream, Examples]:
