@@ -1,6 +1,6 @@
 #!/bin/sh
 # Reproduces the CIFAR-10 (JPEG) results of docs/results.md: teacher, plain student, robust student, full evaluation.
-# Usage: examples/cifar10.sh CIFAR_DIR OUTPUT_DIR [SEED]    (about two hours on one CPU core)
+# Usage: examples/cifar10.sh CIFAR_DIR OUTPUT_DIR [SEED]    (about two hours on one CPU core; the evaluation is most of it)
 # Interrupted, the same command goes on: finished models are left alone, an unfinished one and the evaluation continue.
 set -eu
 data="parquet:$1" out=$2 seed=${3:-0}
