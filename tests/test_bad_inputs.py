@@ -68,7 +68,7 @@ SPLIT = [text(f"photos/{name}/1.png", png()) for name in ("train/cat", "train/co
 POSTSCRIPT = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n(executed.txt) (w) file\n"
 CIFAR = [text(f"c/{name}", "") for name in ("test_batch", *(f"data_batch_{k}" for k in range(1, 6)))]
 OWN = "return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))"
-NO_GRADIENT = "net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)); net.requires_grad_(False); return net"
+NO_GRADIENT = f"m = {OWN.removeprefix('return ')}; m.register_forward_hook(lambda m, i, o: o.detach()); return m"
 POOL = "return nn.Sequential(nn.Flatten(), nn.AdaptiveAvgPool1d(10))"
 INFINITE = f"m = {OWN.removeprefix('return ')}; nn.init.constant_(m[1].bias, float('inf')); return m"
 ONE = torch.ones(1)
@@ -403,7 +403,7 @@ INTAKE = [
 ]
 
 NETWORKS = [
-    network("without gradient", "own.py:make", "no gradient with respect to any parameter", factory(NO_GRADIENT)),
+    network("cut from its parameters", "own.py:make", "no gradient with respect to any parameter", factory(NO_GRADIENT)),
     network("misspelt", "cnm", "did you mean 'cnn'?"),
     network("nothing", "''", "unknown name ''"),
     network("no width", "cnn:0", "positive whole numbers"),

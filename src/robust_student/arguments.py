@@ -57,6 +57,11 @@ def parse(arguments: Sequence[str] | None, commands: Mapping[str, type[Command]]
         raise UserError(_one_line(complaint.getvalue(), words[0] if words and words[0] in commands else None)) from None
 
 
+def command_name(arguments: Sequence[str] | None) -> str:
+    """The word that names the command, empty where there is none; without `arguments` the process's own are taken."""
+    return next(iter(sys.argv[1:] if arguments is None else arguments), "")
+
+
 def _defaults(kind: type[Command], words: list[str]) -> Command:
     """An instance to start from: YAML values over the built-in ones; MISSING where none is given."""
     path = value_of(words, "--config")

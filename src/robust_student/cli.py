@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NoReturn
 from pydantic import Field, ValidationError
 
 from robust_student import terminal
-from robust_student.arguments import Command, Config, Flat, Paths, merged, parse, value_of
+from robust_student.arguments import Command, Config, Flat, Paths, command_name, merged, parse, value_of
 from robust_student.checkup import Doctor
 from robust_student.interruption import Interrupted
 from robust_student.measuring import Certify, Evaluate
@@ -285,8 +285,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"robust-student: {interruption}", file=sys.stderr)
         raise SystemExit(128 + interruption.number) from None
     except KeyboardInterrupt:
-        name = next(iter(sys.argv[1:] if arguments is None else arguments), "")
-        more = "; the same command goes on from what is measured" if name in ("evaluate", "certify") else ""
+        resumable = command_name(arguments) in ("evaluate", "certify")
+        more = "; the same command goes on from what is measured" if resumable else ""
         print(f"robust-student: interrupted{more}", file=sys.stderr)
         raise SystemExit(130) from None
 

@@ -9,17 +9,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from robust_student import parallel
 from robust_student.objective import Terms
 from robust_student.settings import TrainingSettings
-from robust_student.tensors import UserError
 
 
 class Optimisation:
     """Optimiser and learning-rate schedule of one training."""
 
     def __init__(self, model: nn.Module, settings: TrainingSettings, steps: int) -> None:
-        """For `steps` steps of the trainable parameters of `model`; UserError where it has none."""
+        """For `steps` steps of the trainable parameters of `model`, at least one."""
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        if not self.parameters:
-            raise UserError("model: has no trainable parameters")
         rate, decay = settings.learning_rate, settings.weight_decay
         self.optimizer: torch.optim.Optimizer
         if settings.optimizer == "adamw":

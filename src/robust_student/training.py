@@ -208,6 +208,8 @@ def _require_ball_inside(radius: float | None, norm: Norm, data: Data) -> None:
 
 def _require_gradient(model: Model, examples: Examples, device: torch.device) -> None:
     """Raise UserError where no parameter can learn from the logits."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UserError("model: has no trainable parameters")
     with evaluating(model), torch.random.fork_rng(devices=[]), torch.enable_grad():
         if not model(examples.floats(slice(0, 2)).to(device)).requires_grad:
             raise UserError(
