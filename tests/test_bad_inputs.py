@@ -403,7 +403,9 @@ INTAKE = [
 ]
 
 NETWORKS = [
-    network("cut from its parameters", "own.py:make", "no gradient with respect to any parameter", factory(NO_GRADIENT)),
+    network(
+        "cut from its parameters", "own.py:make", "no gradient with respect to any parameter", factory(NO_GRADIENT)
+    ),
     network("misspelt", "cnm", "did you mean 'cnn'?"),
     network("nothing", "''", "unknown name ''"),
     network("no width", "cnn:0", "positive whole numbers"),

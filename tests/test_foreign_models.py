@@ -228,6 +228,19 @@ def test_another_size_is_another_evaluation(photos: Path, here: Path, capsys: py
     assert "other" in refused(capsys, *words, "--image-size", 16, "--teacher-input-size", 8)
 
 
+def test_changed_code_is_another_evaluation(photos: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["evaluate", "teacher=net.py:Teacher@w.pt", "--data", f"folder:{photos}", *FEW, "--device", "cpu"]
+    words += ["--image-size", 16, "--output", "out", "--shard"]
+    run(*words, "0/2")
+    rows = (here / "out" / "rows.jsonl").read_bytes() if (here / "out" / "rows.jsonl").exists() else b""
+    code = (here / "net.py").read_text()
+    (here / "net.py").write_text(code + "\n# computes something else\n")
+    assert "other" in refused(capsys, *words, "0/2")
+    (here / "net.py").write_text(code)
+    run(*words, "1/2")
+    assert not rows or (here / "out" / "rows.jsonl").read_bytes().startswith(rows)
+
+
 def test_certify_takes_the_same_specs(photos: Path, here: Path) -> None:
     torch.manual_seed(0)
     torch.save(nn.Sequential(nn.Flatten(), nn.Linear(192, 3)).state_dict(), "linear.pt")

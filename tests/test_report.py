@@ -628,6 +628,23 @@ def test_the_format_is_the_option_s_else_the_suffix_s(tmp_path: Path, capsys: py
         assert stop.value.code == 2 and reason in capsys.readouterr().err
 
 
+def test_markdown_has_the_figures_behind_the_verdicts_and_where_they_come_from(tmp_path: Path) -> None:
+    verdict = masking.judge({"zero_gradients": 0.2}, {"square_only": "AutoAttack was not run"}).as_dict()
+    save(tmp_path, files(verdicts={"kd": verdict}))
+    text = written(tmp_path, "md")
+    assert "square only: AutoAttack was not run" in text and "| zero gradients | 1 % | 10 % | 0.0 % | 20.0 % |" in text
+    assert "| evaluation | git commit | abc123 |" in text and "Realised" in text
+    assert "median estimated decision radius" in text and "not a guarantee" in text
+
+
+def test_classes_of_a_model_without_evidence_are_marked(page: Callable[..., Page], tmp_path: Path) -> None:
+    text = page(files(verdicts={"kd": FAIL})).words("classes")
+    assert "FAIL" in text and "FAIL" not in page(files()).words("classes")
+    save(tmp_path, files(verdicts={"kd": FAIL}))
+    table = written(tmp_path, "md").split("## Accuracy by class")[1].split("## Calibration")[0]
+    assert table.count("(FAIL)") == 2  # two classes under AutoAttack
+
+
 def test_names_are_not_markup_in_markdown(tmp_path: Path) -> None:
     hostile = "a|b*c*<script>[x](http://y)\n# d"
     content = files({"kd": "kd", "robust": hostile}, verdicts={"robust": FAIL})

@@ -118,7 +118,41 @@ def test_seeds_are_averaged_with_students_interval(tmp_path: Path) -> None:
 
 def test_the_same_weights_twice_are_no_second_seed(tmp_path: Path) -> None:
     folders = [folder(tmp_path / name, marked(files())) for name in ("a", "b")]
-    assert "kd has 1 different sets of weights in 2 evaluations" in " ".join(report(*folders, "--seeds")["words"])
+    found = report(*folders, "--seeds")
+    assert "kd has 1 set of weights in 2 evaluations: no interval" in " ".join(found["words"])
+    assert not any("larger than its uncertainty" in words for words in found["words"])
+    assert any("nothing is claimed, since the same weights are among them" in words for words in found["words"])
+    assert all(r["low"] is None and r["high"] is None and r["sd"] is None for r in found["records"])
+
+
+def test_a_difference_from_repeated_weights_has_no_interval(tmp_path: Path) -> None:
+    contents = [marked(files(), suffix=str(k)) for k in range(2)]
+    for content in contents:
+        content["evaluation.json"]["fingerprint"]["models"]["kd"] = "always the same"
+    found = report(*(folder(tmp_path / f"s{k}", content) for k, content in enumerate(contents)), "--seeds")
+    known = {(r["model"], r["metric"]): r["low"] for r in found["records"] if r["perturbation"] == "none"}
+    assert known["robust", "accuracy_minus_kd"] is None and known["kd", "accuracy"] is None
+    assert known["robust", "accuracy"] is not None
+
+
+def test_scores_over_seeds_keep_their_unit_and_say_what_was_measured(tmp_path: Path) -> None:
+    contents = [marked(files(), suffix=str(k)) for k in range(2)]
+    (record,) = find(contents[0]["summary.json"], "kd", "brier_score")
+    folders = [str(folder(tmp_path / f"s{k}", content)) for k, content in enumerate(contents)]
+    main(["report", *folders, "--seeds", "--format", "markdown"])
+    page = (tmp_path / "s0" / "seeds.md").read_text()
+    assert "Mean Brier score over 2 seeds" in page and f"{record['value']:.3f} (0.000)" in page
+    assert "s1: teacher, kd, robust on digits, 40 of 400 test examples, 40 under attack, evaluation seed 7." in page
+
+
+def test_figures_that_are_no_evidence_are_marked_side_by_side(tmp_path: Path) -> None:
+    folders = folder(tmp_path / "a", marked(files())), folder(tmp_path / "b", marked(files(verdicts={"kd": FAIL})))
+    main(["report", *map(str, folders), "--compare", "--format", "markdown"])
+    table = (folders[0] / "comparison.md").read_text().split("## Accuracy")[1].split("## Masking")[0]
+    (line,) = [line for line in table.splitlines() if "AutoAttack" in line]
+    assert line.count("(FAIL), n = 40") == 1 and line.count("n = 40") == 6
+    (clean,) = [line for line in table.splitlines() if line.startswith("| Clean")]
+    assert "FAIL" not in clean
 
 
 def test_models_that_some_seeds_lack_are_left_out_and_named(two: tuple[Path, Path]) -> None:

@@ -181,6 +181,11 @@ class Evidence:
         gain = found is not None and found.estimate.value > 0
         return model in self.alarms or not gain or (baseline is not None and baseline["level"] == "FAIL")
 
+    def mark(self, model: str, at: Place) -> str:
+        """What stands beside a figure under attack whose masking verdict is not PASS."""
+        attack, verdict = at[0].startswith(("pgd_", "autoattack_")), self.masking(model)
+        return f" ({verdict['level']})" if attack and verdict and verdict["level"] != "PASS" else ""
+
     def said(self, model: str, at: Place) -> str:
         """In words whether the model's difference from the baseline is larger than its uncertainty."""
         found = self.difference(model, at)

@@ -1,5 +1,6 @@
 """A network from the user's own code, `pkg.module:factory` or `file.py:factory`, and whose code may be called."""
 
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -54,16 +55,12 @@ def require_own(spec: str, run: Path) -> None:
     Loading such a run would call that code. The user's own is a file below the current directory, from which Python
     imports too, that is neither inside the run itself nor an installed package. Nothing is imported to find out.
     """
-    module_name = spec.rpartition(":")[0]
-    file = Path(module_name) if module_name.endswith(".py") else _file_of(module_name)
+    file = _source(spec)
     why = "it is not below the current directory"
     if file is not None and file.resolve().is_relative_to(Path.cwd()):
-        installed = {
-            Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")
-        }
         if file.resolve().is_relative_to(run.resolve()):
             why = "it came with the run"
-        elif any(file.resolve().is_relative_to(folder) for folder in installed):
+        elif _installed(file):
             why = "it is an installed package"
         else:
             return
@@ -71,6 +68,38 @@ def require_own(spec: str, run: Path) -> None:
         f"model {run}: its network is the code {spec}, which is not called unasked, for {why}; "
         "where you trust it, say so (--trust, or trust=True in Python)"
     )
+
+
+def code_digest(network: nn.Module, spec: str | None) -> str | None:
+    """SHA-256 of the user's own source files behind a network; None where there are none.
+
+    They are the factory's that `spec` names and those of the classes of its modules, without installed packages and
+    this one: weights alone do not tell what a network computes.
+    """
+    forwards = [getattr(type(module).forward, "__code__", None) for module in network.modules()]
+    files = {Path(code.co_filename) for code in forwards if code is not None}
+    files |= {file for file in (_source(spec) if spec is not None else None,) if file is not None}
+    package = Path(__file__).resolve().parent
+    own = sorted(
+        {
+            hashlib.sha256(file.read_bytes()).hexdigest()
+            for file in files
+            if file.is_file() and not _installed(file) and not file.resolve().is_relative_to(package)
+        }
+    )
+    return hashlib.sha256(" ".join(own).encode()).hexdigest() if own else None
+
+
+def _source(spec: str) -> Path | None:
+    """The file that holds the factory of a spec."""
+    module_name = spec.rpartition(":")[0]
+    return Path(module_name) if module_name.endswith(".py") else _file_of(module_name)
+
+
+def _installed(file: Path) -> bool:
+    """Whether a file is one of Python's or of an installed package."""
+    places = (sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+    return any(file.resolve().is_relative_to(Path(place).resolve()) for place in places)
 
 
 def _file_of(module_name: str) -> Path | None:

@@ -9,6 +9,8 @@ from robust_student.evidence import Evidence
 from robust_student.pages import number, percent
 from robust_student.sections import Document, Section, Table
 
+MASKING_HEAD = ("Model", "Verdict", "Reasons", "Not run")
+"""What the cells of `masking_rows` are."""
 REPORT_SCHEMA = 1
 """Version of the format of a report in JSON."""
 
@@ -25,6 +27,7 @@ def document(e: Evidence, c: Certificates | None = None) -> Document:
         *([e.spared] if e.spared else []),
     ]
     sections = [_masking(e), _accuracies(e), _differences(e), _classes(e), _calibration(e), _corruptions(e), _costs(e)]
+    sections += [_noise(e), _radii(e), _provenance(e)]
     sections += [] if c is None else certificate_sections(c)
     return Document(f"Robustness report: {data}", words, [section for section in sections if section is not None])
 
@@ -92,31 +95,50 @@ def plain_spaces(text: str) -> str:
     return text.replace("\u00a0", " ")
 
 
+def sample_words(label: str, e: Evidence) -> str:
+    """Which models of an evaluation were measured on what."""
+    sample, source = e.details["sample"], e.details["provenance"]
+    return (
+        f"{label}: {', '.join(e.styles)} on {source.get('data', 'unnamed data')}, {sample['examples']:,} of "
+        f"{sample['test']:,} {e.split} examples, {sample['attacked']:,} under attack, evaluation seed "
+        f"{source.get('seed', 'unknown')}."
+    )
+
+
 def masking_rows(e: Evidence, before: Sequence[str] = ()) -> list[list[str]]:
-    """(model, verdict, reasons) of every model, after the cells in `before`."""
+    """(model, verdict, reasons, checks that could not run) of every model, after the cells in `before`."""
     rows = []
     for name in e.styles:
-        verdict = e.masking(name)
-        said = ["not attacked", ""] if verdict is None else [verdict["level"], "; ".join(verdict["reasons"]) or "none"]
+        verdict: dict[str, Any] = dict(e.masking(name) or {})
+        said = ["not attacked", "", ""]
+        if verdict:
+            lacking = (f"{check.replace('_', ' ')}: {why}" for check, why in verdict.get("not_run", {}).items())
+            said = [verdict["level"], "; ".join(verdict["reasons"]) or "none", "; ".join(lacking) or "-"]
         rows.append([*before, name, *said])
     return rows
 
 
 def _masking(e: Evidence) -> Section:
     words = ["May the figures under attack be believed? WARN: doubtful; FAIL: they are no evidence of robustness."]
-    return Section("Masking verdict", words, (), [Table("Verdicts.", ["Model", "Verdict", "Reasons"], masking_rows(e))])
+    tables = [Table("What was found, and which checks could not run.", MASKING_HEAD, masking_rows(e))]
+    verdicts: dict[str, dict[str, Any]] = {name: dict(e.masking(name) or {}) for name in e.styles}
+    rows = []
+    for figure in e.figures_of_masking:
+        check = e.check(figure)
+        limits = ["-" if limit is None else f"{100 * limit:g} %" for limit in (check.warn, check.fail)] if check else []
+        found = [verdicts[name].get(figure) for name in e.styles]
+        cells = ["-" if value is None else f"{100 * value:.1f} %" if check else number(value, "g") for value in found]
+        rows.append([figure.replace("_", " "), *(limits or ["-", "-"]), *cells])
+    caption = "The figures behind it, shares of the examples that each check looked at."
+    tables += [Table(caption, ["Check", "WARN above", "FAIL above", *e.styles], rows)] if rows else []
+    return Section("Masking verdict", words, (), tables)
 
 
 def _accuracies(e: Evidence) -> Section:
     names = list(e.styles)
     rows = []
     for at in e.plain_plan:
-        attack = at[0].startswith(("pgd_", "autoattack_"))
-        cells = []
-        for name in names:
-            verdict = e.masking(name)
-            mark = f" ({verdict['level']})" if attack and verdict and verdict["level"] != "PASS" else ""
-            cells.append(percent(e.get(name, "accuracy", *at)) + mark)
+        cells = [percent(e.get(name, "accuracy", *at)) + e.mark(name, at) for name in names]
         rows.append([e.place(at), e.counts(at), *cells])
     caption = f"Accuracy on the {e.split} split in percent with 95 % Wilson intervals."
     return Section("Accuracy", (), (), [Table(caption, ["Perturbation", "n", *names], rows)])
@@ -152,7 +174,10 @@ def _classes(e: Evidence) -> Section | None:
     for at in e.main_places:
         rows = [
             [classes[label] if label < len(classes) else str(label)]
-            + [f"{percent(found[name])}, n = {found[name]['n']}" if name in found else "-" for name in names]
+            + [
+                f"{percent(found[name])}{e.mark(name, at)}, n = {found[name]['n']}" if name in found else "-"
+                for name in names
+            ]
             for label, found in e.by_class(at).items()
         ]
         caption = f"{e.place(at)}: accuracy by true class on the {e.split} split, hardest class first."
@@ -215,3 +240,37 @@ def _costs(e: Evidence) -> Section:
         rows.append([name, *("-" if r is None or r["value"] is None else f"{r['value']:,.6g}" for r in found)])
     head = ["Model", "Parameters", "MACs", "File size (bytes)", "Latency (ms)"]
     return Section("Size and speed", (), (), [Table("Of one example.", head, rows)])
+
+
+def _noise(e: Evidence) -> Section | None:
+    """What SNR the noise had after clipping; the same noise for every model."""
+    name, rows = next(iter(e.styles)), []
+    for at in e.plan("gaussian_snr_db"):
+        realised, excluded = e.get(name, "mean_realised_snr_db", *at), e.get(name, "excluded_examples", *at)
+        shown = "-" if realised is None or realised["value"] is None else f"{number(realised['value'], '.1f')} dB"
+        count = "-" if excluded is None or excluded["value"] is None else number(excluded["value"], "g")
+        rows.append([e.place(at), e.counts(at), shown, count])
+    caption = f"SNR after clipping to the range of the inputs, mean over the {e.split} examples of some power."
+    head = ["Asked for", "n", "Realised", "Excluded examples"]
+    return Section("Noise", (), (), [Table(caption, head, rows)]) if rows else None
+
+
+def _radii(e: Evidence) -> Section | None:
+    names = list(e.styles)
+    metrics = dict.fromkeys(r["metric"] for r in e.records if r["metric"].startswith("median_estimated_"))
+    rows = [[m.replace("_", " "), *(_scaled(e.get(name, m), 1.0, ".4g") for name in names)] for m in metrics]
+    caption = f"On the {e.split} split. Estimated at first order from the gradient at each example: not a guarantee."
+    return Section("Estimated radii", (), (), [Table(caption, ["Figure", *names], rows)]) if rows else None
+
+
+def _provenance(e: Evidence) -> Section:
+    """Where the numbers come from; the settings whole are in JSON and HTML."""
+    named = ("version", "git_commit", "torch", "python", "hardware", "seed", "created", "source")
+    source, models = e.details["provenance"], e.details["models"]
+    rows = [["evaluation", name.replace("_", " "), str(source[name])] for name in named if name in source]
+    for model, described in models.items():
+        card = described["card"]
+        facts = {name: card[name] for name in ("network", "sha256") if card.get(name)}
+        facts |= {name: value for name, value in (card.get("provenance") or {}).items() if name in named}
+        rows += [[model, name.replace("_", " "), str(value)] for name, value in facts.items()]
+    return Section("Provenance", (), (), [Table("Where each number comes from.", ["Of", "Fact", "Value"], rows)])

@@ -8,13 +8,15 @@ import numpy as np
 
 from robust_student.evidence import Evidence
 from robust_student.intervals import mean_of_runs
-from robust_student.overview import REPORT_SCHEMA, plain_spaces
+from robust_student.overview import REPORT_SCHEMA, plain_spaces, sample_words
 from robust_student.pages import number
 from robust_student.sections import Document, Section, Table
 from robust_student.tensors import UserError
 
 SHARES = ("accuracy", "worst_class_accuracy", "mean_corruption_accuracy")
 """Metrics whose intervals over seeds are cut at 0 and 1."""
+SCORES = ("negative_log_likelihood", "brier_score")
+"""Metrics that are shown as they are, not times 100."""
 COUNTED = ("parameters", "macs", "file_size", "latency", "excluded_examples")
 """Metrics that say nothing about a seed."""
 
@@ -70,7 +72,7 @@ def check(evaluations: Mapping[str, Evidence]) -> None:
 
 def numbers(evaluations: Mapping[str, Evidence]) -> dict[str, Any]:
     """Everything that the document shows, as plain values."""
-    records = merge([e.records for e in evaluations.values()])
+    records = _records(evaluations)
     reference = next(iter(evaluations.values()))
     said = [plain_spaces(_said(r, reference)) for r in records if r["metric"].startswith("accuracy_minus_")]
     sources = {label: e.details["provenance"] for label, e in evaluations.items()}
@@ -80,7 +82,7 @@ def numbers(evaluations: Mapping[str, Evidence]) -> dict[str, Any]:
 
 def document(evaluations: Mapping[str, Evidence]) -> Document:
     """The figures over seeds."""
-    records = merge([e.records for e in evaluations.values()])
+    records = _records(evaluations)
     reference = next(iter(evaluations.values()))
     words = [
         f"Mean over {len(evaluations)} evaluations ({', '.join(evaluations)}) on the {reference.split} split, sd over "
@@ -95,8 +97,8 @@ def document(evaluations: Mapping[str, Evidence]) -> Document:
         "accuracy": "accuracy in percent",
         "worst_class_accuracy": "accuracy on the worst class in percent",
         "expected_calibration_error": "expected calibration error in points",
-        "negative_log_likelihood": "negative log-likelihood in nats, times 100",
-        "brier_score": "Brier score, times 100",
+        "negative_log_likelihood": "negative log-likelihood in nats",
+        "brier_score": "Brier score",
     }
     tables = [_table(metric, title, records, reference) for metric, title in titles.items()]
     differences = list(dict.fromkeys(r["metric"] for r in compared))
@@ -108,6 +110,7 @@ def document(evaluations: Mapping[str, Evidence]) -> Document:
         "Several seeds: " + str(reference.details["provenance"].get("data", "unnamed data")),
         [*words, *_caveats(evaluations)],
         [
+            Section("What is averaged", (), [sample_words(label, e) for label, e in evaluations.items()]),
             *([Section("Differences", (), findings, [table for table in pairs if table])] if compared else []),
             Section("Figures", (), (), [table for table in tables if table]),
         ],
@@ -121,36 +124,62 @@ def _table(metric: str, title: str, records: Sequence[Mapping[str, Any]], refere
     places = [at for at in reference.plan("") if any(place == at for place, _ in found)]
     if not found:
         return None
-    rows = [[reference.place(at), *(_cell(found.get((at, name))) for name in names)] for at in places]
+    factor, form = (1.0, ".3f") if metric in SCORES else (100.0, ".1f")
+    rows = [[reference.place(at), *(_cell(found.get((at, name)), factor, form) for name in names)] for at in places]
     seeds = next(iter(found.values()))["seeds"]
     caption = f"Mean {title} over {seeds} seeds (sd) [95 % t interval], {reference.split} split."
     return Table(caption, ["Perturbation", *names], rows)
 
 
-def _cell(record: Mapping[str, Any] | None) -> str:
+def _cell(record: Mapping[str, Any] | None, factor: float, form: str) -> str:
     if record is None:
         return "-"
     doubt = f" {record['verdict']}" if record["verdict"] in ("WARN", "FAIL") else ""
-    spread = "" if record["sd"] is None else f" ({number(100 * record['sd'], '.1f')})"
-    whole = (
-        ""
-        if record["low"] is None
-        else f" [{number(100 * record['low'], '.1f')}, {number(100 * record['high'], '.1f')}]"
+    mean, sd, low, high = (
+        None if record[name] is None else number(factor * record[name], form) for name in ("mean", "sd", "low", "high")
     )
-    return f"{number(100 * record['mean'], '.1f')}{spread}{whole}{doubt}"
+    spread = "" if sd is None else f" ({sd})"
+    whole = "" if low is None else f" [{low}, {high}]"
+    return f"{mean}{spread}{whole}{doubt}"
 
 
 def _said(record: Mapping[str, Any], reference: Evidence) -> str:
     """In words whether a mean difference is larger than its spread over seeds."""
     rival = record["metric"].removeprefix("accuracy_minus_")
     where = reference.where((record["perturbation"], record["setting"]))
-    size, low, high = (number(100 * record[end], "+.1f") for end in ("mean", "low", "high"))
-    evidence = f"{size} points [{low}, {high}] over {record['seeds']} seeds, sd {100 * record['sd']:.1f}"
+    size = number(100 * record["mean"], "+.1f")
     doubt = f"; no evidence: masking verdict {record['verdict']}" if record["verdict"] in ("WARN", "FAIL") else ""
+    if record["low"] is None:
+        return (
+            f"{record['model']} minus {rival} {where}: {size} points over {record['seeds']} evaluations; nothing is "
+            f"claimed, since the same weights are among them{doubt}"
+        )
+    low, high = (number(100 * record[end], "+.1f") for end in ("low", "high"))
+    evidence = f"{size} points [{low}, {high}] over {record['seeds']} seeds, sd {100 * record['sd']:.1f}"
     if record["low"] > 0 or record["high"] < 0:
         side = "above" if record["mean"] > 0 else "below"
         return f"{record['model']} is {side} {rival} {where}: {evidence}; larger than its uncertainty{doubt}"
     return f"{record['model']} and {rival} are not distinguishable {where}: {evidence}{doubt}"
+
+
+def _records(evaluations: Mapping[str, Evidence]) -> list[dict[str, Any]]:
+    """The merged figures; without spread and interval where some evaluations share weights, which are no new seeds."""
+    repeated = _repeated(evaluations)
+    records = merge([e.records for e in evaluations.values()])
+    for record in records:
+        if {record["model"], record["metric"].removeprefix("accuracy_minus_")} & set(repeated):
+            record |= {"sd": None, "low": None, "high": None}
+    return records
+
+
+def _repeated(evaluations: Mapping[str, Evidence]) -> dict[str, int]:
+    """Models that have the same weights in several evaluations, and how many different sets of weights they have."""
+    found = {}
+    for name in _shared(evaluations):
+        digests = [e.weights(name) for e in evaluations.values() if e.weights(name) is not None]
+        if len(set(digests)) < len(digests):
+            found[name] = len(set(digests))
+    return found
 
 
 def _shared(evaluations: Mapping[str, Evidence]) -> list[str]:
@@ -164,13 +193,11 @@ def _caveats(evaluations: Mapping[str, Evidence]) -> list[str]:
     shared = _shared(evaluations)
     missing = dict.fromkeys(name for e in evaluations.values() for name in e.styles if name not in shared)
     words = [f"Left out, since not every evaluation has them: {', '.join(missing)}."] if missing else []
-    for name in shared:
-        digests = [e.weights(name) for e in evaluations.values() if e.weights(name) is not None]
-        if len(set(digests)) < len(digests):
-            words.append(
-                f"{name} has {len(set(digests))} different sets of weights in {len(digests)} evaluations: its spread "
-                "is not that of training."
-            )
+    words += [
+        f"{name} has {count} set{'' if count == 1 else 's'} of weights in {len(evaluations)} evaluations: no interval "
+        "is given for it, since the same weights again are no further seed."
+        for name, count in _repeated(evaluations).items()
+    ]
     return words
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from robust_student.comparison import Difference, adjust, in_words, p_text, paired, unpaired
 from robust_student.evidence import Evidence, Place
-from robust_student.overview import REPORT_SCHEMA, masking_rows, plain_spaces
+from robust_student.overview import MASKING_HEAD, REPORT_SCHEMA, masking_rows, plain_spaces, sample_words
 from robust_student.pages import number, percent
 from robust_student.results import answers, shared_answers
 from robust_student.sections import Document, Section, Table
@@ -94,7 +94,7 @@ def document(evaluations: Mapping[str, Evidence]) -> Document:
         "Wilson interval. Models of the later evaluations are compared with the first one’s model of the same name, "
         "else with its baseline."
     ]
-    findings = [f"{_sample_words(label, evidence)}" for label, evidence in evaluations.items()]
+    findings = [sample_words(label, evidence) for label, evidence in evaluations.items()]
     findings += _setting_words(evaluations)
     masking = [row for label, e in evaluations.items() for row in masking_rows(e, [label])]
     return Document(
@@ -105,7 +105,7 @@ def document(evaluations: Mapping[str, Evidence]) -> Document:
             _difference_section(pairs, reference),
             Section("Accuracy", (), (), [_accuracies(evaluations)]),
             Section(
-                "Masking verdict", (), (), [Table("Verdicts.", ["Evaluation", "Model", "Verdict", "Reasons"], masking)]
+                "Masking verdict", (), (), [Table("By evaluation and model.", ["Evaluation", *MASKING_HEAD], masking)]
             ),
         ],
     )
@@ -178,21 +178,14 @@ def _accuracies(evaluations: Mapping[str, Evidence]) -> Table:
         cells = []
         for label, name in columns:
             record = evaluations[label].get(name, "accuracy", *at)
-            cells.append("-" if record is None else f"{percent(record)}, n = {record['n']:,}")
+            cells.append(
+                "-" if record is None else f"{percent(record)}{evaluations[label].mark(name, at)}, n = {record['n']:,}"
+            )
         if any(cell != "-" for cell in cells):
             rows.append([next(iter(evaluations.values())).place(at), *cells])
     split = next(iter(evaluations.values())).split
     caption = f"Accuracy in percent on the {split} split; columns: model (evaluation)."
     return Table(caption, ["Perturbation", *(f"{name} ({label})" for label, name in columns)], rows)
-
-
-def _sample_words(label: str, e: Evidence) -> str:
-    sample, source = e.details["sample"], e.details["provenance"]
-    return (
-        f"{label}: {', '.join(e.styles)} on {source.get('data', 'unnamed data')}, {sample['examples']:,} of "
-        f"{sample['test']:,} {e.split} examples, {sample['attacked']:,} under attack, evaluation seed "
-        f"{source.get('seed', 'unknown')}."
-    )
 
 
 def _setting_words(evaluations: Mapping[str, Evidence]) -> list[str]:
