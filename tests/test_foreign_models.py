@@ -230,7 +230,7 @@ def test_another_size_is_another_evaluation(photos: Path, here: Path, capsys: py
 
 def test_changed_code_is_another_evaluation(photos: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["evaluate", "teacher=net.py:Teacher@w.pt", "--data", f"folder:{photos}", *FEW, "--device", "cpu"]
-    words += ["--image-size", 16, "--output", "out", "--shard"]
+    words += ["--image-size", "16", "--output", "out", "--shard"]
     run(*words, "0/2")
     rows = (here / "out" / "rows.jsonl").read_bytes() if (here / "out" / "rows.jsonl").exists() else b""
     code = (here / "net.py").read_text()

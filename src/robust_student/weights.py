@@ -1,6 +1,7 @@
 """Weights that were saved elsewhere: a user's own state_dict, read without running anything that is in the file."""
 
 import pickle
+import textwrap
 import re
 import warnings
 import zipfile
@@ -106,7 +107,7 @@ def _read(path: Path) -> Any:
             f"weights {path}: refused, it holds {what}, and reading that could run code; save model.state_dict() alone"
         ) from None
     except Exception as error:  # its unpickler raises whatever a damaged file makes an index or struct raise
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = textwrap.shorten(str(error), 160, placeholder=" ...") or type(error).__name__
         raise UserError(f"weights {path}: not a file of torch.save ({reason})") from None
 
 
