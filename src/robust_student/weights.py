@@ -1,8 +1,8 @@
 """Weights that were saved elsewhere: a user's own state_dict, read without running anything that is in the file."""
 
 import pickle
-import textwrap
 import re
+import textwrap
 import warnings
 import zipfile
 from collections.abc import Mapping
