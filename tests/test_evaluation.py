@@ -576,6 +576,7 @@ def test_a_last_line_that_was_cut_is_repaired(
     rows = tmp_path / "out" / ROWS
     rows.write_bytes(rows.read_bytes()[:-cut])
     records = run(tmp_path / "out")
+    assert rows.read_bytes().count(b"\n") == (finished / ROWS).read_bytes().count(b"\n")
     assert lines_of(tmp_path / "out") == lines_of(finished)
     assert timeless(records) == timeless(read_json(finished / SUMMARY))
 

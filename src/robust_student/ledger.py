@@ -106,7 +106,7 @@ class Ledger:
         A shard measures its own batches only, in the same batches as a single process, and returns what it has; the
         process without a shard collects the rows of all shards in one file at the end.
         """
-        groups, turn = group(self._saved()), itertools.count()
+        groups, turn, torn = group(self._saved()), itertools.count(), False
         rows_file = self.output / (ROWS if self.shard is None else self.shard.rows)
         with _progress() as progress:
             task = progress.add_task("", total=sum(cell.count for cells in plans.values() for cell in cells))
@@ -118,7 +118,9 @@ class Ledger:
                     for part in parts(cell.count, batch_size):
                         indices = sample.positions[part].tolist()
                         mine = self.shard is None or next(turn) % self.shard.count == self.shard.index
-                        if mine and not all(index in done for index in indices):
+                        there = sum(index in done for index in indices)
+                        if mine and there < len(indices):
+                            torn = torn or there > 0  # a crash in the middle of a write: rows of it come twice
                             logits = None if sample.teacher_logits is None else sample.teacher_logits[part]
                             rows = cell.run(
                                 model, Batch(name, indices, sample.inputs[part], sample.labels[part], logits)
@@ -126,7 +128,7 @@ class Ledger:
                             append_jsonl(rows_file, [asdict(row) for row in rows])
                             done.update({row.index: row for row in rows})
                         progress.advance(task, len(indices))
-        if self.shard is None:
+        if self.shard is None and (torn or self._shards()):
             self._collect()
         order = sample.positions.tolist()
         found = {}
@@ -153,8 +155,6 @@ class Ledger:
     def _collect(self) -> None:
         """All rows in one file, each once; then the shards' files can go."""
         shards = self._shards()
-        if not shards:
-            return
         rows = {(row.model, row.perturbation, row.setting, row.index): row for row in self._saved()}
         write_atomically(self.output / ROWS, "".join(json.dumps(asdict(row)) + "\n" for row in rows.values()).encode())
         for path in shards:
