@@ -2,9 +2,9 @@
 
     python benchmarks/agreement.py --run RUN_DIR --data mnist:DIR --linf 0.1 --l2 1.0 --examples 200
 
-PGD: ours (log-odds and margin, 50 steps together) and foolbox's LinfPGD and L2PGD (cross-entropy, 50 steps, same step size), accuracy
-under attack and how many verdicts differ in either direction. Minimum norm, L2: ours (PGD by bisection, FAB) and
-foolbox's DDN.
+PGD: ours (log-odds and margin, 50 steps together) and foolbox's LinfPGD and L2PGD (cross-entropy, 50 steps, same step
+size), accuracy under attack and how many verdicts differ in either direction. Minimum norm, L2: ours (PGD by bisection,
+FAB) and foolbox's DDN.
 """
 
 import argparse
