@@ -41,7 +41,7 @@ def parse(arguments: Sequence[str] | None, commands: Mapping[str, type[Command]]
 
     Without `arguments` the process's own are taken.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = _words(arguments)
     defaults = {name: _defaults(kind, words[1:] if words[:1] == [name] else []) for name, kind in commands.items()}
     union = tyro.extras.subcommand_type_from_defaults(
         defaults, {name: kind.__doc__ or "" for name, kind in commands.items()}, prefix_names=False
@@ -59,7 +59,11 @@ def parse(arguments: Sequence[str] | None, commands: Mapping[str, type[Command]]
 
 def command_name(arguments: Sequence[str] | None) -> str:
     """The word that names the command, empty where there is none; without `arguments` the process's own are taken."""
-    return next(iter(sys.argv[1:] if arguments is None else arguments), "")
+    return next(iter(_words(arguments)), "")
+
+
+def _words(arguments: Sequence[str] | None) -> list[str]:
+    return list(sys.argv[1:] if arguments is None else arguments)
 
 
 def _defaults(kind: type[Command], words: list[str]) -> Command:

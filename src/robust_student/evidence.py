@@ -28,6 +28,7 @@ from robust_student.results import (
     Row,
     find,
     group,
+    is_attack,
 )
 from robust_student.saved import Attacked, Details, Example, Masking, Record, Search
 from robust_student.tensors import UserError
@@ -175,7 +176,7 @@ class Evidence:
         So does any doubt about the model, and a FAIL of the baseline. A baseline that is merely doubtful (WARN) can
         only be weaker than measured, so a gain over it is not overstated: that comparison stands.
         """
-        if not at[0].startswith(("pgd_", "autoattack_")) or not {model, self.baseline} & set(self.alarms):
+        if not is_attack(at[0]) or not {model, self.baseline} & set(self.alarms):
             return False
         found, baseline = self.difference(model, at), self._alarm(str(self.baseline))
         gain = found is not None and found.estimate.value > 0
@@ -183,8 +184,8 @@ class Evidence:
 
     def mark(self, model: str, at: Place) -> str:
         """What stands beside a figure under attack whose masking verdict is not PASS."""
-        attack, verdict = at[0].startswith(("pgd_", "autoattack_")), self.masking(model)
-        return f" ({verdict['level']})" if attack and verdict and verdict["level"] != "PASS" else ""
+        doubt = self._alarm(model) if is_attack(at[0]) else None
+        return f" ({doubt['level']})" if doubt else ""
 
     def said(self, model: str, at: Place) -> str:
         """In words whether the model's difference from the baseline is larger than its uncertainty."""

@@ -76,18 +76,18 @@ def code_digest(network: nn.Module, spec: str | None) -> str | None:
     They are the factory's that `spec` names and those of the classes of its modules, without installed packages and
     this one: weights alone do not tell what a network computes.
     """
-    forwards = [getattr(type(module).forward, "__code__", None) for module in network.modules()]
-    files = {Path(code.co_filename) for code in forwards if code is not None}
-    files |= {file for file in (_source(spec) if spec is not None else None,) if file is not None}
+    factory = None if spec is None else _source(spec)
+    files = set() if factory is None else {factory}
+    for kind in {type(module) for module in network.modules()}:
+        code = getattr(kind.forward, "__code__", None)  # none: compiled
+        if code is not None:
+            files.add(Path(code.co_filename))
     package = Path(__file__).resolve().parent
-    own = sorted(
-        {
-            hashlib.sha256(file.read_bytes()).hexdigest()
-            for file in files
-            if file.is_file() and not _installed(file) and not file.resolve().is_relative_to(package)
-        }
-    )
-    return hashlib.sha256(" ".join(own).encode()).hexdigest() if own else None
+    own = [
+        file for file in files if file.is_file() and not _installed(file) and not file.resolve().is_relative_to(package)
+    ]
+    checksums = sorted({hashlib.sha256(file.read_bytes()).hexdigest() for file in own})
+    return hashlib.sha256(" ".join(checksums).encode()).hexdigest() if own else None
 
 
 def _source(spec: str) -> Path | None:

@@ -118,9 +118,9 @@ class Ledger:
                     for part in parts(cell.count, batch_size):
                         indices = sample.positions[part].tolist()
                         mine = self.shard is None or next(turn) % self.shard.count == self.shard.index
-                        there = sum(index in done for index in indices)
-                        if mine and there < len(indices):
-                            torn = torn or there > 0  # a crash in the middle of a write: rows of it come twice
+                        missing = [index for index in indices if index not in done] if mine else []
+                        if missing:
+                            torn |= len(missing) < len(indices)  # a crash within a write: rows of it will come twice
                             logits = None if sample.teacher_logits is None else sample.teacher_logits[part]
                             rows = cell.run(
                                 model, Batch(name, indices, sample.inputs[part], sample.labels[part], logits)

@@ -122,7 +122,7 @@ def summarise(
             records.append(record(common, median(radii), "order_statistics95", len(radii)))
             continue
         common["unit"] = _unit(perturbation)
-        verdict = verdicts.get(model) if perturbation.startswith(("pgd_", "autoattack_")) else None
+        verdict = verdicts.get(model) if is_attack(perturbation) else None
         records += _accuracies(common, rows, verdict)
         rival = groups.get((baseline, perturbation, setting)) if baseline and model != baseline else None
         if rival is not None:
@@ -217,6 +217,11 @@ def _corruption_records(
 
 COST_UNITS = {"parameters": "count", "macs": "count", "file_size": "bytes", "latency": "ms"}
 """Metrics of size and speed with their units; MACs and latency are of one example."""
+
+
+def is_attack(perturbation: str) -> bool:
+    """Whether accuracies under a perturbation need a masking verdict."""
+    return perturbation.startswith(("pgd_", "autoattack_"))
 
 
 def find(records: Iterable[Mapping[str, Any]], model: str, metric: str, perturbation: str = "none") -> list[Any]:

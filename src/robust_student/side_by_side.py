@@ -8,7 +8,7 @@ from robust_student.comparison import Difference, adjust, in_words, p_text, pair
 from robust_student.evidence import Evidence, Place
 from robust_student.overview import MASKING_HEAD, REPORT_SCHEMA, masking_rows, plain_spaces, sample_words
 from robust_student.pages import number, percent
-from robust_student.results import answers, shared_answers
+from robust_student.results import answers, is_attack, shared_answers
 from robust_student.sections import Document, Section, Table
 from robust_student.tensors import UserError
 
@@ -63,7 +63,7 @@ def _pairs(first: tuple[str, str], mine: Evidence, second: tuple[str, str], its:
                 difference = paired(*shared)
             else:
                 difference = unpaired(list(answers(rows[0]).values()), list(answers(rows[1]).values()))
-            doubts = _doubts(first, mine, second, its) if at[0].startswith(("pgd_", "autoattack_")) else ()
+            doubts = _doubts(first, mine, second, its) if is_attack(at[0]) else ()
             suites = mine.details["autoattack_suite"], its.details["autoattack_suite"]
             if at[0].startswith("autoattack_") and suites[0] != suites[1]:
                 doubts += (f"AutoAttack suites {suites[0]} and {suites[1]} differ",)
