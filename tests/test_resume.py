@@ -21,7 +21,7 @@ from robust_student.checkpoints import FOLDER, Checkpoints
 from robust_student.cli import main
 from robust_student.files import write_atomically
 from robust_student.interruption import Interrupted, Wish
-from robust_student.runs import METRICS, TRAINING, load
+from robust_student.runs import METRICS, TRAINING, as_model, load
 from robust_student.settings import (
     METHODS,
     AugmentationSettings,
@@ -245,6 +245,42 @@ def test_an_unfinished_directory_says_what_it_is_of(tmp_path: Path) -> None:
     Unfinished(tmp_path / "run", {"settings": {"seed": 1}}, 1.0)
     assert json.loads((tmp_path / "run" / TRAINING).read_text()) == {"settings": {"seed": 1}}
     assert "unfinished" in message_of(lambda: load(tmp_path / "run"))
+
+
+NET = """
+from torch import nn
+def small(input_shape, num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.{activation}(), nn.Linear(4, num_classes))
+"""
+
+
+@pytest.mark.parametrize("whose", ["network_code", "teacher_code"])
+def test_changed_code_of_a_network_is_another_training(
+    whose: str, killing: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights have the same names and shapes, and the teacher the same values."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("student.py", "teacher.py"):
+        Path(name).write_text(NET.format(activation="ReLU"))
+    torch.manual_seed(0)
+    weights = as_model("teacher.py:small", DATA).state_dict()
+
+    def attempt() -> Trained:
+        teacher = as_model("teacher.py:small", DATA)
+        teacher.load_state_dict(weights)
+        both = DistillSettings(training=EVERY_STEP, objective=METHODS["kd"])
+        return distill(teacher, "student.py:small", DATA, both, output=Path("run"))
+
+    killing.append(4)
+    with pytest.raises(Killed):
+        attempt()
+    edited = Path("student.py" if whose == "network_code" else "teacher.py")
+    edited.write_text(NET.format(activation="Tanh"))
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    assert f"unfinished training of something else ({whose}: " in message_of(attempt)
+    assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
+    edited.write_text(NET.format(activation="ReLU"))
+    assert len(attempt().history) == EVERY_STEP.epochs
 
 
 # The command line, with real signals ----------------------------------------------------------------------------------

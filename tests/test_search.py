@@ -205,6 +205,32 @@ def test_the_record_of_another_search_is_refused_and_left_alone(what: str, plan:
     assert (tmp_path / "out" / SEARCH).read_bytes() == before and len(planned.asked) == asked
 
 
+@pytest.mark.parametrize("whose", ["student", "teacher"])
+def test_changed_code_or_weights_are_another_search(
+    whose: str, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    layers = "nn.Flatten(), nn.Linear(16, num_classes)"
+    code = f"from torch import nn\n\ndef net(num_classes):\n    return nn.Sequential({layers})\n"
+    for name in ("student.py", "teacher.py"):
+        Path(name).write_text(code)
+    torch.manual_seed(0)
+    weights = as_model("teacher.py:net", DATA).state_dict()
+    plan((0.5, 0.5))
+
+    def attempt(factor: float = 1.0) -> None:
+        teacher = as_model("teacher.py:net", DATA)
+        teacher.load_state_dict({name: factor * tensor for name, tensor in weights.items()})
+        search(teacher, "student.py:net", DATA, SETTINGS, max_accuracy_drop=2.0, tries=2, output=Path("out"))
+
+    assert "no try stays" in message_of(attempt)
+    assert "holds a search" in message_of(lambda: attempt(factor=2.0))
+    Path(f"{whose}.py").write_text(code.replace(layers, f"{layers}, nn.Tanh()"))
+    assert "holds a search" in message_of(attempt)
+    Path(f"{whose}.py").write_text(code)
+    assert "no try stays" in message_of(attempt)
+
+
 def test_a_finished_search_is_refused(plan: Plan, tmp_path: Path) -> None:
     plan((0.9, 0.5))
     run(tmp_path / "out")

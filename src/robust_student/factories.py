@@ -74,7 +74,7 @@ def code_digest(network: nn.Module, spec: str | None) -> str | None:
     """SHA-256 of the user's own source files behind a network; None where there are none.
 
     They are the factory's that `spec` names and those of the classes of its modules, without installed packages and
-    this one: weights alone do not tell what a network computes.
+    this one.
     """
     factory = None if spec is None else _source(spec)
     files = set() if factory is None else {factory}

@@ -17,15 +17,12 @@ from torch import Tensor, nn
 
 from robust_student.costs import serialised
 from robust_student.data import Data
-from robust_student.factories import code_digest
 from robust_student.files import append_jsonl, read_json, read_jsonl, require_writable, write_atomically, write_json
 from robust_student.measurements import Batch, Measurement
-from robust_student.models import names_code
 from robust_student.provenance import provenance
 from robust_student.results import BREAKDOWN, GALLERY, ROWS, SUMMARY, Key, Row, group
 from robust_student.runs import Model, as_model, require_fit
 from robust_student.settings import Settings
-from robust_student.sources import PROGRAM
 from robust_student.tensors import UserError
 
 _ROWS = TypeAdapter(list[Row])
@@ -178,7 +175,7 @@ def describe(model: Model) -> dict[str, Any]:
 
 def fingerprint(models: Mapping[str, Model], data: Data, settings: Settings) -> dict[str, Any]:
     """What must be the same for an interrupted run of measurements to be continued."""
-    code = {name: found for name, model in models.items() if (found := _code(model)) is not None}
+    code = {name: found for name, model in models.items() if (found := model.code()) is not None}
     return {
         "models": {name: _identity(model) for name, model in models.items()},
         **({"code": code} if code else {}),
@@ -197,15 +194,6 @@ def _identity(model: Model) -> str:
     """Architecture and weights, and what the model does before and after them."""
     around = [str(part) for part in (model.card.network_size, model.card.order) if part is not None]
     return ":".join([str(model.card.network), *around, _digest(model.state_dict())])
-
-
-def _code(model: Model) -> str | None:
-    """Checksum of the user's code behind a model, of the file where it is a program; None where there is none."""
-    source = Path(str(model.card.provenance.get("source", "")))
-    if source.suffix == PROGRAM and source.is_file():
-        return hashlib.sha256(source.read_bytes()).hexdigest()
-    network = model.card.network
-    return code_digest(model.network, network if network is not None and names_code(network) else None)
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

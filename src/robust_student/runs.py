@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from robust_student.cards import ModelCard
 from robust_student.data import Data
-from robust_student.factories import require_own
+from robust_student.factories import code_digest, require_own
 from robust_student.files import read_json, read_jsonl, require_writable, write_atomically, write_json
 from robust_student.intake import Intake, order_of
 from robust_student.models import Recipe, build, check_network, names_code, read, rebuild
@@ -26,6 +26,8 @@ METRICS, SEARCH, TRAINING = "metrics.jsonl", "search.json", "training.json"
 """Records of training epochs and of a search for weights, beside the model; what an unfinished training is."""
 TRIES = "tries"
 """Folder of a search's candidates while they are trained."""
+PROGRAM = ".pt2"
+"""Suffix of torch.export programs."""
 
 
 class Model(nn.Module):
@@ -69,6 +71,17 @@ class Model(nn.Module):
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.state_dict().items()}
         name = (self.card.network or type(self.network).__name__).encode()
         return hashlib.sha256(name + safetensors.torch.save(tensors)).hexdigest()
+
+    def code(self) -> str | None:
+        """SHA-256 of the user's own code behind the network (`factories.code_digest`), or of its program's file.
+
+        None where there is none. Weights alone do not tell what a network computes.
+        """
+        source = Path(str(self.card.provenance.get("source", "")))
+        if source.suffix == PROGRAM and source.is_file():
+            return hashlib.sha256(source.read_bytes()).hexdigest()
+        spec = self.card.network
+        return code_digest(self.network, spec if spec is not None and names_code(spec) else None)
 
     @torch.no_grad()
     def logits(self, inputs: Tensor, batch: int = 1024) -> Tensor:

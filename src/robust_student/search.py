@@ -6,13 +6,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from robust_student import parallel
 from robust_student.data import Data
 from robust_student.files import read_json, write_json
 from robust_student.norms import Norm
-from robust_student.runs import SEARCH, TRAINING, TRIES, Model, require_new
+from robust_student.runs import SEARCH, TRAINING, TRIES, Model, as_model, require_new
 from robust_student.settings import DistillSettings, ObjectiveSettings
 from robust_student.tensors import UserError
 from robust_student.training import Trained, distill
@@ -49,10 +50,14 @@ def search(
     if base.secant.weight == 0 and base.gradient.weight == 0:
         raise UserError("search: the method has no gradient objective to search over; use secant or exact")
     parallel.first(lambda: _make(output))
+    known = as_model(teacher, data)
+    with torch.random.fork_rng():
+        code = [as_model(student, data).code(), known.code()]
     fingerprint = {
         "student": student,
+        "code": code,
         "data": [data.name, *data.shape, len(data.train)],
-        "teacher": teacher.card.sha256 if isinstance(teacher, Model) else type(teacher).__name__,
+        "teacher": known.digest(),
         "settings": settings.model_dump(mode="json"),
         "max_accuracy_drop": max_accuracy_drop,
     }
@@ -61,7 +66,7 @@ def search(
     if path.exists():
         record = read_json(path)
         if record.get("fingerprint") != fingerprint:
-            raise UserError(f"output {output}: holds a search with other models, data or settings")
+            raise UserError(f"output {output}: holds a search with other models (or code of theirs), data or settings")
     record["max_accuracy_drop"] = max_accuracy_drop / 100
     short = settings.training.model_copy(update={"epochs": math.ceil(settings.training.epochs / 2)})
 

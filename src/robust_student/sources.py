@@ -15,13 +15,10 @@ from robust_student.hub import CARD, folder_of, is_repository
 from robust_student.intake import Intake, order_of, read_names
 from robust_student.models import Recipe, is_built_in, names_code, read
 from robust_student.programs import open_program
-from robust_student.runs import Model, assemble, load, require_fit
+from robust_student.runs import PROGRAM, Model, assemble, load, require_fit
 from robust_student.teacher_settings import IntakeSettings
 from robust_student.tensors import UserError
 from robust_student.weights import load_weights
-
-PROGRAM = ".pt2"
-"""Suffix of torch.export programs."""
 
 
 def open_model(

@@ -236,11 +236,13 @@ def _marks(
     shapes = json.dumps([[name, list(tensor.shape)] for name, tensor in model.state_dict().items()])
     return {
         "network": model.card.network or type(model.network).__name__,
+        "network_code": model.code(),
         "data": data.name,
         "settings": {"training": _lasting(group)} if group is settings else settings | {"training": _lasting(group)},
         "shapes": hashlib.sha256(shapes.encode()).hexdigest(),
         "training_set": f"stream of {len(source)}" if isinstance(source, Stream) else source.digest(),
         "teacher": None if teacher is None else teacher.digest(),
+        "teacher_code": None if teacher is None else teacher.code(),
     }
 
 
