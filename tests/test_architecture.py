@@ -42,6 +42,7 @@ ROOMS = [
     *("huggingface", "torch_datasets", "shards", "webdatasets", "huggingface_streams", "data"),
     *(
         "files",
+        "progress",
         "provenance",
         "devices",
         "cards",

@@ -11,14 +11,13 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from robust_student.costs import serialised
 from robust_student.data import Data
 from robust_student.files import append_jsonl, read_json, read_jsonl, require_writable, write_atomically, write_json
 from robust_student.measurements import Batch, Measurement
+from robust_student.progress import Advance
 from robust_student.provenance import provenance
 from robust_student.results import BREAKDOWN, GALLERY, ROWS, SUMMARY, Key, Row, group
 from robust_student.runs import Model, as_model, require_fit
@@ -105,13 +104,14 @@ class Ledger:
         """
         groups, turn, torn = group(self._saved()), itertools.count(), False
         rows_file = self.output / (ROWS if self.shard is None else self.shard.rows)
-        with _progress() as progress:
-            task = progress.add_task("", total=sum(cell.count for cells in plans.values() for cell in cells))
+        total, passed = sum(cell.count for cells in plans.values() for cell in cells), 0
+        with Advance(total) as advance:
             for name, model in models.items():
                 for cell in plans[name]:
                     setting = "" if cell.setting is None else f"{cell.setting:g}"
-                    progress.update(task, description=f"{name}: {cell.perturbation} {setting}")
+                    what = f"{name}: {cell.perturbation} {setting}".rstrip()
                     done = groups[(name, cell.perturbation, cell.setting)]
+                    advance.update(passed, what)
                     for part in parts(cell.count, batch_size):
                         indices = sample.positions[part].tolist()
                         mine = self.shard is None or next(turn) % self.shard.count == self.shard.index
@@ -124,7 +124,8 @@ class Ledger:
                             )
                             append_jsonl(rows_file, [asdict(row) for row in rows])
                             done.update({row.index: row for row in rows})
-                        progress.advance(task, len(indices))
+                        passed += len(indices)
+                        advance.update(passed, what)
         if self.shard is None and (torn or self._shards()):
             self._collect()
         order = sample.positions.tolist()
@@ -198,10 +199,3 @@ def _identity(model: Model) -> str:
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
     return hashlib.sha256(serialised(tensors)).hexdigest()
-
-
-def _progress() -> Progress:
-    """Progress with the remaining time on standard error; silent where that is not a terminal."""
-    console = Console(stderr=True)
-    columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    return Progress(TextColumn("{task.description}"), *columns, console=console, disable=not console.is_terminal)

@@ -7,8 +7,6 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -19,6 +17,7 @@ from robust_student.feed import Feed, Part
 from robust_student.interruption import Interrupted, Wish
 from robust_student.objective import Terms
 from robust_student.optimisation import Optimisation, agree, averaged, limit_gradient, mean_of
+from robust_student.progress import Advance
 from robust_student.runs import Model
 from robust_student.settings import TrainingSettings
 from robust_student.tensors import UserError
@@ -76,8 +75,7 @@ class Loop:
 
     def run(self, unfinished: Unfinished | None, wish: Wish, tracking: Tracking) -> None:
         """Take all the steps that are left."""
-        with _progress() as progress:
-            task = progress.add_task("training", total=self.steps, completed=self.done, status="")
+        with Advance(self.steps, self.done, quiet=parallel.rank() > 0) as advance:
             while self.epoch <= self.settings.epochs:
                 started, before = time.perf_counter(), self.number
                 self.model.train()
@@ -87,7 +85,7 @@ class Loop:
                         rate = (self.number - before) * self.feed.batch_size / (time.perf_counter() - started)
                         means = ", ".join(f"{name} {float(x) / self.number:.3f}" for name, x in self.sums.items())
                         status = f"epoch {self.epoch}/{self.settings.epochs}: {means} | {rate:,.0f} examples/s"
-                        progress.update(task, completed=self.done, status=status)
+                        advance.update(self.done, status)
                 self._close_epoch(time.perf_counter() - started, self.number - before)
                 tracking.log(self.history[-1], self.done)
                 if unfinished is not None:
@@ -213,11 +211,3 @@ def _own(totals: Tensor) -> Tensor:
 def _dominated(earlier: dict[str, float], later: Sequence[dict[str, float]]) -> bool:
     """Whether some later epoch is at least as good both on clean inputs and by the selection metric."""
     return any(entry["clean"] >= earlier["clean"] and entry["selection"] >= earlier["selection"] for entry in later)
-
-
-def _progress() -> Progress:
-    """A progress bar on standard error; silent where that is not a terminal, and in all processes but the first."""
-    console = Console(stderr=True)
-    columns = (BarColumn(20), TextColumn("{task.percentage:3.0f}%"), TimeElapsedColumn(), TimeRemainingColumn())
-    silent = not console.is_terminal or parallel.rank() > 0
-    return Progress(*columns, TextColumn("{task.fields[status]}"), console=console, disable=silent)
