@@ -215,6 +215,7 @@ PLACES = [
     Bad("demo over other files", "demo --output teacher --overwrite", "not the result of a demo"),
     Bad("demo over a demo", "demo --output teacher", "exists already"),
     Bad("report over a file", "report evaluation --output c.html", "pass --overwrite", text("c.html", "mine")),
+    Bad("unknown format", "report evaluation --format pdf", "Expected one of ("),
     Bad("report into no folder", "report evaluation --output nowhere/page.html", "cannot write there"),
     Bad("report over a folder", "report evaluation --output c.html --overwrite", "it is a folder", folder("c.html")),
 ]

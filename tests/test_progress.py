@@ -32,7 +32,7 @@ def test_the_time_left_is_that_of_the_present_speed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     with Advance(100) as advance:
         advance.bar.get_time = time.monotonic
         for done in (10, 20, 30):
