@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -410,6 +411,20 @@ def test_a_worker_that_fails_is_reported_in_one_line() -> None:
             pass
 
     assert message_of(work).startswith("worker 1: evaluate: name at least one run directory")
+
+
+def test_a_worker_that_says_much_goes_on_while_nobody_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, said = tmp_path / "program", tmp_path / "said"
+    code = "import pathlib, sys\nprint('x' * 500_000, file=sys.stderr)\n"
+    program.write_text(f"#!{sys.executable}\n{code}pathlib.Path({str(said)!r}).touch()\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    with beside([[]]):
+        for _ in range(600):
+            if said.exists():
+                break
+            time.sleep(0.1)
+        assert said.exists()
 
 
 def test_a_worker_does_not_outlive_a_failure_of_the_first_process() -> None:

@@ -2,8 +2,9 @@
 
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from robust_student.tensors import UserError
 
@@ -15,27 +16,23 @@ def beside(commands: Sequence[Sequence[str]]) -> Iterator[None]:
     Where the block fails or is interrupted they are stopped; what they have written stays and is continued by the same
     command. Raises UserError with the last line that a failed process printed.
     """
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "robust_student", *words],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for words in commands
-    ]
-    try:
-        yield
-        for number, process in enumerate(started, start=1):
-            _, complaint = process.communicate()
-            if process.returncode != 0:
-                last = (complaint.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
-                raise UserError(f"worker {number}: {last.removeprefix('robust-student: error: ')}")
-    finally:
-        for process in started:
-            if process.poll() is None:
-                process.terminate()
-                process.wait()
-            if process.stderr is not None:
-                process.stderr.close()
+    with ExitStack() as files:
+        started = []
+        for words in commands:
+            said = files.enter_context(tempfile.TemporaryFile())  # a pipe that nobody reads yet could fill and stop it
+            program = [sys.executable, "-m", "robust_student", *words]
+            process = subprocess.Popen(program, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said)
+            started.append((process, said))
+        try:
+            yield
+            for number, (process, said) in enumerate(started, start=1):
+                if process.wait() != 0:
+                    said.seek(0)
+                    lines = said.read().decode(errors="replace").strip().splitlines()
+                    last = lines[-1] if lines else f"exit code {process.returncode}"
+                    raise UserError(f"worker {number}: {last.removeprefix('robust-student: error: ')}")
+        finally:
+            for process, _ in started:
+                if process.poll() is None:
+                    process.terminate()
+                    process.wait()
