@@ -33,7 +33,7 @@ from robust_student.feasible import Feasible
 from robust_student.norms import Norm, NormName
 from robust_student.perturbations import generators
 from robust_student.square import square
-from robust_student.tensors import UNBOUNDED, UNIT_RANGE, InputRange
+from robust_student.tensors import UNBOUNDED, UNIT_RANGE, InputRange, answers
 
 CPU = torch.device("cpu")
 POWERS = [1.0, 2.0, math.inf]
@@ -466,3 +466,20 @@ def test_verdicts_agree_with_the_published_implementation(name: NormName, radius
     theirs = network(adversarial).argmax(dim=1) == labels
     assert 0.15 < theirs.double().mean() < 0.85
     assert int((standing != theirs).sum()) <= 1
+
+
+class Fragile(nn.Module):
+    """Class 0, which argmax takes NaN for; NaN where the input is bright, and a slope up to there."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        brightness = inputs.flatten(1).mean(dim=1)
+        logits = torch.stack([1 - brightness, *(brightness - k for k in range(1, 5))], dim=1)
+        return logits.masked_fill(brightness[:, None] > 0.53, float("nan"))
+
+
+@pytest.mark.parametrize("attack", ["apgd-ce", "apgd-t", "square"])
+def test_a_point_without_an_answer_breaks_the_example(attack: str) -> None:
+    inputs, labels = torch.full((4, 1, 4, 4), 0.5), torch.zeros(4, dtype=torch.long)
+    suite = AutoAttack("fast", Norm.named("linf"), 0.1)
+    points = propose(suite, attack, Fragile(), inputs, labels, UNIT_RANGE)
+    assert (answers(Fragile()(points)) == -1).all()

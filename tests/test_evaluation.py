@@ -25,6 +25,7 @@ from robust_student.intervals import median, paired_difference, wilson
 from robust_student.ledger import Shard
 from robust_student.measurement_settings import EvaluationSettings, MaskingSettings
 from robust_student.norms import Norm
+from robust_student.report import write_report
 from robust_student.results import BREAKDOWN, EVALUATION, GALLERY, ROWS, SUMMARY, Row, group
 from robust_student.runs import Model, as_model, save
 from robust_student.tensors import UNBOUNDED
@@ -751,3 +752,55 @@ def test_the_batch_size_changes_nothing_outside_autoattack(size: int, finished: 
     for mine, its in zip(found, usual, strict=True):
         assert {k: v for k, v in mine.items() if k not in scores} == {k: v for k, v in its.items() if k not in scores}
         assert [mine[k] for k in scores] == pytest.approx([its[k] for k in scores], rel=1e-3)
+
+
+class Silent(nn.Module):
+    """NaN for bright inputs, else a nearest-prototype classifier."""
+
+    def __init__(self, above: float) -> None:
+        super().__init__()
+        self.inner, self.above = prototype_classifier(DATA), above
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        bright = inputs.mean(dim=(1, 2, 3)) > self.above
+        return self.inner(inputs).masked_fill(bright[:, None], float("nan"))
+
+
+def test_no_answer_is_never_right_and_the_evaluation_ends(tmp_path: Path) -> None:
+    brightness = DATA.test.floats().mean(dim=(1, 2, 3))
+    above = float(brightness.median())
+    records = run(tmp_path / "out", ATTACKED, subjects={"m": Silent(above), "kd": prototype_classifier(DATA)})
+    rows = rows_of(tmp_path / "out", model="m", perturbation="none")
+    silent = {row["index"] for row in rows if brightness[row["index"]] > above}
+    assert {row["index"] for row in rows if row["prediction"] == -1} == silent
+    assert 0 in DATA.test.labels[list(silent)]  # the class that argmax takes for the largest of NaN
+    attacks = [row for row in rows_of(tmp_path / "out", model="m") if row["perturbation"][:3] in ("pgd", "aut")]
+    assert not any(row["correct"] for row in [*rows, *attacks] if row["index"] in silent)
+    (clean,) = [r for r in records if (r["model"], r["metric"], r["perturbation"]) == ("m", "accuracy", "none")]
+    assert clean["value"] <= 1 - len(silent) / len(rows)
+    said = [
+        level["predictions"]["m"]
+        for entry in read_json(tmp_path / "out" / GALLERY)
+        for level in entry.get("levels", [])[:1]
+        if entry["index"] in silent
+    ]
+    assert said and all(answer == {"prediction": -1, "confidence": None} for answer in said)
+    write_report([tmp_path / "out"], tmp_path / "out" / "report.html")
+    assert "no answer (NaN)" in (tmp_path / "out" / "report.html").read_text()
+
+
+class Halved(nn.Module):
+    """Rounds its own logits to bfloat16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = prototype_classifier(DATA)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.inner(inputs).bfloat16()
+
+
+def test_logits_in_half_precision_are_measured(tmp_path: Path) -> None:
+    records = run(tmp_path / "out", ATTACKED, subjects={"m": Halved(), "kd": prototype_classifier(DATA)})
+    clean = {r["model"]: r["value"] for r in records if (r["metric"], r["perturbation"]) == ("accuracy", "none")}
+    assert clean["m"] == pytest.approx(clean["kd"], abs=0.1)

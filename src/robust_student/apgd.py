@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from robust_student.feasible import Feasible
 from robust_student.margins import input_gradient
-from robust_student.tensors import Inputs, Labels, Logits, PerExample, column
+from robust_student.tensors import Inputs, Labels, Logits, PerExample, answers, column
 
 STEPS = 100
 _NEW = 0.75  # share of the new step in a move; the rest is the last move
@@ -193,7 +193,7 @@ class _Climb:
         state.best_points = torch.where(column(better, points), state.points, state.best_points)
         state.best_gradient = torch.where(column(better, points), state.gradient, state.best_gradient)
         if found is not None:
-            broken = logits.detach().argmax(dim=1) != state.labels
+            broken = answers(logits.detach()) != state.labels
             if bool(broken.any()):
                 found[state.positions[broken]] = state.points[broken]
                 for field in dataclasses.fields(state):

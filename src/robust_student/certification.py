@@ -31,7 +31,7 @@ from robust_student.runs import Model
 from robust_student.sandwich import summarise_radii
 from robust_student.smallest import require_attacks, smallest_confidence_loss, smallest_decision_change
 from robust_student.smoothing import ABSTAIN, certified_smoothing_radius
-from robust_student.tensors import UserError
+from robust_student.tensors import UserError, answers
 
 RELATIVE_BUDGETS = (0.2, 0.5, 1.0)
 """Budgets in units of the norm's default radius, where the user gives none."""
@@ -188,7 +188,7 @@ def _rows(name: str, radii: Radii) -> Callable[[Model, Batch], list[Row]]:
 
 
 def _clean(model: Model, batch: Batch) -> list[Row]:
-    predictions = model.logits(batch.inputs).argmax(dim=1).tolist()
+    predictions = answers(model.logits(batch.inputs)).tolist()
     return [
         Row(batch.model, "none", None, index, label, prediction, prediction == label)
         for index, label, prediction in zip(batch.indices, batch.labels.tolist(), predictions, strict=True)

@@ -13,7 +13,7 @@ from robust_student.measurements import Batch, Measurement, example_seeds
 from robust_student.results import CORRUPTION, Row
 from robust_student.runs import Model
 from robust_student.settings import nearest
-from robust_student.tensors import UNIT_RANGE, UserError
+from robust_student.tensors import UNIT_RANGE, UserError, answers
 
 
 def corruption_kinds(settings: CorruptionSettings) -> tuple[str, ...]:
@@ -87,7 +87,7 @@ def _published(data: Data, settings: EvaluationSettings) -> Source:
 
 def _cell(kind: str, severity: int, source: Source) -> Callable[[Model, Batch], list[Row]]:
     def run(model: Model, batch: Batch) -> list[Row]:
-        predictions = model.logits(source(kind, severity, batch)).argmax(dim=1).tolist()
+        predictions = answers(model.logits(source(kind, severity, batch))).tolist()
         return [
             Row(batch.model, CORRUPTION + kind, float(severity), index, label, prediction, prediction == label)
             for index, label, prediction in zip(batch.indices, batch.labels.tolist(), predictions, strict=True)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from robust_student.feasible import Feasible
 from robust_student.margins import input_gradient
-from robust_student.tensors import Inputs, Labels, column
+from robust_student.tensors import Inputs, Labels, answers, column
 
 STEPS = 100
 _OVERSHOOT = 1.05
@@ -44,7 +44,7 @@ def fab(
         bias = (far / (far + near)).clamp_max(_BIAS)
         points = feasible.clip((1 - bias) * (points + _OVERSHOOT * step) + bias * (centres + _OVERSHOOT * home))
         with torch.no_grad():
-            broken = network(points).argmax(dim=1) != labels[positions]
+            broken = answers(network(points)) != labels[positions]
         distance = feasible.size(points - centres)
         better = broken & (distance < nearest[positions])
         found[positions[better]] = points[better]

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from robust_student.norms import Norm
 from robust_student.perturbations import gaussian_at_snr, normal_per_example
 from robust_student.results import Key, Row
 from robust_student.runs import Model
+from robust_student.tensors import answers
 
 EXAMPLES, SNR_DB = 6, (None, 10.0, 0.0, -5.0)
 """How many examples, at which noise levels (None: clean)."""
@@ -111,11 +113,14 @@ def _attacked(
 
 def _predictions(models: Mapping[str, Model], inputs: Tensor) -> list[dict[str, dict[str, Any]]]:
     """Every model's answer with its confidence, for each input."""
-    answers = {name: model.logits(inputs).softmax(dim=1).max(dim=1) for name, model in models.items()}
+    found = {name: model.logits(inputs) for name, model in models.items()}
+    said = {
+        name: (answers(logits).tolist(), logits.softmax(dim=1).amax(dim=1).tolist()) for name, logits in found.items()
+    }
     return [
         {
-            name: {"prediction": int(best.indices[k]), "confidence": round(float(best.values[k]), 4)}
-            for name, best in answers.items()
+            name: {"prediction": classes[k], "confidence": round(sure[k], 4) if math.isfinite(sure[k]) else None}
+            for name, (classes, sure) in said.items()
         }
         for k in range(len(inputs))
     ]

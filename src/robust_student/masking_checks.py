@@ -17,7 +17,7 @@ from robust_student.measurement_settings import EvaluationSettings
 from robust_student.measurements import Batch, Measurement, autoattack_suite, grade, random_starts, rows_of
 from robust_student.results import Row
 from robust_student.runs import Model
-from robust_student.tensors import Labels, Logits, PerExample, UserError
+from robust_student.tensors import Labels, Logits, PerExample, UserError, answers
 
 PREFIX = "masking_"
 """Begins the names of these perturbations; their rows count for the verdict and are no result of their own."""
@@ -124,14 +124,14 @@ def _gradient(model: Model, batch: Batch) -> list[Row]:
     logits = model(points)
     sizes = input_gradient(margin(logits, batch.labels), points).flatten(1).abs().sum(dim=1)
     details = ["zero" if size == 0 else None if size < torch.inf else "nan" for size in sizes.tolist()]
-    return _with_details(rows_of(batch, GRADIENT, None, logits.argmax(dim=1).tolist()), details)
+    return _with_details(rows_of(batch, GRADIENT, None, answers(logits).tolist()), details)
 
 
 def _repetition(model: Model, batch: Batch) -> list[Row]:
     first, second = model.logits(batch.inputs), model.logits(batch.inputs)
     apart = (first - second).abs().amax(dim=1) > SAME * first.abs().amax(dim=1)
     details = ["different" if differ else None for differ in apart.tolist()]
-    return _with_details(rows_of(batch, REPETITION, None, first.argmax(dim=1).tolist()), details)
+    return _with_details(rows_of(batch, REPETITION, None, answers(first).tolist()), details)
 
 
 def _outputs(model: Model, batch: Batch) -> list[Row]:
@@ -139,7 +139,7 @@ def _outputs(model: Model, batch: Batch) -> list[Row]:
     sums_to_one = (logits.sum(dim=1) - 1).abs() < SAME
     inside = (logits >= 0).all(dim=1) & (logits <= 1 + SAME).all(dim=1)
     details = ["probabilities" if found else None for found in (sums_to_one & inside).tolist()]
-    return _with_details(rows_of(batch, OUTPUTS, None, logits.argmax(dim=1).tolist()), details)
+    return _with_details(rows_of(batch, OUTPUTS, None, answers(logits).tolist()), details)
 
 
 def _pgd(name: str, loss: Loss, data: Data, settings: EvaluationSettings, steps: float) -> Run:
@@ -186,7 +186,7 @@ def _transfer(surrogates: Mapping[str, Model], data: Data, settings: EvaluationS
         return made[key]
 
     def run(model: Model, batch: Batch) -> list[Row]:
-        predictions = model.logits(batch.inputs).argmax(dim=1)
+        predictions = answers(model.logits(batch.inputs))
         broken_by: list[str | None] = [None] * len(batch.indices)
         for name in surrogates:
             if name != batch.model:

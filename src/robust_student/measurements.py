@@ -25,6 +25,7 @@ from robust_student.perturbations import (
 )
 from robust_student.results import Row
 from robust_student.runs import Model
+from robust_student.tensors import answers
 
 RELATIVE_BUDGETS = (0.25, 0.5, 1.0, 1.5, 2.0)
 """PGD budgets in units of the norm's default radius, where the user gives none."""
@@ -158,7 +159,7 @@ def _autoattack(data: Data, settings: EvaluationSettings, suite: AutoAttack) -> 
     certifiers: dict[str, Certifier] = {}
 
     def run(model: Model, batch: Batch) -> list[Row]:
-        predictions = model.logits(batch.inputs).argmax(dim=1).to(batch.labels.device)
+        predictions = answers(model.logits(batch.inputs)).to(batch.labels.device)
         standing = predictions == batch.labels
         outcome = np.where(standing.cpu().numpy(), "none", "clean").astype(object)
         if settings.skip_certified:
@@ -196,7 +197,7 @@ def _radius_rows(measure: str, norm: Norm, *, confidence: bool) -> Callable[[Mod
             radii = estimated_confidence_radius(logits, inputs, batch.labels, batch.teacher_logits, norm)
         else:
             radii = estimated_decision_radius(logits, inputs, batch.labels, norm)
-        rows = rows_of(batch, measure, None, logits.argmax(dim=1).tolist())
+        rows = rows_of(batch, measure, None, answers(logits).tolist())
         return [
             Row(**asdict(row) | ({"value": radius} if np.isfinite(radius) else {"detail": "infinite"}))
             for row, radius in zip(rows, radii.tolist(), strict=True)
@@ -212,8 +213,8 @@ def grade(model: Model, batch: Batch, points: Tensor, norm: Norm, radius: float,
     prediction is returned.
     """
     inside = data.input_range.clip(batch.inputs + norm.project(points - batch.inputs, radius))
-    clean = model.logits(batch.inputs).argmax(dim=1)
-    found = model.logits(inside).argmax(dim=1)
+    clean = answers(model.logits(batch.inputs))
+    found = answers(model.logits(inside))
     return torch.where(clean == batch.labels.cpu(), found, clean)
 
 
@@ -231,7 +232,7 @@ def _scored(batch: Batch, perturbation: str, setting: float | None, logits: Tens
     truth = torch.nn.functional.one_hot(labels, logits.shape[1])
     nll = -log_p.gather(1, labels[:, None])[:, 0]
     brier = (log_p.exp() - truth).square().sum(dim=1)
-    rows = rows_of(batch, perturbation, setting, logits.argmax(dim=1).tolist())
+    rows = rows_of(batch, perturbation, setting, answers(logits).tolist())
     scores = zip(log_p.exp().amax(dim=1).tolist(), nll.tolist(), brier.tolist(), strict=True)
     return [
         replace(row, confidence=_rounded(confidence), nll=_rounded(loss), brier=_rounded(distance))

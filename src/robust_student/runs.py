@@ -64,6 +64,8 @@ class Model(nn.Module):
         if self.resize is not None:
             inputs = self.resize(inputs)
         logits = logits_of(self.network(inputs), len(self.card.classes))
+        if logits.dtype in (torch.float16, torch.bfloat16):
+            logits = logits.to(inputs.dtype)  # of a network that rounds its outputs itself
         return logits if self.order is None else logits.index_select(1, self.order)
 
     def digest(self) -> str:

@@ -26,6 +26,7 @@ from robust_student.tensors import (
     Logits,
     PerExample,
     UserError,
+    answers,
     column,
     evaluating,
     frozen,
@@ -92,7 +93,7 @@ def smallest_decision_change(
         return margin(logits, labels[positions])
 
     def intact(logits: Logits) -> Tensor:
-        return (logits.argmax(dim=1) == labels) & ~logits.isnan().any(dim=1)
+        return answers(logits) == labels
 
     search = _Search(network, inputs.detach(), labels, norm, input_range, tuple(seeds), effort, excess, intact)
     return _run(search, attacks)

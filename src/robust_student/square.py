@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from robust_student.feasible import Feasible
 from robust_student.margins import margin
-from robust_student.tensors import Inputs, Labels, PerExample
+from robust_student.tensors import Inputs, Labels, PerExample, answers
 
 _SHARE = 0.8  # of the image that the first square covers
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries after which that share is halved
@@ -113,7 +113,7 @@ class _Draws:
 @torch.no_grad()
 def _margins(network: nn.Module, points: Tensor, labels: Tensor) -> tuple[PerExample, Tensor]:
     logits = network(points)
-    return margin(logits, labels), logits.argmax(dim=1) != labels
+    return margin(logits, labels), answers(logits) != labels
 
 
 def _side(canvas: _Canvas, query: int) -> int:

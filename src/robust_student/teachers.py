@@ -6,7 +6,7 @@ from robust_student.data import Data, Examples, split, stratified_sample
 from robust_student.runs import Model
 from robust_student.sources import open_model
 from robust_student.teacher_settings import TeacherSettings
-from robust_student.tensors import UserError
+from robust_student.tensors import UserError, answers
 
 CHECKED = 1000
 """Validation examples looked at, at most: enough to tell, and little beside the pass over the training set."""
@@ -41,7 +41,7 @@ def check_teacher(teacher: Model, validation: Examples, declared: float | None =
     """
     count = min(CHECKED, len(validation))
     sample = validation.subset(stratified_sample(validation.labels, count, seed=0))
-    correct = int((teacher.logits(sample.floats(), batch=256).argmax(dim=1) == sample.labels.cpu()).sum())
+    correct = int((answers(teacher.logits(sample.floats(), batch=256)) == sample.labels.cpu()).sum())
     found = f"teacher accuracy on validation is {100 * correct / count:.1f} % (n = {count})"
     declared = declared if declared is not None else teacher.card.accuracy
     if declared is not None:

@@ -63,6 +63,11 @@ def broadcastable(size: Size, like: Tensor) -> float | Tensor:
     return column(size.to(like), like) if isinstance(size, Tensor) else size
 
 
+def answers(logits: Logits) -> Labels:
+    """The class of the highest score of each example; -1, which is never right, where a score is NaN."""
+    return logits.argmax(dim=1).masked_fill(logits.isnan().any(dim=1), -1)
+
+
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
     """Evaluation mode for the length of a block; every module's own mode is restored."""

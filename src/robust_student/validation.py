@@ -18,7 +18,7 @@ from robust_student.regions import Ball
 from robust_student.runs import Model
 from robust_student.samples import stratified_sample
 from robust_student.settings import SelectionSettings
-from robust_student.tensors import device_of, evaluating
+from robust_student.tensors import answers, device_of, evaluating
 
 _BATCH = 250  # examples attacked or certified together
 _CLEAN = 4096  # examples read together
@@ -69,7 +69,7 @@ class Validation:
     def _clean(self, model: Model) -> float:
         mine = _mine(self.count)
         right = [
-            (model.logits(self.examples.floats(part)).argmax(dim=1) == self.examples.labels[part].cpu())
+            (answers(model.logits(self.examples.floats(part))) == self.examples.labels[part].cpu())
             for part in torch.split(mine, _CLEAN)
         ]
         return _share(right, self.count, device_of(model))
@@ -103,7 +103,7 @@ class Validation:
             for part in parts:
                 inputs = self.sample.floats(part).to(device)
                 noisy, _ = gaussian_at_snr(inputs, snr_db, card.range, draws[part].to(device))
-                right.append(model.logits(noisy).argmax(dim=1) == labels[part])
+                right.append(answers(model.logits(noisy)) == labels[part])
             accuracies[f"snr_{snr_db:g}"] = _share(right, count, device)
         radius = self._radius(model)
         start = random_start(self.sample.floats().cpu(), self.norm, radius, card.range, generator)
@@ -119,7 +119,7 @@ class Validation:
                 input_range=card.range,
                 start=start[part].to(device),
             )
-            right.append(model.logits(attacked).argmax(dim=1) == labels[part])
+            right.append(answers(model.logits(attacked)) == labels[part])
         return accuracies | {"pgd": _share(right, count, device)}
 
 
