@@ -413,6 +413,13 @@ def test_a_worker_that_fails_is_reported_in_one_line() -> None:
     assert message_of(work).startswith("worker 1: evaluate: name at least one run directory")
 
 
+def test_an_unknown_choice_names_the_others_and_no_none(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["report", "x", "--format", "pdf"])
+    said = capsys.readouterr().err
+    assert all(f"'{choice}'" in said for choice in ("html", "markdown", "json")) and "None" not in said
+
+
 def test_a_worker_that_says_much_goes_on_while_nobody_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program, said = tmp_path / "program", tmp_path / "said"
     code = "import pathlib, sys\nprint('x' * 500_000, file=sys.stderr)\n"

@@ -22,19 +22,18 @@ TRAINING = TrainingSettings(
     epochs=8, batch_size=64, seed=SEED, device="cpu", selection=SelectionSettings(metric="accuracy")
 )
 CAUGHT = {
-    "quantised input": ("FAIL", {"zero_gradients", "unbounded_accuracy"}),
-    "saturated logits x 1e4": ("WARN", {"rescaled_only", "margin_only"}),
-    "noise at every pass": ("FAIL", {"random_outputs"}),
-    "rippled input": ("WARN", {"one_step_lead", "autoattack_only"}),
-    "sawtooth input": ("FAIL", {"unbounded_accuracy", "autoattack_only"}),
-    "softmax output": ("WARN", {"probability_outputs"}),
+    "quantised input": ({"FAIL"}, {"zero_gradients", "unbounded_accuracy"}),
+    "saturated logits x 1e4": ({"WARN"}, {"rescaled_only", "margin_only"}),
+    "noise at every pass": ({"FAIL"}, {"random_outputs"}),
+    "rippled input": ({"WARN", "FAIL"}, {"budget_rise", "one_step_lead", "autoattack_only"}),
+    "sawtooth input": ({"FAIL"}, {"unbounded_accuracy", "autoattack_only"}),
+    "softmax output": ({"WARN"}, {"probability_outputs"}),
 }
-"""Masked model -> its level at least, and checks that must fire.
+"""Masked model -> levels that it may get, and checks that must fire.
 
 The models are trained here, and another CPU trains other weights from the same seed: one was seen to turn the WARN of
 the rippled input into a FAIL.
 """
-LEVELS = ("PASS", "WARN", "FAIL")
 
 
 class Judged(NamedTuple):
@@ -100,9 +99,9 @@ def honest(teacher: Model, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 @pytest.mark.parametrize("name", list(CAUGHT))
 def test_a_masked_model_is_caught(name: str, masked: dict[str, Judged]) -> None:
-    level, checks = CAUGHT[name]
+    levels, checks = CAUGHT[name]
     verdict = masked[name].verdict
-    assert LEVELS.index(verdict["level"]) >= LEVELS.index(level) and checks <= set(verdict["fired"])
+    assert verdict["level"] in levels and checks <= set(verdict["fired"])
 
 
 @pytest.mark.parametrize("name", ["linear", "mlp", "resnet8", "secant", "adversarial", masking.SURROGATE])

@@ -115,5 +115,5 @@ def _one_line(complaint: str, command: str | None) -> str:
     text = re.sub(r"[╭╮╰╯─│]+|-{5,}", " ", text)
     text = re.sub(r"For full helptext.*", " ", " ".join(text.split()))
     text = re.sub(r" in robust-student \w+ --help", "", text)
-    text = text.replace(", 'None')", ")")  # what leaving an option out stands for
+    text = re.sub(r"'None', |, 'None'", "", text)  # what leaving an option out stands for, at any place of a set
     return f"{text.strip().rstrip('.')} (see robust-student{f' {command}' if command else ''} --help)"

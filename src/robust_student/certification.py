@@ -23,7 +23,7 @@ from robust_student.files import read_json, write_json
 from robust_student.graph import trace
 from robust_student.ledger import Ledger, Sample, describe, fingerprint, prepare
 from robust_student.measurement_settings import CertificationSettings
-from robust_student.measurements import Batch, Measurement, example_seeds
+from robust_student.measurements import Batch, Measurement, example_seeds, rows_of
 from robust_student.norms import Norm
 from robust_student.propagation import Method
 from robust_student.results import CERTIFICATION, SUMMARY, Row
@@ -189,10 +189,7 @@ def _rows(name: str, radii: Radii) -> Callable[[Model, Batch], list[Row]]:
 
 def _clean(model: Model, batch: Batch) -> list[Row]:
     predictions = answers(model.logits(batch.inputs)).tolist()
-    return [
-        Row(batch.model, "none", None, index, label, prediction, prediction == label)
-        for index, label, prediction in zip(batch.indices, batch.labels.tolist(), predictions, strict=True)
-    ]
+    return rows_of(batch, "none", None, predictions)
 
 
 def _estimate(model: Model, batch: Batch, norm: Norm, meaning: str) -> Tensor:

@@ -9,7 +9,7 @@ from robust_student.corruption_sets import open_corruption_set, set_digest
 from robust_student.corruptions import CORRUPTIONS, IMAGENET_C, corrupt, require_images
 from robust_student.data import Data
 from robust_student.measurement_settings import CorruptionSettings, EvaluationSettings
-from robust_student.measurements import Batch, Measurement, example_seeds
+from robust_student.measurements import Batch, Measurement, example_seeds, rows_of
 from robust_student.results import CORRUPTION, Row
 from robust_student.runs import Model
 from robust_student.settings import nearest
@@ -88,9 +88,6 @@ def _published(data: Data, settings: EvaluationSettings) -> Source:
 def _cell(kind: str, severity: int, source: Source) -> Callable[[Model, Batch], list[Row]]:
     def run(model: Model, batch: Batch) -> list[Row]:
         predictions = answers(model.logits(source(kind, severity, batch))).tolist()
-        return [
-            Row(batch.model, CORRUPTION + kind, float(severity), index, label, prediction, prediction == label)
-            for index, label, prediction in zip(batch.indices, batch.labels.tolist(), predictions, strict=True)
-        ]
+        return rows_of(batch, CORRUPTION + kind, float(severity), predictions)
 
     return run
