@@ -1,14 +1,14 @@
 """`certify`: rows that agree with direct calls, both sides of every radius, resumption, and options that matter."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from reference import message_of, prototype_classifier, toy_data
+from reference import Silent, message_of, prototype_classifier, toy_data
 from torch import nn
 
 from robust_student import certification
@@ -46,9 +46,9 @@ def run(output: Path, **changes: Any) -> list[dict[str, Any]]:
     return certify(models(), DATA, CertificationSettings.parse(BASE | changes), output=output)
 
 
-def small_run(output: Path, **changes: Any) -> list[dict[str, Any]]:
+def small_run(output: Path, subjects: Mapping[str, nn.Module] | None = None, **changes: Any) -> list[dict[str, Any]]:
     """A run whose attacks try less hard, which every run does alike."""
-    two = {name: model for name, model in models().items() if name != "kd"}
+    two = subjects or {name: model for name, model in models().items() if name != "kd"}
     less = Effort(budgets=5, restarts=1, pgd_steps=3, steps=5)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(certification, "smallest_decision_change", partial(smallest_decision_change, effort=less))
@@ -262,6 +262,20 @@ def test_smoothing_alone_works_for_any_network(tmp_path: Path) -> None:
     certify({"a": Normed()}, DATA, settings, output=tmp_path / "out")
     kinds = {row["perturbation"] for row in rows_of(tmp_path / "out")}
     assert "certified_smoothed_radius_l2" in kinds and not any("certified_linear" in kind for kind in kinds)
+
+
+def test_models_without_an_answer_do_not_agree_and_no_radius_of_theirs_is_positive(tmp_path: Path) -> None:
+    brightness = DATA.test.floats().mean(dim=(1, 2, 3))
+    above = float(brightness.median())
+    pair = {"teacher": Silent(DATA, above), "student": Silent(DATA, above)}
+    small_run(tmp_path / "out", pair, methods=[], budgets=[0.001])
+    rows = [row for row in rows_of(tmp_path / "out") if brightness[row["index"]] > above]
+    agreement = [row for row in rows if row["perturbation"] == "agreement_linf" and row["model"] == "student"]
+    assert agreement and not any(row["correct"] for row in agreement)
+    assert all(row["prediction"] == -1 for row in agreement)
+    radii = [row for row in rows if "_radius_" in row["perturbation"]]
+    assert {row["perturbation"].split("_")[0] for row in radii} == {"estimated", "sampled", "attack"}
+    assert all(row["value"] == 0 for row in radii)
 
 
 def test_records_follow_from_the_rows_by_hand() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 from reference import message_of
@@ -20,7 +21,7 @@ from robust_student.data import load_data
 from robust_student.files import append_jsonl, read_json
 from robust_student.measurement_settings import SUITES, EvaluationSettings
 from robust_student.measuring import Evaluate
-from robust_student.runs import load
+from robust_student.runs import load, save
 from robust_student.workers import beside
 
 TRAIN = ["--data", "digits", "--model", "linear", "--epochs", "2", "--device", "cpu"]
@@ -106,6 +107,20 @@ def test_from_folder_of_images_to_report_and_prediction(
     assert all(line[1] in ("cat", "dog") and 0.5 <= float(line[2]) <= 1 for line in lines)
     models = {record["model"] for record in read_json(evaluation / "summary.json")}
     assert models == {"teacher", "kd", "robust"}
+
+
+def test_nan_logits_are_said_to_be_no_answer(teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Finite weights so large that infinity is taken from infinity."""
+    model = load(teacher)
+    for parameter in model.parameters():
+        torch.nn.init.constant_(parameter, 3e38)
+    with torch.no_grad():
+        list(model.parameters())[-2][:, 0] = -3e38
+    (tmp_path / "huge").mkdir()
+    save(model, tmp_path / "huge")
+    Image.new("L", (8, 8), 100).save(tmp_path / "digit.png")
+    run("predict", "--model", str(tmp_path / "huge"), str(tmp_path / "digit.png"))
+    assert capsys.readouterr().out == f"{tmp_path / 'digit.png'}\tno answer (NaN)\tnan\n"
 
 
 @pytest.mark.parametrize(("flags", "shape"), [(["9"], (3, 9, 9)), (["8", "10"], (3, 8, 10))])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from reference import affine, assert_state, message_of, prototype_classifier, state_of, toy_data
+from reference import Silent, affine, assert_state, message_of, prototype_classifier, state_of, toy_data
 from torch import Tensor, nn
 
 from robust_student import ledger, measurements
@@ -754,22 +754,10 @@ def test_the_batch_size_changes_nothing_outside_autoattack(size: int, finished: 
         assert [mine[k] for k in scores] == pytest.approx([its[k] for k in scores], rel=1e-3)
 
 
-class Silent(nn.Module):
-    """NaN for bright inputs, else a nearest-prototype classifier."""
-
-    def __init__(self, above: float) -> None:
-        super().__init__()
-        self.inner, self.above = prototype_classifier(DATA), above
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        bright = inputs.mean(dim=(1, 2, 3)) > self.above
-        return self.inner(inputs).masked_fill(bright[:, None], float("nan"))
-
-
 def test_no_answer_is_never_right_and_the_evaluation_ends(tmp_path: Path) -> None:
     brightness = DATA.test.floats().mean(dim=(1, 2, 3))
     above = float(brightness.median())
-    records = run(tmp_path / "out", ATTACKED, subjects={"m": Silent(above), "kd": prototype_classifier(DATA)})
+    records = run(tmp_path / "out", ATTACKED, subjects={"m": Silent(DATA, above), "kd": prototype_classifier(DATA)})
     rows = rows_of(tmp_path / "out", model="m", perturbation="none")
     silent = {row["index"] for row in rows if brightness[row["index"]] > above}
     assert {row["index"] for row in rows if row["prediction"] == -1} == silent

@@ -55,7 +55,7 @@ every_number_of_draws = pytest.mark.parametrize(
 def plain_votes(
     network: nn.Module, example: Tensor, norm: Norm, sigma: float, seed: int, stream: int, samples: int
 ) -> list[int]:
-    """The class of every noisy copy."""
+    """The class of every noisy copy that gets one: NaN logits are no vote."""
     generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(stream,))))
     shape, scale = tuple(example.shape), ReferenceNorm(norm, tuple(example.shape)).scale
     found = []
@@ -63,7 +63,8 @@ def plain_votes(
         noise = [float(generator.standard_normal(dtype=np.float32)) for _ in range(math.prod(shape))]
         moved = [x + sigma * s * n for x, s, n in zip(as_numpy(example).ravel(), scale, noise, strict=True)]
         logits = network(torch.tensor(moved, dtype=example.dtype, device=example.device).view(1, *shape))[0].tolist()
-        found.append(logits.index(max(logits)))
+        if not any(map(math.isnan, logits)):
+            found.append(logits.index(max(logits)))
     return found
 
 
@@ -83,7 +84,7 @@ def plain_certificate(
 ) -> tuple[int, float, int]:
     """Prediction, radius and successes of one example."""
     selection = plain_votes(network, example, norm, draws.sigma, seed, SELECTION, draws.selection_samples)
-    winner = max(sorted(set(selection)), key=selection.count)
+    winner = max(sorted(set(selection)), key=selection.count, default=0)
     votes = plain_votes(network, example, norm, draws.sigma, seed, ESTIMATION, draws.samples)
     successes = sum(vote == winner for vote in votes)
     p = plain_lower_bound(successes, draws.samples, draws.alpha)
@@ -167,6 +168,30 @@ def test_the_prediction_is_that_of_the_loop(draws: Draws, scaled: bool, device: 
     expected = [plain_prediction(student, x, norm, draws, seed) for x, seed in zip(inputs, seeds, strict=True)]
     assert predict(student, inputs, draws, seeds, norm=norm).tolist() == expected
     assert ABSTAIN in expected and (draws.samples == 1 or len(set(expected)) > 2)
+
+
+class _Silent(nn.Module):
+    """NaN logits where the first element of the input exceeds a number, else those of another network."""
+
+    def __init__(self, inner: nn.Module, above: float) -> None:
+        super().__init__()
+        self.inner, self.above = inner, above
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.inner(inputs).masked_fill((inputs[:, 0, 0] > self.above)[:, None], math.nan)
+
+
+@pytest.mark.parametrize("above", [-math.inf, -0.5, 0.5])
+def test_nan_logits_vote_for_no_class(above: float, device: torch.device) -> None:
+    network, draws = _Silent(smooth_student(SHAPE, 3, device), above), Draws(0.5, 200, 30, 0.001)
+    inputs, seeds = make_batch(SHAPE, device, input_range=UNBOUNDED, examples=12).inputs, list(range(40, 52))
+    expected = [plain_certificate(network, x, L2, draws, seed) for x, seed in zip(inputs, seeds, strict=True)]
+    found = certify(network, inputs, draws, seeds)
+    assert found.successes.tolist() == [successes for _, _, successes in expected]
+    assert found.prediction.tolist() == [prediction for prediction, _, _ in expected]
+    answers = [plain_prediction(network, x, L2, draws, seed) for x, seed in zip(inputs, seeds, strict=True)]
+    assert predict(network, inputs, draws, seeds).tolist() == answers
+    assert above > -math.inf or answers == [ABSTAIN] * len(inputs)
 
 
 @pytest.mark.parametrize(("successes", "samples"), [(700, 1000), (990, 1000), (999, 1000), (1000, 1000), (17, 18)])

@@ -1,6 +1,5 @@
 """Both sides of the truth: for every example what is certified, what is estimated and what an attack found."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +22,7 @@ from robust_student.files import read_json, write_json
 from robust_student.graph import trace
 from robust_student.ledger import Ledger, Sample, describe, fingerprint, prepare
 from robust_student.measurement_settings import CertificationSettings
-from robust_student.measurements import Batch, Measurement, example_seeds, rows_of
+from robust_student.measurements import Batch, Measurement, example_seeds, radius_fields, rows_of
 from robust_student.norms import Norm
 from robust_student.propagation import Method
 from robust_student.results import CERTIFICATION, SUMMARY, Row
@@ -177,10 +176,7 @@ def _rows(name: str, radii: Radii) -> Callable[[Model, Batch], list[Row]]:
 
     def run(model: Model, batch: Batch) -> list[Row]:
         found, details = radii(model, batch)
-        values = [
-            {"value": radius, "detail": detail} if math.isfinite(radius) else {"detail": "infinite"}
-            for radius, detail in zip(found.tolist(), details, strict=True)
-        ]
+        values = [radius_fields(radius, detail) for radius, detail in zip(found.tolist(), details, strict=True)]
         rows = zip(_clean(model, batch), values, strict=True)
         return [Row(**asdict(row) | {"perturbation": name} | value) for row, value in rows]
 
@@ -323,11 +319,11 @@ def _agreement(
     """Whether any point tried within the budget makes teacher and student decide differently.
 
     Tried are x and PGD's points against what the teacher says at x, on the student and on the teacher, from one random
-    start. `prediction` is the student's at the last point tried.
+    start. `prediction` is the student's at the last point tried. NaN logits are no answer and never agree.
     """
 
     def run(model: Model, batch: Batch) -> list[Row]:
-        said = teacher.logits(batch.inputs).argmax(dim=1).to(batch.labels.device)
+        said = answers(teacher.logits(batch.inputs)).clamp_min(0).to(batch.labels.device)  # NaN: any class, see below
         seeds = example_seeds(settings.seed, batch.indices)
         draws = [
             norm.random(x[None].cpu(), budget, torch.Generator().manual_seed(seed % 2**32))
@@ -348,8 +344,8 @@ def _agreement(
                 start=start,
             )
             for tried in (batch.inputs, points):
-                prediction = model.logits(tried).argmax(dim=1)
-                agreed &= prediction == teacher.logits(tried).argmax(dim=1)
+                prediction = answers(model.logits(tried))
+                agreed &= (prediction >= 0) & (prediction == answers(teacher.logits(tried)))
         name = f"agreement_{norm.name}"
         rows = zip(batch.indices, batch.labels.tolist(), prediction.tolist(), agreed.tolist(), strict=True)
         return [Row(batch.model, name, budget, index, label, guess, same) for index, label, guess, same in rows]

@@ -243,14 +243,16 @@ class Predict(Command):
         from robust_student.data import read_image
         from robust_student.devices import resolve_device
         from robust_student.sources import open_model
+        from robust_student.tensors import answers
 
         if not self.images:
             raise UserError("predict: name at least one image file")
         model = open_model(self.model, trust=self.trust).to(resolve_device(self.device))
         inputs = torch.stack([read_image(image, model.card.input_shape) for image in self.images])
-        confidence, best = model.logits(inputs).softmax(dim=1).max(dim=1)
-        for image, k, value in zip(self.images, best.tolist(), confidence.tolist(), strict=True):
-            print(f"{image}\t{model.card.classes[k]}\t{value:.4f}")
+        logits = model.logits(inputs)
+        confidence = logits.softmax(dim=1).amax(dim=1)
+        for image, k, value in zip(self.images, answers(logits).tolist(), confidence.tolist(), strict=True):
+            print(f"{image}\t{'no answer (NaN)' if k < 0 else model.card.classes[k]}\t{value:.4f}")
 
 
 COMMANDS: dict[str, type[Command]] = {

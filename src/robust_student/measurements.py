@@ -198,12 +198,16 @@ def _radius_rows(measure: str, norm: Norm, *, confidence: bool) -> Callable[[Mod
         else:
             radii = estimated_decision_radius(logits, inputs, batch.labels, norm)
         rows = rows_of(batch, measure, None, answers(logits).tolist())
-        return [
-            Row(**asdict(row) | ({"value": radius} if np.isfinite(radius) else {"detail": "infinite"}))
-            for row, radius in zip(rows, radii.tolist(), strict=True)
-        ]
+        return [Row(**asdict(row) | radius_fields(radius)) for row, radius in zip(rows, radii.tolist(), strict=True)]
 
     return run
+
+
+def radius_fields(radius: float, detail: str | None = None) -> dict[str, Any]:
+    """`value` and `detail` of the row of a radius; where it is NaN nothing is bounded, which is a radius of 0."""
+    if math.isnan(radius):
+        return {"value": 0.0, "detail": "nan"}
+    return {"value": radius, "detail": detail} if math.isfinite(radius) else {"detail": "infinite"}
 
 
 def grade(model: Model, batch: Batch, points: Tensor, norm: Norm, radius: float, data: Data) -> Tensor:

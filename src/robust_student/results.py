@@ -42,9 +42,9 @@ class Row:
     correct: bool | None
     """Right on the clean and on the perturbed input; None: excluded (noise on an all-zero input has no SNR)."""
     value: float | None = None
-    """Realised SNR in dB, or the estimated radius in units of the norm; None: none, or infinite."""
+    """Realised SNR in dB, or the estimated radius in units of the norm (0 where it is NaN); None: none, or infinite."""
     detail: str | None = None
-    """The attack that broke the example first, or `infinite` for a radius."""
+    """The attack that broke the example first, or `infinite` or `nan` for a radius."""
     confidence: float | None = None
     """Largest softmax probability; None: not recorded (attacks, radii, files of older versions) or not finite."""
     nll: float | None = None

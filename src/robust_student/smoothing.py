@@ -18,7 +18,7 @@ from scipy import special, stats
 from torch import Tensor, nn
 
 from robust_student.norms import Norm
-from robust_student.tensors import Inputs, Labels, UserError, evaluating
+from robust_student.tensors import Inputs, Labels, UserError, answers, evaluating
 
 ABSTAIN = -1
 """The prediction where the draws do not settle the class."""
@@ -135,7 +135,7 @@ class _Smoothed:
             raise UserError(f"smoothing: chunk must be at least 1, not {self.chunk}")
 
     def votes(self, example: Float[Tensor, "*shape"], seed: int, stream: _Stream, samples: int) -> _Counts:
-        """How many of `samples` noisy copies of one input the network puts into each class.
+        """How many of `samples` noisy copies of one input the network puts into each class; NaN logits vote for none.
 
         numpy draws number after number, so that the noise does not depend on the size of the chunks. torch's CPU
         generator does not do that, and tells seeds apart by their last 32 bits only.
@@ -148,7 +148,8 @@ class _Smoothed:
             size = (min(self.chunk, samples - done), *example.shape)
             noise = torch.from_numpy(generator.standard_normal(size, dtype=np.float32)).to(example)
             logits = self.network(example + spread * noise)
-            part = torch.bincount(logits.argmax(dim=1).cpu(), minlength=logits.shape[1]).numpy()
+            given = answers(logits).cpu()
+            part = torch.bincount(given[given >= 0], minlength=logits.shape[1]).numpy()
             counts = part + counts if done else part
         return counts
 
@@ -177,7 +178,8 @@ def _settled(counts: _Counts, alpha: float) -> int:
     """The class with most votes where they differ significantly from the second's, else `ABSTAIN`."""
     winner = int(counts.argmax())
     most, second = int(counts[winner]), int(np.delete(counts, winner).max(initial=0))
-    return winner if stats.binomtest(most, most + second, 0.5).pvalue <= alpha else ABSTAIN
+    settled = most > 0 and stats.binomtest(most, most + second, 0.5).pvalue <= alpha
+    return winner if settled else ABSTAIN
 
 
 def _integers(values: list[int]) -> Labels:
