@@ -19,14 +19,14 @@ CPU = torch.device("cpu")
 class Asked(nn.Module):
     """A teacher that counts the examples it is asked about."""
 
-    def __init__(self, seed: int = 0, shift: float = 0.0) -> None:
+    def __init__(self, seed: int = 0, shift: float = 0.0, unit: float = 1.0) -> None:
         super().__init__()
         torch.manual_seed(seed)
-        self.layer, self.count, self.shift = nn.Linear(16, 3), 0, shift
+        self.layer, self.count, self.shift, self.unit = nn.Linear(16, 3), 0, shift, unit
 
     def forward(self, inputs: Tensor) -> Tensor:
         self.count += len(inputs)
-        return self.layer(inputs.flatten(1)) + self.shift
+        return (self.layer(inputs.flatten(1)) + self.shift) * self.unit
 
 
 @pytest.fixture
@@ -51,8 +51,9 @@ def test_a_second_run_reads_the_scores_and_asks_a_few_examples_only(folder: Path
     second, _ = prepared(network)
     assert network.count == 16
     positions = torch.tensor([3, 39, 0])
-    for guide in (first, second):
-        assert torch.equal(guide.scores(torch.zeros(3, 1, 4, 4), positions), model.logits(SOURCE.floats(positions)))
+    scores = [guide.scores(torch.zeros(3, 1, 4, 4), positions) for guide in (first, second)]
+    assert torch.equal(*scores)
+    torch.testing.assert_close(scores[0], model.logits(SOURCE.floats(positions)))  # other batches round otherwise
 
 
 def test_other_weights_other_data_or_other_code_are_asked_anew(folder: Path) -> None:
@@ -65,6 +66,19 @@ def test_other_weights_other_data_or_other_code_are_asked_anew(folder: Path) -> 
     assert changed.count == 56
     scores = guide.scores(torch.zeros(1, 1, 4, 4), torch.tensor([5]))
     torch.testing.assert_close(scores, model.logits(SOURCE.floats(slice(5, 6))))
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+def test_scores_that_are_rounded_otherwise_are_used_and_wrong_ones_are_not(folder: Path, unit: float) -> None:
+    """Whatever unit the teacher's scores have."""
+    network = Asked(unit=unit)
+    prepared(network)
+    path = next(folder.iterdir())
+    scores = safetensors.torch.load_file(path)["scores"]
+    for other, count in ((scores * (1 + 1e-5), 16), (scores * 1.01, 56)):
+        safetensors.torch.save_file({"scores": other}, path)
+        prepared(network)
+        assert network.count == count
 
 
 @pytest.mark.parametrize("damage", [b"nonsense", b""])
