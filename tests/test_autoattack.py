@@ -17,6 +17,7 @@ from reference import (
     Shape,
     affine,
     as_numpy,
+    assert_rows,
     linear_student,
     norm_for,
     prototype_classifier,
@@ -268,6 +269,19 @@ def test_projection_lands_inside_and_leaves_inner_points_alone(
     assert bool((feasible.size(inside - centres) <= radius * (1 + 1e-9)).all())
     assert torch.equal(feasible.clip(inside), inside)
     torch.testing.assert_close(feasible.project(inside, centres), inside, rtol=0, atol=1e-12)
+
+
+@settings(max_examples=20)
+@given(st.sampled_from(POWERS), st.integers(0, 10_000), st.sampled_from([1e-30, 1.0, 1e30]))
+def test_direction_has_unit_size_and_is_the_steepest(power: float, seed: int, magnitude: float) -> None:
+    gradient = magnitude * torch.randn((4, 3, 2), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    gradient[1] = 0
+    feasible = Feasible(power, 0.3, 0.0, 1.0)
+    direction = feasible.direction(gradient)
+    assert_rows(feasible.size(direction), [1.0, 0.0, 1.0, 1.0])
+    slopes = (gradient * direction).flatten(1).sum(dim=1)
+    dual = {1.0: np.inf, 2.0: 2, np.inf: 1}[power]
+    assert_rows(slopes / magnitude, [np.linalg.norm(g.flatten(), dual) for g in as_numpy(gradient / magnitude)])
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -55,12 +55,8 @@ class Feasible:
         return self.clip(centres + self._onto_l1(points - centres, centres))
 
     def direction(self, gradient: Inputs) -> Inputs:
-        """The steepest perturbation of unit size (Linf: signs; L2: the normalised gradient), zero where it is zero."""
-        if self.p == math.inf:
-            return gradient.sign()
-        largest = gradient.flatten(1).abs().amax(dim=1).clamp_min(torch.finfo(gradient.dtype).tiny)
-        scaled = gradient / column(largest, gradient)  # the squares of tiny gradients leave float32's range
-        return scaled / column(torch.linalg.vector_norm(scaled.flatten(1), dim=1).clamp_min(0.5), gradient)
+        """The perturbation d of unit size that maximises `<g, d>`; zero where the gradient is zero."""
+        return Norm(self.p).direction(gradient)
 
     def start(self, centres: Inputs, generators: Sequence[torch.Generator]) -> Inputs:
         """A random point on the ball's surface, cut to the range; one generator per example.
