@@ -3,37 +3,78 @@
 Implements the objectives of Guo et al., "Robust Student Network Learning" (arXiv 1807.11158).
 """
 
-# Models and data
-# Bounds and norms
-from robust_student.bounds import estimated_confidence_radius as estimated_confidence_radius
-from robust_student.bounds import estimated_decision_radius as estimated_decision_radius
-from robust_student.corruptions import corrupt as corrupt
-from robust_student.data import Data as Data
-from robust_student.data import data_from_datasets as data_from_datasets
-from robust_student.data import load_data as load_data
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-# Evidence
-from robust_student.evaluation import evaluate as evaluate
-from robust_student.measurement_settings import CorruptionSettings as CorruptionSettings
-from robust_student.measurement_settings import EvaluationSettings as EvaluationSettings
-from robust_student.norms import Norm as Norm
+if TYPE_CHECKING:
+    from robust_student.bounds import estimated_confidence_radius as estimated_confidence_radius
+    from robust_student.bounds import estimated_decision_radius as estimated_decision_radius
+    from robust_student.corruptions import corrupt as corrupt
+    from robust_student.data import Data as Data
+    from robust_student.data import data_from_datasets as data_from_datasets
+    from robust_student.data import load_data as load_data
+    from robust_student.evaluation import evaluate as evaluate
+    from robust_student.measurement_settings import CorruptionSettings as CorruptionSettings
+    from robust_student.measurement_settings import EvaluationSettings as EvaluationSettings
+    from robust_student.norms import Norm as Norm
+    from robust_student.objective import RobustStudentObjective as RobustStudentObjective
+    from robust_student.objective import Terms as Terms
+    from robust_student.runs import Model as Model
+    from robust_student.runs import load as load
+    from robust_student.settings import METHODS as METHODS
+    from robust_student.settings import DistillSettings as DistillSettings
+    from robust_student.settings import ObjectiveSettings as ObjectiveSettings
+    from robust_student.settings import TrainingSettings as TrainingSettings
+    from robust_student.sources import open_model as open_model
+    from robust_student.teacher_settings import TeacherSettings as TeacherSettings
+    from robust_student.tensors import InputRange as InputRange
+    from robust_student.tensors import UserError as UserError
+    from robust_student.training import distill as distill
+    from robust_student.training import train as train
 
-# The objective, for a training loop of your own
-from robust_student.objective import RobustStudentObjective as RobustStudentObjective
-from robust_student.objective import Terms as Terms
-from robust_student.runs import Model as Model
-from robust_student.runs import load as load
+_PLACES = {
+    # Models and data
+    "Data": "robust_student.data",
+    "Model": "robust_student.runs",
+    "data_from_datasets": "robust_student.data",
+    "load": "robust_student.runs",
+    "load_data": "robust_student.data",
+    "open_model": "robust_student.sources",
+    # Training
+    "distill": "robust_student.training",
+    "train": "robust_student.training",
+    # The objective, for a training loop of your own
+    "RobustStudentObjective": "robust_student.objective",
+    "Terms": "robust_student.objective",
+    # Evidence
+    "corrupt": "robust_student.corruptions",
+    "evaluate": "robust_student.evaluation",
+    # Bounds and norms
+    "InputRange": "robust_student.tensors",
+    "Norm": "robust_student.norms",
+    "estimated_confidence_radius": "robust_student.bounds",
+    "estimated_decision_radius": "robust_student.bounds",
+    # Settings
+    "METHODS": "robust_student.settings",
+    "CorruptionSettings": "robust_student.measurement_settings",
+    "DistillSettings": "robust_student.settings",
+    "EvaluationSettings": "robust_student.measurement_settings",
+    "ObjectiveSettings": "robust_student.settings",
+    "TeacherSettings": "robust_student.teacher_settings",
+    "TrainingSettings": "robust_student.settings",
+    # Errors
+    "UserError": "robust_student.tensors",
+}
+"""The module of every public name, imported when the name is first asked for: PyTorch takes seconds."""
 
-# Settings
-from robust_student.settings import METHODS as METHODS
-from robust_student.settings import DistillSettings as DistillSettings
-from robust_student.settings import ObjectiveSettings as ObjectiveSettings
-from robust_student.settings import TrainingSettings as TrainingSettings
-from robust_student.sources import open_model as open_model
-from robust_student.teacher_settings import TeacherSettings as TeacherSettings
-from robust_student.tensors import InputRange as InputRange
-from robust_student.tensors import UserError as UserError
 
-# Training
-from robust_student.training import distill as distill
-from robust_student.training import train as train
+def __getattr__(name: str) -> Any:
+    """The public name, from its module."""
+    if name not in _PLACES:
+        raise AttributeError(f"module 'robust_student' has no attribute '{name}'")
+    return getattr(import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """The public names, for completion."""
+    return sorted(_PLACES)

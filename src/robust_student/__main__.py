@@ -1,6 +1,26 @@
-"""`python -m robust_student` is the command `robust-student`."""
+"""The program `robust-student`, also as `python -m robust_student`: a signal during the imports ends it in one line."""
 
-from robust_student.cli import main
+import os
+import signal
+from types import FrameType
+
+
+def main() -> None:
+    """Import the command line, which takes seconds, and run it."""
+    numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+    kept = {number: signal.signal(number, _leave) for number in numbers}
+    from robust_student import cli
+
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+    cli.main()
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """End the process at once: nothing has been opened yet, and an import could swallow an exception."""
+    os.write(2, b"robust-student: interrupted\n")
+    os._exit(128 + number)
+
 
 if __name__ == "__main__":
     main()

@@ -1,6 +1,7 @@
 """The command `robust-student`: what each of its commands takes and does."""
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from pydantic import Field, ValidationError
 from robust_student import terminal
 from robust_student.arguments import Command, Config, Flat, Paths, command_name, merged, parse, value_of
 from robust_student.checkup import Doctor
-from robust_student.interruption import Interrupted
+from robust_student.interruption import Interrupted, Terminated, terminable
 from robust_student.measuring import Certify, Evaluate
 from robust_student.settings import (
     LARGEST_SEED,
@@ -270,7 +271,8 @@ COMMANDS: dict[str, type[Command]] = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; bad input ends with one line on standard error and exit code 2."""
     try:
-        parse(arguments, COMMANDS).run()
+        with terminable():
+            parse(arguments, COMMANDS).run()
     except (UserError, ValidationError) as error:
         message = str(error) if isinstance(error, UserError) else error.errors()[0]["msg"].removeprefix("Value error, ")
         _complain(message)
@@ -286,11 +288,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Interrupted as interruption:
         print(f"robust-student: {interruption}", file=sys.stderr)
         raise SystemExit(128 + interruption.number) from None
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         resumable = command_name(arguments) in ("evaluate", "certify")
         more = "; the same command goes on from what is measured" if resumable else ""
         print(f"robust-student: interrupted{more}", file=sys.stderr)
-        raise SystemExit(130) from None
+        number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+        raise SystemExit(128 + number) from None
 
 
 def _complain(message: str) -> NoReturn:

@@ -1,5 +1,6 @@
-"""Ctrl-C and SIGTERM as a wish that the training loop grants at the end of a step."""
+"""Ctrl-C and SIGTERM: a wish that the training loop grants at the end of a step, an exception everywhere else."""
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,30 @@ class Interrupted(Exception):
         """`number` is the signal's."""
         super().__init__(message)
         self.number = number
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does: files and processes are cleaned up on the way out."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Raise Terminated on SIGTERM for the length of a block; outside the main thread nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    owner = os.getpid()
+
+    def obey(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:  # a child that was forked, say to decode images, just ends
+            os._exit(128 + number)
+        raise Terminated
+
+    kept = signal.signal(signal.SIGTERM, obey)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, kept)
 
 
 class Wish:
