@@ -458,6 +458,17 @@ def test_tables_are_attacked_in_units_of_their_scale(norm: str, tmp_path: Path) 
     assert accuracy["value"] == 0 and accuracy["n"] == 4
 
 
+def test_a_budget_may_reach_from_one_end_of_the_range_to_the_other_and_no_further(tmp_path: Path) -> None:
+    norms = {"linf": 1.0, "l2": 4.0, "l1": 16.0}
+    for norm, whole in norms.items():
+        budget = {"autoattack_norm": norm, "autoattack_radius": whole, "pgd_linf": (1.0,), "pgd_l2": (4.0,)}
+        settings = FAST.model_copy(update=budget)
+        measurements.require_possible_budgets(DATA, settings)
+        more = settings.model_copy(update={"autoattack_radius": 1.01 * whole})
+        assert f"({norm}, at most {whole:g})" in message_of(lambda more=more: run(tmp_path / "out", more))
+    assert not (tmp_path / "out").exists()
+
+
 # Gallery --------------------------------------------------------------------------------------------------------------
 
 

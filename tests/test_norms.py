@@ -300,6 +300,14 @@ def test_step_without_limits_adds_the_direction(
     torch.testing.assert_close(norm.step(points, gradient, 0.3, UNBOUNDED), expected)
 
 
+@every_norm
+@with_and_without_scale
+def test_the_largest_change_goes_from_one_corner_of_the_range_to_the_other(name: NormName, scaled: bool) -> None:
+    norm, reference = pair(name, scaled, 4)
+    assert norm.largest(InputRange(-1.0, 2.0), (4,)) == pytest.approx(reference.size(np.full(4, 3.0)))
+    assert norm.largest(InputRange(0.0, math.inf), (4,)) == math.inf
+
+
 @pytest.mark.parametrize(
     ("name", "shape", "input_range", "expected"),
     [

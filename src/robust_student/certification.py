@@ -22,7 +22,7 @@ from robust_student.files import read_json, write_json
 from robust_student.graph import trace
 from robust_student.ledger import Ledger, Sample, describe, fingerprint, prepare
 from robust_student.measurement_settings import CertificationSettings
-from robust_student.measurements import Batch, Measurement, example_seeds, radius_fields, rows_of
+from robust_student.measurements import Batch, Measurement, example_seeds, radius_fields, require_possible, rows_of
 from robust_student.norms import Norm
 from robust_student.propagation import Method
 from robust_student.results import CERTIFICATION, SUMMARY, Row
@@ -77,6 +77,7 @@ def certify(
     norm = Norm.named(settings.norm, data.scale)
     require_attacks(settings.attacks, norm)
     budgets = _budgets(settings, norm, data)
+    require_possible("budgets", budgets, norm, data)
     certifiers = _certifiers(ready, norm, data, settings)
     positions, (linear,) = nested_sample(data.test.labels, settings.examples, [settings.linear_examples], settings.seed)
     ledger = Ledger.open(output, CERTIFICATION, fingerprint(ready, data, settings))

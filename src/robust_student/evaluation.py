@@ -22,7 +22,7 @@ from robust_student.layouts import channels_last
 from robust_student.ledger import Ledger, Sample, Shard, describe, fingerprint, prepare
 from robust_student.masking_checks import PREFIX, masking_plans, masking_verdict
 from robust_student.measurement_settings import EvaluationSettings
-from robust_student.measurements import autoattack_suite, plan
+from robust_student.measurements import autoattack_suite, plan, require_possible_budgets
 from robust_student.results import BREAKDOWN, EVALUATION, GALLERY, SUMMARY, Key, Row, find, summarise
 from robust_student.runs import Model
 from robust_student.tensors import UserError
@@ -59,6 +59,7 @@ def evaluate(
     if baseline is not None and baseline not in ready:
         raise UserError(f"evaluate: baseline '{baseline}' is not among the models ({', '.join(ready)})")
     few = settings.corruptions.examples if corruption_kinds(settings.corruptions) else 0
+    require_possible_budgets(data, settings)
     inner = [settings.attack_examples, settings.masking.examples, few]
     sample, (attacked, _, corrupted) = nested_sample(data.test.labels, settings.examples, inner, settings.seed)
     under_corruption = corruption_plan(data, settings, corrupted)

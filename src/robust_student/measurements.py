@@ -1,7 +1,7 @@
 """What an evaluation measures: one cell per perturbation and setting, graded by one function."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from robust_student.perturbations import (
 )
 from robust_student.results import Row
 from robust_student.runs import Model
-from robust_student.tensors import answers
+from robust_student.tensors import UserError, answers
 
 RELATIVE_BUDGETS = (0.25, 0.5, 1.0, 1.5, 2.0)
 """PGD budgets in units of the norm's default radius, where the user gives none."""
@@ -103,6 +103,27 @@ def autoattack_suite(data: Data, settings: EvaluationSettings) -> AutoAttack:
     norm = Norm.named(settings.autoattack_norm, data.scale)
     radius = settings.autoattack_radius or float(f"{norm.default_radius(data.input_range, data.shape):.4g}")
     return AutoAttack("fast" if settings.autoattack == "none" else settings.autoattack, norm, radius)
+
+
+def require_possible(option: str, radii: Iterable[float], norm: Norm, data: Data) -> None:
+    """Raise UserError where a radius exceeds the largest change that the inputs' range allows: other units, say."""
+    lower, upper = data.input_range
+    whole = norm.largest(data.input_range, data.shape)
+    for radius in radii:
+        if radius > whole * (1 + 1e-6):
+            raise UserError(
+                f"{option}: {radius:g} is more than any change inside the inputs' range [{lower:g}, {upper:g}] "
+                f"({norm.name}, at most {whole:g}); radii are in units of the inputs, where 8 of 255 grey levels are "
+                "0.0314"
+            )
+
+
+def require_possible_budgets(data: Data, settings: EvaluationSettings) -> None:
+    """Raise UserError where an attack of an evaluation has a budget that the inputs' range does not allow."""
+    suite = autoattack_suite(data, settings)
+    require_possible("pgd_linf", settings.pgd_linf or (), Norm.named("linf", data.scale), data)
+    require_possible("pgd_l2", settings.pgd_l2 or (), Norm.named("l2", data.scale), data)
+    require_possible("autoattack_radius", [suite.radius], suite.norm, data)
 
 
 def _clean(model: Model, batch: Batch) -> list[Row]:

@@ -137,6 +137,12 @@ class Norm:
         size = math.prod(shape)
         return {math.inf: linf, 2.0: 0.3 * math.sqrt(size) * linf, 1.0: 0.12 * size * linf}[self.p]
 
+    def largest(self, input_range: InputRange, shape: torch.Size | tuple[int, ...]) -> float:
+        """Size of the largest change of an input, from one end of the range to the other; infinite without a range."""
+        if not input_range.bounded:
+            return math.inf
+        return float(self.size(torch.full((1, *shape), input_range.width, dtype=torch.float64)))
+
     def _fill(self, points: Tensor, gradient: Tensor, size: Size, input_range: InputRange) -> Tensor:
         slope = self._multiply(gradient).flatten(1)
         limit = broadcastable(size, slope)

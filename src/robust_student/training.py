@@ -195,11 +195,9 @@ def _fit(
 
 def _require_ball_inside(radius: float | None, norm: Norm, data: Data) -> None:
     """Raise UserError where a ball of `radius` holds every input: a radius in other units than the inputs'."""
-    if radius is None or not data.input_range.bounded:
-        return
     lower, upper = data.input_range
-    whole = float(norm.size(torch.full((1, *data.shape), upper - lower)))
-    if radius >= whole:
+    whole = norm.largest(data.input_range, data.shape)
+    if radius is not None and radius >= whole:
         raise UserError(
             f"radius: {radius:g} reaches from one end of the inputs' range [{lower:g}, {upper:g}] to the other "
             f"({norm.name}, {whole:g}); radii are in units of the inputs, where 8 of 255 grey levels are 0.0314"
