@@ -98,6 +98,34 @@ def test_only_a_run_is_opened_without_data(here: Path) -> None:
     assert "only a run directory" in message_of(lambda: open_model("net.py:make@w.pt"))
 
 
+LOADS_ITS_OWN = (
+    FACTORY
+    + """
+def own(num_classes):
+    import torch
+
+    network = make(num_classes)
+    network.load_state_dict(torch.load("w.pt"))
+    return network
+
+def seeded(num_classes):
+    import torch
+
+    torch.manual_seed(1)
+    return make(num_classes)
+"""
+)
+
+
+@pytest.mark.parametrize("role", ["model m", "teacher"])
+def test_a_factory_without_weights_must_give_the_same_ones_twice(role: str, here: Path) -> None:
+    (here / "net.py").write_text(LOADS_ITS_OWN)
+    message = message_of(lambda: open_model("net.py:make", DATA, role=role))
+    assert message.startswith(f"{role} 'net.py:make': has random weights") and "@WEIGHTS" in message
+    for factory in ("own", "seeded"):
+        assert torch.equal(open_model(f"net.py:{factory}", DATA)(INPUTS), own()(INPUTS))
+
+
 def test_weights_are_given_once(here: Path) -> None:
     for spec in ("net.py:make@w.pt", "x.pt2"):
         message = message_of(lambda spec=spec: open_model(spec, DATA, wanted(weights="w.pt")))  # type: ignore[misc]

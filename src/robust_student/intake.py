@@ -51,6 +51,10 @@ class Intake:
         return torch.tensor(self.mean).view(form), torch.tensor(self.std).view(form)
 
 
+NATURAL_UNITS = Intake((0.0,), (1.0,))
+"""No normalisation."""
+
+
 def from_pretrained_cfg(config: Mapping[str, Any]) -> Intake:
     """From timm's `pretrained_cfg`: mean, std, input_size and label_names."""
     size, names = config.get("input_size"), config.get("label_names")

@@ -12,7 +12,7 @@ from robust_student.cards import ModelCard
 from robust_student.data import Data
 from robust_student.files import read_json
 from robust_student.hub import CARD, folder_of, is_repository
-from robust_student.intake import Intake, order_of, read_names
+from robust_student.intake import NATURAL_UNITS, Intake, order_of, read_names
 from robust_student.models import Recipe, is_built_in, names_code, read
 from robust_student.programs import open_program
 from robust_student.runs import PROGRAM, Model, assemble, load, require_fit
@@ -34,7 +34,8 @@ def open_model(
     Args:
         spec: a run directory; `hub:USER/REPO[@REVISION]` or a local folder in the hub's layout; `timm:NAME[,...]` or
             `torchvision:NAME[,...]`, with `,pretrained` or `@WEIGHTS`; a built-in name with `@WEIGHTS`;
-            `pkg.module:factory[@WEIGHTS]` or `file.py:factory[@WEIGHTS]`; a `.pt2` program of torch.export.
+            `pkg.module:factory[@WEIGHTS]` or `file.py:factory[@WEIGHTS]`, a factory without weights being called
+            twice: it must load its own; a `.pt2` program of torch.export.
         data: what the model is for; only a run can be opened without, since it knows its inputs and classes.
         settings: normalisation, input size and class names where the spec's source does not know them.
         trust: the user's word that code in a program, or named by somebody else's run, may be called.
@@ -105,7 +106,16 @@ def _network(spec: str, data: Data, wanted: Intake, trust: bool, role: str) -> M
             load_weights(network, recipe.weights)
         return network
 
-    model = assemble(replace(recipe, intake=wanted.over(recipe.intake)), make, data, spec, role)
+    intake = wanted.over(recipe.intake)
+    if not recipe.has_weights:  # the factory's own, which take natural units like a file's
+        intake = intake.over(NATURAL_UNITS)
+    recipe = replace(recipe, intake=intake)
+    model = assemble(recipe, make, data, spec, role)
+    if not recipe.has_weights and assemble(recipe, make, data, spec, role).digest() != model.digest():
+        raise UserError(
+            f"{role} '{spec}': has random weights, for two calls of the factory give different ones; add @WEIGHTS, a "
+            "file, or load them in the factory"
+        )
     if recipe.arguments:  # no name builds it again
         model.card = model.card.model_copy(update={"network": None})
     return model
