@@ -63,7 +63,19 @@ ROOMS = [
     *("measurements", "masking_checks", "corruption_sets", "corruption_measurements"),
     *("costs", "layouts", "ledger", "gallery", "evaluation", "certification"),
     *("figures", "pages", "certificate_report", "saved", "evidence", "sections", "overview", "side_by_side", "seeds"),
-    *("report", "demo", "arguments", "terminal", "checkup", "workers", "measuring", "cli", "__main__"),
+    *(
+        "report",
+        "demo",
+        "flags",
+        "help_text",
+        "arguments",
+        "terminal",
+        "checkup",
+        "workers",
+        "measuring",
+        "cli",
+        "__main__",
+    ),
 ]
 STATISTICS = {"breakdown", "calibration", "comparison", "intervals", "results", "tensors"}
 """Rooms that compute with saved rows and records; none of them can run a model."""

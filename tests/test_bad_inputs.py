@@ -159,7 +159,7 @@ WORDS = [
     Bad("negative learning rate", f"{TRAIN} --learning-rate -1", "greater than 0"),
     Bad("all examples for validation", f"{TRAIN} --validation-fraction 1", "less than 1"),
     Bad("negative seed", f"{TRAIN} --seed -1", "greater than or equal to 0"),
-    Bad("giant seed", f"{TRAIN} --seed {10**30}", "'seed': input should be less than"),
+    Bad("giant seed", f"{TRAIN} --seed {10**30}", "--seed: input should be less than"),
     Bad("unknown choice", f"{TRAIN} --optimizer adam", "adamw"),
     Bad("GPU that is not there", f"{TRAIN} --device cuda:77", "device 'cuda:77': not available"),
     Bad("unknown device", f"{TRAIN} --device gpu", "device 'gpu': unknown; choose auto"),

@@ -114,7 +114,7 @@ def test_any_mapping_in_yaml_is_understood_or_refused(command: str, tmp_path: Pa
     @given(groups(kind))
     def check(values: dict[Any, Any]) -> None:
         path.write_text(yaml.safe_dump(values), encoding="utf-8")
-        read_or_refused(lambda: arguments._defaults(kind, ["--config", str(path)]))
+        read_or_refused(lambda: arguments.from_file(kind, str(path)))
 
     check()
 
@@ -152,7 +152,7 @@ def test_the_readme_s_configuration_with_damage_is_understood_or_refused(tmp_pat
     @given(EDITS)
     def check(edits: list[Edit]) -> None:
         path.write_bytes(damaged(content, edits))
-        read_or_refused(lambda: arguments._defaults(COMMANDS["distill"], ["--config", str(path)]))
+        read_or_refused(lambda: arguments.from_file(COMMANDS["distill"], str(path)))
 
     check()
 

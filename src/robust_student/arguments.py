@@ -1,25 +1,25 @@
-"""From words to settings: flags over YAML values over a method's values over defaults; complaints become one line."""
+"""From words to settings: flags over YAML values over a method's values over defaults; complaints are one line."""
 
-import contextlib
-import io
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_origin
+from typing import Annotated, Any
 
-import tyro
+from pydantic import ValidationError
 
-from robust_student.settings import Settings, read_yaml
+from robust_student.flags import Flag, Mark, flags_of, nearest_flag
+from robust_student.help_text import PROGRAM, help_of, help_of_all
+from robust_student.settings import Settings, explain, nearest, read_yaml, short
 from robust_student.tensors import UserError
 
-Flat = tyro.conf.arg(name="")
+Flat = Mark.FLAT
 """Mark of a group whose flags carry no prefix."""
-Config = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
+Config = Path | None
 """Type of a command's YAML file."""
-Words = tyro.conf.Positional[tuple[str, ...]]
+Words = Annotated[tuple[str, ...], Mark.WORDS]
 """Type of words that are given without a flag."""
-Paths = tyro.conf.Positional[tuple[Path, ...]]
+Paths = Annotated[tuple[Path, ...], Mark.WORDS]
 """Type of paths that are given without a flag."""
 
 
@@ -27,8 +27,8 @@ class Command(Settings):
     """A command: its fields are its flags, its docstring is its help."""
 
     @classmethod
-    def complete(cls, given: dict[str, Any], words: list[str]) -> dict[str, Any]:
-        """The values of the YAML file, completed by defaults that depend on other values; `words` are the flags."""
+    def complete(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """What flags and file say, completed by defaults that depend on it."""
         return given
 
     def run(self) -> None:
@@ -39,22 +39,26 @@ class Command(Settings):
 def parse(arguments: Sequence[str] | None, commands: Mapping[str, type[Command]]) -> Command:
     """The command that the words ask for, with defaults from its YAML file; UserError, one line, on bad input.
 
-    Without `arguments` the process's own are taken.
+    Without `arguments` the process's own are taken. Prints help and raises SystemExit where that is asked for.
     """
-    words = _words(arguments)
-    defaults = {name: _defaults(kind, words[1:] if words[:1] == [name] else []) for name, kind in commands.items()}
-    union = tyro.extras.subcommand_type_from_defaults(
-        defaults, {name: kind.__doc__ or "" for name, kind in commands.items()}, prefix_names=False
-    )
-    config = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.EnumChoicesFromValues)
-    complaint = io.StringIO()
+    name, *words = _words(arguments) or [""]
+    if name in ("-h", "--help"):
+        print(help_of_all(commands))
+        raise SystemExit(0)
+    if name not in commands:
+        what = f"unknown command '{name}'{nearest(name, list(commands))}" if name else "name a command"
+        raise UserError(f"{what} (see {PROGRAM} --help)")
+    kind = commands[name]
+    flags = list(flags_of(kind))
+    if "--help" in words or "-h" in words:
+        print(help_of(name, kind, flags, _start(kind, from_file(kind, value_of(words, "--config")))))
+        raise SystemExit(0)
+    typed = _typed(name, words, flags)
+    values = _start(kind, merged(from_file(kind, typed.get("config")), typed))
     try:
-        with contextlib.redirect_stderr(complaint):
-            return tyro.cli(union, args=words, prog="robust-student", config=config)
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        raise UserError(_one_line(complaint.getvalue(), words[0] if words and words[0] in commands else None)) from None
+        return kind.whole(values)
+    except ValidationError as error:
+        raise UserError(_complaint(name, error, flags)) from None
 
 
 def command_name(arguments: Sequence[str] | None) -> str:
@@ -62,23 +66,101 @@ def command_name(arguments: Sequence[str] | None) -> str:
     return next(iter(_words(arguments)), "")
 
 
+def from_file(kind: type[Command], path: str | None) -> dict[str, Any]:
+    """The values of a command's YAML file, which need not hold all that is required; UserError where one is wrong."""
+    if path is None or "config" not in kind.model_fields:
+        return {}
+    given, source = read_yaml(Path(path)), f"config {path}"
+    if "config" in given:
+        raise UserError(f"{source}: a file cannot name another one; 'config' belongs on the command line")
+    try:
+        kind.whole(_start(kind, given))
+    except ValidationError as error:
+        wrong = [problem for problem in error.errors() if problem["type"] != "missing" or len(problem["loc"]) > 1]
+        if wrong:
+            raise UserError(" ".join(f"{source}: {explain(kind, wrong[0])}".split())) from None
+    return given
+
+
 def _words(arguments: Sequence[str] | None) -> list[str]:
     return list(sys.argv[1:] if arguments is None else arguments)
 
 
-def _defaults(kind: type[Command], words: list[str]) -> Command:
-    """An instance to start from: YAML values over the built-in ones; MISSING where none is given."""
-    path = value_of(words, "--config")
-    given: dict[str, Any] = read_yaml(Path(path)) if path is not None and "config" in kind.model_fields else {}
-    source = f"config {path}"
-    if "config" in given:
-        raise UserError(f"{source}: a file cannot name another one; 'config' belongs on the command line")
-    given = kind.complete(given, words)
-    required = [name for name, field in kind.model_fields.items() if field.is_required() and name not in given]
-    several = [name for name in required if get_origin(kind.model_fields[name].annotation) is tuple]
-    placeholders = {name: ("x",) if name in several else "x" for name in required}
-    instance = kind.parse(given | placeholders, source)
-    return instance.model_copy(update={name: tyro.MISSING for name in required})
+def _start(kind: type[Command], given: dict[str, Any]) -> dict[str, Any]:
+    """What is given over the defaults of the command's groups."""
+    groups = {name: field.default for name, field in kind.model_fields.items() if isinstance(field.default, Settings)}
+    return merged({name: group.model_dump() for name, group in groups.items()}, kind.complete(given))
+
+
+def _typed(command: str, words: list[str], flags: list[Flag]) -> dict[str, Any]:
+    """The values that words give to flags, in their groups; UserError on words that no flag takes."""
+    known = {name: flag for flag in flags if not flag.words for name in flag.names}
+    see = f"(see {PROGRAM} {command} --help)"
+    loose: list[str] = []
+    values: dict[tuple[str, ...], Any] = {}
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not _is_flag(word):
+            loose.append(word)
+            continue
+        name, equals, value = word.partition("=")
+        name = name.replace("_", "-")
+        if name not in known:
+            raise UserError(f"{command}: unknown flag {name}{nearest_flag(name, known)} {see}")
+        flag = known[name]
+        if flag.switch:
+            if equals:
+                raise UserError(f"{name}: takes no value; write one of {', '.join(flag.names)}")
+            values[flag.place] = name == flag.name
+            continue
+        following = [value] if equals else []
+        while rest and not _is_flag(rest[0]) and (flag.several or not following):
+            following.append(rest.pop(0))
+        if not following and not flag.several:
+            raise UserError(f"{name}: has no value; write {name} {flag.takes}")
+        values[flag.place] = flag.value(following)
+    target = next((flag for flag in flags if flag.words), None)
+    if target is not None:
+        values[target.place] = loose
+    elif loose:
+        raise UserError(f"{command}: unexpected word {short(loose[0])} {see}")
+    grouped: dict[str, Any] = {}
+    for (*groups, leaf), value in values.items():
+        inner = grouped
+        for group in groups:
+            inner = inner.setdefault(group, {})
+        inner[leaf] = value
+    return grouped
+
+
+def _is_flag(word: str) -> bool:
+    """Whether a word is a flag: it begins with a dash and is no negative number."""
+    if not word.startswith("-") or word == "-":
+        return False
+    try:
+        float(word)
+    except ValueError:
+        return True
+    return False
+
+
+def _complaint(command: str, error: ValidationError, flags: list[Flag]) -> str:
+    """The first problem as one line that names the flag, the value and what is expected."""
+    problems = error.errors()
+    missing = [".".join(map(str, problem["loc"])) for problem in problems if problem["type"] == "missing"]
+    names = [flag.name for flag in flags if ".".join(flag.place) in missing]
+    if names:
+        return f"{command}: {', '.join(names)} must be given (see {PROGRAM} {command} --help)"
+    problem = problems[0]
+    flag = next((flag for flag in flags if flag.place == problem["loc"][: len(flag.place)]), None)
+    message = problem["msg"].removeprefix("Value error, ")
+    message = " ".join(f"{message[:1].lower()}{message[1:]}".split())
+    if flag is None:
+        return f"{'.'.join(map(str, problem['loc'])) or command}: {message}"
+    if problem["type"] in ("literal_error", "enum"):
+        return f"{flag.name}: {short(problem['input'])} is unknown. Expected one of {flag.choices}"
+    return f"{flag.name}: {message} (got {short(problem['input'])})"
 
 
 def merged(base: dict[str, Any], changes: dict[Any, Any]) -> dict[Any, Any]:
@@ -105,15 +187,3 @@ def value_of(words: list[str], flag: str) -> str | None:
         if word.startswith(f"{flag}="):
             return word.partition("=")[2]
     return None
-
-
-def _one_line(complaint: str, command: str | None) -> str:
-    """tyro's boxed complaint as one line."""
-    text = re.sub(r"^.*╮$", "", complaint, flags=re.MULTILINE)  # the box's title
-    text = re.sub(r"\A.*\n *-{5,} *\n", "", text)  # the title where the terminal cannot draw boxes
-    text = re.sub(r"^│? {8,}\S.*$", "", text, flags=re.MULTILINE)  # the help of flags that it names
-    text = re.sub(r"[╭╮╰╯─│]+|-{5,}", " ", text)
-    text = re.sub(r"For full helptext.*", " ", " ".join(text.split()))
-    text = re.sub(r" in robust-student \w+ --help", "", text)
-    text = re.sub(r"'None', |, 'None'", "", text)  # what leaving an option out stands for, at any place of a set
-    return f"{text.strip().rstrip('.')} (see robust-student{f' {command}' if command else ''} --help)"

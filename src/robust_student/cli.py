@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NoReturn
 from pydantic import Field, ValidationError
 
 from robust_student import terminal
-from robust_student.arguments import Command, Config, Flat, Paths, command_name, merged, parse, value_of
+from robust_student.arguments import Command, Config, Flat, Paths, command_name, merged, parse
 from robust_student.checkup import Doctor
 from robust_student.interruption import Interrupted, Terminated, terminable
 from robust_student.measuring import Certify, Evaluate
@@ -72,13 +72,6 @@ class Train(Command):
     config: Config = None
     """YAML file with any of these settings; flags win over it."""
 
-    @classmethod
-    def complete(cls, given: dict[str, Any], words: list[str]) -> dict[str, Any]:
-        """A teacher is selected by its accuracy unless the file says otherwise."""
-        if isinstance(given.get("training"), dict):
-            return given | {"training": merged({"selection": {"metric": "accuracy"}}, given["training"])}
-        return given
-
     def run(self) -> None:
         """Do it."""
         from robust_student.data import load_data
@@ -131,9 +124,9 @@ class Distill(Command):
     """YAML file with any of these settings; flags win over it."""
 
     @classmethod
-    def complete(cls, given: dict[str, Any], words: list[str]) -> dict[str, Any]:
+    def complete(cls, given: dict[str, Any]) -> dict[str, Any]:
         """The objective starts from the method that a flag or the file names."""
-        method = value_of(words, "--method") or given.get("method", "secant")
+        method = given.get("method", "secant")
         if not isinstance(method, str) or method not in METHODS:
             raise UserError(
                 f"distill: unknown method {short(method)}"

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from robust_student import terminal
-from robust_student.arguments import Command, Config, Flat, Words, merged, named, value_of
+from robust_student.arguments import Command, Config, Flat, Words, merged, named
 from robust_student.measurement_settings import SUITES, CertificationSettings, EvaluationSettings
 from robust_student.settings import nearest, short
 from robust_student.teacher_settings import IntakeSettings
@@ -43,9 +43,9 @@ class Evaluate(Command):
     """YAML file with any of these settings; flags win over it."""
 
     @classmethod
-    def complete(cls, given: dict[str, Any], words: list[str]) -> dict[str, Any]:
+    def complete(cls, given: dict[str, Any]) -> dict[str, Any]:
         """The dials start from the suite that a flag or the file names."""
-        suite, evaluation = value_of(words, "--suite") or given.get("suite", "default"), given.get("evaluation") or {}
+        suite, evaluation = given.get("suite", "default"), given.get("evaluation") or {}
         if not isinstance(suite, str) or suite not in SUITES:
             raise UserError(
                 f"evaluate: unknown suite {short(suite)}"

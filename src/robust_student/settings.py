@@ -2,7 +2,7 @@
 
 import difflib
 import reprlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -23,7 +23,7 @@ Group = TypeVar("Group", bound="Settings")
 
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxstring = 2, 4, 4, 4, 80
-_WHOLE = {"parse": "whole"}  # validation context of Settings.parse
+_WHOLE = {"parse": "whole"}  # validation context of Settings.whole
 
 
 LARGEST_SEED = 2**32 - 1
@@ -39,9 +39,14 @@ class Settings(BaseModel):
     def parse(cls: type[Group], values: Any, source: str = "settings") -> Group:
         """Build the settings from plain values (a parsed YAML or JSON file), or raise a one-line UserError."""
         try:
-            return cls.model_validate(values, context=_WHOLE)
+            return cls.whole(values)
         except ValidationError as error:
-            raise UserError(" ".join(f"{source}: {_explain(cls, error)}".split())) from None
+            raise UserError(" ".join(f"{source}: {explain(cls, error.errors()[0])}".split())) from None
+
+    @classmethod
+    def whole(cls: type[Group], values: Any) -> Group:
+        """Build the settings, or raise pydantic's ValidationError, whose problems have the whole path of a setting."""
+        return cls.model_validate(values, context=_WHOLE)
 
     @model_validator(mode="wrap")
     @classmethod
@@ -53,7 +58,7 @@ class Settings(BaseModel):
             return handler(values)
         except ValidationError as error:
             name = cls.__name__.removesuffix("Settings").lower()
-            raise UserError(" ".join(f"{name}: {_explain(cls, error)}".split())) from None
+            raise UserError(" ".join(f"{name}: {explain(cls, error.errors()[0])}".split())) from None
 
     @model_validator(mode="after")
     def _whole_numbers_have_64_bits(self) -> "Settings":
@@ -380,9 +385,8 @@ def short(value: Any) -> str:
         return f"a long {type(value).__name__}"
 
 
-def _explain(model: type[BaseModel], error: ValidationError) -> str:
-    """The first problem of a validation error as one line that names the setting."""
-    problem = error.errors()[0]
+def explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
+    """A problem of a validation error in words that name the setting."""
     place = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         group: Any = model

@@ -1,0 +1,105 @@
+"""Words become settings, or one line that names the flag, the value and what is expected."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from reference import message_of
+
+from robust_student.arguments import Command, parse
+from robust_student.cli import COMMANDS, Train
+from robust_student.measuring import Certify, Evaluate
+
+TRAIN = ["train", "--data", "digits", "--model", "linear", "--output", "out"]
+COMPLAINTS = {
+    "": "name a command (see robust-student --help)",
+    "distil": "unknown command 'distil'; did you mean 'distill'? (see robust-student --help)",
+    "train --data digits": "train: --model, --output must be given (see robust-student train --help)",
+    "train --epoch 3": "train: unknown flag --epoch; did you mean --epochs? (see robust-student train --help)",
+    "distill --randomstart": (
+        "distill: unknown flag --randomstart; did you mean --secant.random-start? (see robust-student distill --help)"
+    ),
+    "train --xyz": "train: unknown flag --xyz (see robust-student train --help)",
+    "train --epochs": "--epochs: has no value; write --epochs INT",
+    "train --compile=yes": "--compile: takes no value; write one of --compile, --no-compile",
+    "train digits": "train: unexpected word 'digits' (see robust-student train --help)",
+    "train --data d --model m --output o --epochs many": (
+        "--epochs: input should be a valid integer, unable to parse string as an integer (got 'many')"
+    ),
+    "train --data d --model m --output o --optimizer adam": (
+        "--optimizer: 'adam' is unknown. Expected one of ('adamw', 'sgd')"
+    ),
+    "certify --data d --output o --methods lirpa": (
+        "--methods: 'lirpa' is unknown. Expected one of ('interval', 'gradient', 'lipschitz', 'linear')"
+    ),
+    "train --data d --model m --output o --augmentation.mixup 1 --augmentation.cutmix 1": (
+        "training.augmentation: mixup and cutmix exclude each other: set one of them to 0"
+    ),
+}
+
+
+def parsed(*words: str) -> Any:
+    return parse(words, COMMANDS)
+
+
+@pytest.mark.parametrize("words", list(COMPLAINTS))
+def test_a_complaint_is_this_line_at_any_width_of_the_terminal(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for width in ("20", "200"):
+        monkeypatch.setenv("COLUMNS", width)
+        assert message_of(lambda: parse(words.split(), COMMANDS)) == COMPLAINTS[words]
+
+
+def test_flags_take_one_value_several_or_none() -> None:
+    command = parsed(*TRAIN, "--ema=0.5", "--compile", "--selection.snr-db", "3", "-5", "-1e1", "--image-size", "8")
+    assert isinstance(command, Train)
+    assert command.output == Path("out") and command.image_size == 8
+    assert command.training.ema == 0.5 and command.training.compile
+    assert command.training.selection.snr_db == (3, -5, -10)
+    more = parsed(*TRAIN, "--no-compile", "--batch_size", "3", "--gradient-clip", "None", "--image-size", "8", "9")
+    assert isinstance(more, Train)
+    assert not more.training.compile and more.training.batch_size == 3
+    assert more.training.gradient_clip is None and more.image_size == (8, 9)
+
+
+def test_words_without_a_flag_may_stand_before_and_behind_flags() -> None:
+    command = parsed("evaluate", "a", "b=c", "--data", "digits", "--output", "out", "--pgd-l2", "--trust", "d")
+    assert isinstance(command, Evaluate)
+    assert command.models == ("a", "b=c", "d") and command.evaluation.pgd_l2 == () and command.trust
+
+
+def test_what_is_left_out_keeps_the_command_s_own_default(tmp_path: Path) -> None:
+    """Which differs from that of the settings: a teacher is chosen by its accuracy."""
+    path = tmp_path / "c.yaml"
+    path.write_text("training: {epochs: 3}")
+    for words in ([], ["--epochs", "3"], ["--config", str(path)]):
+        command = parsed(*TRAIN, *words)
+        assert isinstance(command, Train)
+        assert command.training.selection.metric == "accuracy"
+
+
+def test_a_file_is_blamed_for_its_own_values_and_a_flag_for_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("certification: {tolerance: 2}")
+    words = ["certify", "--data", "d", "--output", "o", "--config", str(path)]
+    assert message_of(lambda: parsed(*words)).startswith(f"config {path}: 'certification.tolerance': ")
+    path.write_text("certification: {tolerance: 0.5}\ndata: digits")
+    words.remove("--data")
+    words.remove("d")
+    assert message_of(lambda: parsed(*words, "--tolerance", "2")).startswith("--tolerance: input should be less than 1")
+    command = parsed(*words)
+    assert isinstance(command, Certify)
+    assert command.data == "digits" and command.certification.tolerance == 0.5
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_help_names_every_flag_with_its_default_as_it_is_typed(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    kind: type[Command] = COMMANDS[name]
+    with pytest.raises(SystemExit) as stop:
+        parsed(name, "--help")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert stop.value.code == 0 and " ".join((kind.__doc__ or "").split()) in shown
+    if name == "distill":
+        assert "--secant.random-start, --secant.no-random-start" in shown
+        assert "(default: --secant.random-start)" in shown and "--output PATH New run directory. (required)" in shown
+        assert "--selection.snr-db [NUMBER ...] Gaussian noise levels" in shown and "(default: 0.0 -5.0)" in shown
+        assert "--score.form {margin,teacher}" in shown and "(default: margin)" in shown
