@@ -47,6 +47,7 @@ ROOMS = [
         "devices",
         "cards",
         "runs",
+        "fingerprints",
         "programs",
         "sources",
         "teachers",

@@ -146,7 +146,8 @@ def test_another_run_and_a_finished_one_are_left_alone(finished: Path, tmp_path:
     before = (finished / "rows.jsonl").read_bytes()
     assert "holds a finished run" in message_of(lambda: run(finished))
     (tmp_path / "certification.json").write_text((finished / "certification.json").read_text())
-    assert "other models, data or settings" in message_of(lambda: run(tmp_path, seed=7))
+    message = message_of(lambda: run(tmp_path, seed=7))
+    assert "other models, data or settings (settings.seed: 0 there, 7 here)" in message
     assert (finished / "rows.jsonl").read_bytes() == before
 
 

@@ -601,26 +601,43 @@ def shuffled(network: nn.Module) -> nn.Module:
     return network
 
 
-OTHER_RUNS: dict[str, Callable[[Path], Records]] = {
-    "settings": lambda out: run(out, FAST.model_copy(update={"pgd_steps": 7})),
-    "seed": lambda out: run(out, FAST.model_copy(update={"seed": 1})),
-    "fewer models": lambda out: run(out, subjects={"kd": models()["kd"]}),
-    "weights": lambda out: run(out, subjects=models() | {"new": affine(torch.ones(3, 16))}),
-    "weights in another order": lambda out: run(out, subjects=models() | {"kd": shuffled(Curved())}),
-    "negated weights": lambda out: run(out, subjects=models() | {"new": affine(-next(models()["new"].parameters()))}),
-    "test inputs": lambda out: run(out, data=replace(DATA, test=Examples(1 - DATA.test.inputs, DATA.test.labels))),
-    "test labels": lambda out: run(out, data=replace(DATA, test=Examples(DATA.test.inputs, DATA.test.labels.flip(0)))),
+OTHER_RUNS: dict[str, tuple[str, Callable[[Path], Records]]] = {
+    "settings": ("settings.pgd_steps: 6 there, 7 here", lambda out: run(out, FAST.model_copy(update={"pgd_steps": 7}))),
+    "seed": ("settings.seed: 0 there, 1 here", lambda out: run(out, FAST.model_copy(update={"seed": 1}))),
+    "fewer models": ("models.teacher: ", lambda out: run(out, subjects={"kd": models()["kd"]})),
+    "weights": ("models.new: ", lambda out: run(out, subjects=models() | {"new": affine(torch.ones(3, 16))})),
+    "weights in another order": ("models.kd: ", lambda out: run(out, subjects=models() | {"kd": shuffled(Curved())})),
+    "negated weights": (
+        "models.new: ",
+        lambda out: run(out, subjects=models() | {"new": affine(-next(models()["new"].parameters()))}),
+    ),
+    "test inputs": (
+        "test: ",
+        lambda out: run(out, data=replace(DATA, test=Examples(1 - DATA.test.inputs, DATA.test.labels))),
+    ),
+    "test labels": (
+        "test: ",
+        lambda out: run(out, data=replace(DATA, test=Examples(DATA.test.inputs, DATA.test.labels.flip(0)))),
+    ),
 }
+"""What is another evaluation -> the difference that is named, and its run."""
 
 
 @pytest.mark.parametrize("what", sorted(OTHER_RUNS))
-def test_the_beginning_of_another_evaluation_is_refused_and_left_alone(
+def test_the_beginning_of_another_evaluation_is_refused_with_the_difference_and_left_alone(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupt(tmp_path / "out", 5, monkeypatch)
-    before = snapshot(tmp_path / "out")
-    assert str(tmp_path / "out") in message_of(lambda: OTHER_RUNS[what](tmp_path / "out"))
+    before, (named, again) = snapshot(tmp_path / "out"), OTHER_RUNS[what]
+    message = message_of(lambda: again(tmp_path / "out"))
+    assert str(tmp_path / "out") in message and f"({named}" in message
     assert snapshot(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"fingerprint": 3}'])
+def test_a_record_that_says_nothing_is_of_another_evaluation(content: str, tmp_path: Path) -> None:
+    (tmp_path / EVALUATION).write_text(content)
+    assert "(everything)" in message_of(lambda: run(tmp_path))
 
 
 def test_a_finished_evaluation_is_refused_and_left_alone(finished: Path) -> None:

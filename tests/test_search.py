@@ -201,7 +201,8 @@ def test_the_record_of_another_search_is_refused_and_left_alone(what: str, plan:
     planned = plan((0.5, 0.5))
     message_of(lambda: run(tmp_path / "out"))
     before, asked = (tmp_path / "out" / SEARCH).read_bytes(), len(planned.asked)
-    assert "holds a search" in message_of(lambda: OTHERS[what](tmp_path / "out"))
+    message = message_of(lambda: OTHERS[what](tmp_path / "out"))
+    assert "holds a search" in message and f"{what}: " in message and " there, " in message
     assert (tmp_path / "out" / SEARCH).read_bytes() == before and len(planned.asked) == asked
 
 

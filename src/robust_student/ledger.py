@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from robust_student.costs import serialised
 from robust_student.data import Data
 from robust_student.files import append_jsonl, read_json, read_jsonl, require_writable, write_atomically, write_json
+from robust_student.fingerprints import difference
 from robust_student.measurements import Batch, Measurement
 from robust_student.progress import Advance
 from robust_student.provenance import provenance
@@ -79,12 +80,17 @@ class Ledger:
         """
         path, rows = output / details, output / (ROWS if shard is None else shard.rows)
         if path.exists() and not (output / SUMMARY).exists():
-            if read_json(path).get("fingerprint") == marks:
+            known = read_json(path)
+            different = difference(known.get("fingerprint") if isinstance(known, dict) else None, marks)
+            if different is None:
                 if rows.exists() and not rows.read_bytes().endswith(b"\n"):
                     whole = read_jsonl(rows)  # without a last line that was cut
                     write_atomically(rows, "".join(json.dumps(row) + "\n" for row in whole).encode())
                 return cls(output, shard)
-            raise UserError(f"output {output}: holds an unfinished run with other models, data or settings")
+            raise UserError(
+                f"output {output}: holds an unfinished run with other models, data or settings ({different}); give the "
+                "same command to continue it, choose another name, or remove it"
+            )
         require_writable(output)
         for name in (ROWS, SUMMARY, BREAKDOWN, GALLERY):
             if (output / name).exists():

@@ -12,6 +12,7 @@ from torch import nn
 from robust_student import parallel
 from robust_student.data import Data
 from robust_student.files import read_json, write_json
+from robust_student.fingerprints import difference
 from robust_student.norms import Norm
 from robust_student.runs import SEARCH, TRAINING, TRIES, Model, as_model, require_new
 from robust_student.settings import DistillSettings, ObjectiveSettings
@@ -65,8 +66,11 @@ def search(
     record: dict[str, Any] = {"fingerprint": fingerprint, "baseline": None, "tries": [], "chosen": None}
     if path.exists():
         record = read_json(path)
-        if record.get("fingerprint") != fingerprint:
-            raise UserError(f"output {output}: holds a search with other models (or code of theirs), data or settings")
+        different = difference(record.get("fingerprint"), fingerprint)
+        if different is not None:
+            raise UserError(
+                f"output {output}: holds a search with other models (or code of theirs), data or settings ({different})"
+            )
     record["max_accuracy_drop"] = max_accuracy_drop / 100
     short = settings.training.model_copy(update={"epochs": math.ceil(settings.training.epochs / 2)})
 

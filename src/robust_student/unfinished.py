@@ -8,6 +8,7 @@ from typing import Any
 from robust_student import parallel
 from robust_student.checkpoints import Checkpoints
 from robust_student.files import append_jsonl, read_json, write_json
+from robust_student.fingerprints import difference
 from robust_student.runs import METRICS, TRAINING, Model, require_new, save
 from robust_student.tensors import UserError
 
@@ -43,8 +44,7 @@ class Unfinished:
         if not path.exists():
             write_json(path, dict(marks))
             return
-        found = read_json(path)
-        different = _difference(found, dict(marks)) if isinstance(found, dict) else "everything"
+        different = difference(read_json(path), dict(marks))
         if different is not None:
             raise UserError(
                 f"output {self.output}: holds an unfinished training of something else ({different}); give the same "
@@ -95,21 +95,3 @@ class Unfinished:
             self.checkpoints.clear()
 
         parallel.first(write)
-
-
-def _difference(there: dict[str, Any], here: dict[str, Any], place: str = "") -> str | None:
-    """The first value that differs, as `name: OLD there, NEW here`."""
-    for name in dict.fromkeys([*there, *here]):
-        old, new = there.get(name), here.get(name)
-        if isinstance(old, dict) and isinstance(new, dict):
-            found = _difference(old, new, f"{place}{name}.")
-            if found is not None:
-                return found
-        elif old != new:
-            return f"{place}{name}: {_brief(old)} there, {_brief(new)} here"
-    return None
-
-
-def _brief(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else f"{text[:16]}..."
