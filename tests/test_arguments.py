@@ -22,6 +22,12 @@ COMPLAINTS = {
     "train --xyz": "train: unknown flag --xyz (see robust-student train --help)",
     "train --epochs": "--epochs: has no value; write --epochs INT",
     "train --compile=yes": "--compile: takes no value; write one of --compile, --no-compile",
+    "train --data a --model m --data=b": "train: --data is given twice; give it once",
+    "train --batch-size 1 --batch_size 1": "train: --batch-size is given twice; give it once",
+    "train --compile --no-compile": "train: --compile is given twice; give it once",
+    "evaluate a --snr-db 0 --snr-db 5": (
+        "evaluate: --snr-db is given twice; give it once, with all its values: --snr-db [NUMBER ...]"
+    ),
     "train digits": "train: unexpected word 'digits' (see robust-student train --help)",
     "train --data d --model m --output o --epochs many": (
         "--epochs: input should be a valid integer, unable to parse string as an integer (got 'many')"

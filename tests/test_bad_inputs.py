@@ -151,6 +151,7 @@ WORDS = [
     Bad("unknown flag", f"{TRAIN} --epoch 3", "--epochs"),
     Bad("missing flag", "train --data digits --model linear", "--output"),
     Bad("flag without a value", f"{TRAIN} --epochs", "--epochs"),
+    Bad("flag twice", f"{TRAIN} --data digits", "--data is given twice"),
     Bad("word for a number", f"{TRAIN} --epochs many", "many"),
     Bad("fraction for a whole number", f"{TRAIN} --epochs 1.5", "1.5"),
     Bad("no epochs", f"{TRAIN} --epochs 0", "greater than or equal to 1"),

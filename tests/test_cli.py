@@ -24,7 +24,8 @@ from robust_student.measuring import Evaluate
 from robust_student.runs import load, save
 from robust_student.workers import beside
 
-TRAIN = ["--data", "digits", "--model", "linear", "--epochs", "2", "--device", "cpu"]
+LINEAR = ["--data", "digits", "--model", "linear"]
+TRAIN = [*LINEAR, "--epochs", "2", "--device", "cpu"]
 
 
 def run(*words: str) -> None:
@@ -273,12 +274,12 @@ def test_bad_settings_are_refused_with_one_line(
     config = tmp_path / "config.yaml"
     config.write_text("objective: {secant: {wieght: 2}}")
     cases: list[tuple[list[str], str]] = [
-        (["train", *TRAIN, *out, "--epochs", "0"], "greater than or equal to 1"),
+        (["train", *LINEAR, *out, "--epochs", "0"], "greater than or equal to 1"),
         (["train", *TRAIN, *out, "--epoch", "3"], "--epochs"),
         (["train", "--data", "digits", "--model", "cnm", *out], "did you mean 'cnn'"),
         (["train", "--data", "digits", "--model", "cnn:0", *out], "positive whole numbers"),
         (["train", "--data", "digits", "--model", "nowhere.models:make", *out], "cannot import"),
-        (["train", *TRAIN, *out, "--device", "cuda:77"], "cuda:77"),
+        (["train", *LINEAR, *out, "--device", "cuda:77"], "cuda:77"),
         (["train", *TRAIN], "--output"),
         ([*distill, "--secant.weight", "-1"], "greater than or equal to 0"),
         ([*distill, "--method", "secand"], "did you mean 'secant'"),

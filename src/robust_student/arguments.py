@@ -93,7 +93,7 @@ def _start(kind: type[Command], given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _typed(command: str, words: list[str], flags: list[Flag]) -> dict[str, Any]:
-    """The values that words give to flags, in their groups; UserError on words that no flag takes."""
+    """The values that words give to flags, in their groups; UserError on a word that fits none, or a flag twice."""
     known = {name: flag for flag in flags if not flag.words for name in flag.names}
     see = f"(see {PROGRAM} {command} --help)"
     loose: list[str] = []
@@ -109,6 +109,8 @@ def _typed(command: str, words: list[str], flags: list[Flag]) -> dict[str, Any]:
         if name not in known:
             raise UserError(f"{command}: unknown flag {name}{nearest_flag(name, known)} {see}")
         flag = known[name]
+        if flag.place in values:
+            raise UserError(f"{command}: {flag.name} is given twice; give it once{_together(flag)}")
         if flag.switch:
             if equals:
                 raise UserError(f"{name}: takes no value; write one of {', '.join(flag.names)}")
@@ -132,6 +134,10 @@ def _typed(command: str, words: list[str], flags: list[Flag]) -> dict[str, Any]:
             inner = inner.setdefault(group, {})
         inner[leaf] = value
     return grouped
+
+
+def _together(flag: Flag) -> str:
+    return f", with all its values: {flag.name} {flag.takes}" if flag.several else ""
 
 
 def _is_flag(word: str) -> bool:
