@@ -634,6 +634,32 @@ def test_the_beginning_of_another_evaluation_is_refused_with_the_difference_and_
     assert snapshot(tmp_path / "out") == before
 
 
+class Helped(nn.Module):
+    """A classifier whose forward calls a function that belongs to somebody else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = prototype_classifier(DATA)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return nn.functional.softsign(self.inner(inputs))
+
+
+def test_changed_code_that_a_network_calls_is_another_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the weights nor the file of the network's class change."""
+    subjects = {"helped": Helped(), "kd": Curved()}
+    assert run(tmp_path / "out", subjects=subjects, shard=Shard(0, 2)) == []
+    before = snapshot(tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.functional, "softsign", torch.tanh)
+        message = message_of(lambda: run(tmp_path / "out", subjects=subjects, shard=Shard(1, 2)))
+    assert "(probe.helped: the same weights give other logits" in message
+    assert snapshot(tmp_path / "out") == before
+    assert run(tmp_path / "out", subjects=subjects, shard=Shard(1, 2)) == []
+
+
 @pytest.mark.parametrize("content", ["[]", "{}", '{"fingerprint": 3}'])
 def test_a_record_that_says_nothing_is_of_another_evaluation(content: str, tmp_path: Path) -> None:
     (tmp_path / EVALUATION).write_text(content)

@@ -9,7 +9,7 @@ import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -281,6 +281,47 @@ def test_changed_code_of_a_network_is_another_training(
     assert f"unfinished training of something else ({whose}: " in message_of(attempt)
     assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
     edited.write_text(NET.format(activation="ReLU"))
+    assert len(attempt().history) == EVERY_STEP.epochs
+
+
+CALLS_A_HELPER = """
+import helper_of_{whose}
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, input_shape, num_classes):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Flatten(), nn.Linear(16, num_classes))
+    def forward(self, inputs):
+        return helper_of_{whose}.bent(self.inner(inputs))
+"""
+
+
+@pytest.mark.parametrize("whose", ["network", "teacher"])
+def test_changed_code_that_a_network_calls_is_another_training(
+    whose: str, killing: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file of the network imports a helper, which is what changes."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("network", "teacher"):
+        Path(f"{name}.py").write_text(CALLS_A_HELPER.format(whose=name))
+        helper = ModuleType(f"helper_of_{name}")
+        helper.bent = lambda logits: logits  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, helper.__name__, helper)
+    torch.manual_seed(0)
+    weights = as_model("teacher.py:Net", DATA).state_dict()
+
+    def attempt() -> Trained:
+        teacher = as_model("teacher.py:Net", DATA)
+        teacher.load_state_dict(weights)
+        both = DistillSettings(training=EVERY_STEP, objective=METHODS["kd"])
+        return distill(teacher, "network.py:Net", DATA, both, output=Path("run"))
+
+    killing.append(4)
+    with pytest.raises(Killed):
+        attempt()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules[f"helper_of_{whose}"], "bent", torch.tanh)
+        assert f"(probe.{whose}: the same weights give other logits" in message_of(attempt)
     assert len(attempt().history) == EVERY_STEP.epochs
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from reference import message_of, prototype_classifier, toy_data
+from torch import Tensor, nn
 
 from robust_student import runs
 from robust_student import search as searching
@@ -230,6 +231,30 @@ def test_changed_code_or_weights_are_another_search(
     assert "holds a search" in message_of(attempt)
     Path(f"{whose}.py").write_text(code)
     assert "no try stays" in message_of(attempt)
+
+
+class Helped(nn.Module):
+    """A classifier whose forward calls a function that belongs to somebody else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = prototype_classifier(DATA)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return nn.functional.softsign(self.inner(inputs))
+
+
+def test_changed_code_that_a_teacher_calls_is_another_search(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan((0.5, 0.5))
+
+    def attempt() -> None:
+        search(Helped(), "mlp:4", DATA, SETTINGS, max_accuracy_drop=2.0, tries=2, output=tmp_path / "out")
+
+    assert "no try stays" in message_of(attempt)
+    monkeypatch.setattr(nn.functional, "softsign", torch.tanh)
+    assert "(probe.teacher: the same weights give other logits" in message_of(attempt)
 
 
 def test_a_finished_search_is_refused(plan: Plan, tmp_path: Path) -> None:

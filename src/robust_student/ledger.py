@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from robust_student.costs import serialised
 from robust_student.data import Data
 from robust_student.files import append_jsonl, read_json, read_jsonl, require_writable, write_atomically, write_json
-from robust_student.fingerprints import difference
+from robust_student.fingerprints import PROBE, difference, probe
 from robust_student.measurements import Batch, Measurement
 from robust_student.progress import Advance
 from robust_student.provenance import provenance
@@ -189,6 +189,7 @@ def fingerprint(models: Mapping[str, Model], data: Data, settings: Settings) -> 
         "data": data.name,
         "test": data.test.digest(),
         "settings": settings.model_dump(mode="json"),
+        PROBE: {name: probe(model) for name, model in models.items()},
     }
 
 

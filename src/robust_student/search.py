@@ -12,7 +12,7 @@ from torch import nn
 from robust_student import parallel
 from robust_student.data import Data
 from robust_student.files import read_json, write_json
-from robust_student.fingerprints import difference
+from robust_student.fingerprints import PROBE, difference, probe, probe_architecture
 from robust_student.norms import Norm
 from robust_student.runs import SEARCH, TRAINING, TRIES, Model, as_model, require_new
 from robust_student.settings import DistillSettings, ObjectiveSettings
@@ -53,7 +53,9 @@ def search(
     parallel.first(lambda: _make(output))
     known = as_model(teacher, data)
     with torch.random.fork_rng():
-        code = [as_model(student, data).code(), known.code()]
+        beginner = as_model(student, data)
+        code = [beginner.code(), known.code()]
+        probes = {"student": probe_architecture(beginner), "teacher": probe(known)}
     fingerprint = {
         "student": student,
         "code": code,
@@ -61,6 +63,7 @@ def search(
         "teacher": known.digest(),
         "settings": settings.model_dump(mode="json"),
         "max_accuracy_drop": max_accuracy_drop,
+        PROBE: probes,
     }
     path = output / SEARCH
     record: dict[str, Any] = {"fingerprint": fingerprint, "baseline": None, "tries": [], "chosen": None}

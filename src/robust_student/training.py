@@ -17,6 +17,7 @@ from robust_student.devices import resolve_device
 from robust_student.draws import Draws
 from robust_student.examples import Data, Examples
 from robust_student.feed import Feed, Part
+from robust_student.fingerprints import PROBE, probe, probe_architecture
 from robust_student.guide import Guide
 from robust_student.interruption import Wish, listening
 from robust_student.loop import Loop, Step
@@ -161,7 +162,7 @@ def _fit(
     """What `train` and `distill` share: the steps, validation after each epoch, the best weights kept."""
     device = resolve_device(settings.device)
     source, held_out = _parts(data, settings)
-    marks = _marks(model, data, source, recorded, teacher)
+    marks = None if output is None else _marks(model, data, source, recorded, teacher)
     validation = Validation(held_out, settings.selection, scale=data.scale, seed=settings.seed)
     model.to(device).train()
     _require_gradient(model, held_out, device)
@@ -170,7 +171,9 @@ def _fit(
         source, batch_size=settings.batch_size, accumulate=settings.accumulate, seed=settings.seed, device=device
     )
     loop = Loop(model, objective, step, feed, validation, settings)
-    unfinished = None if output is None else Unfinished(output, marks, settings.checkpoint_minutes)
+    unfinished = None
+    if output is not None and marks is not None:
+        unfinished = Unfinished(output, marks, settings.checkpoint_minutes)
     if unfinished is not None:
         state = unfinished.latest()
         for complaint in unfinished.checkpoints.skipped:
@@ -241,6 +244,7 @@ def _marks(
         "training_set": f"stream of {len(source)}" if isinstance(source, Stream) else source.digest(),
         "teacher": None if teacher is None else teacher.digest(),
         "teacher_code": None if teacher is None else teacher.code(),
+        PROBE: {"network": probe_architecture(model), "teacher": None if teacher is None else probe(teacher)},
     }
 
 
