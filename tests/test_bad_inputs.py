@@ -216,6 +216,21 @@ PLACES = [
     Bad("output below a file", "train --data digits --model linear --output good.npz/a/out", "cannot write there"),
     Bad("output is this folder", "train --data digits --model linear --output .", "output .:"),
     Bad("output is a broken link", TRAIN, "is a link to nothing", link("out", "nowhere")),
+    *(
+        Bad(f"output in the data's folder, {name}", f"{words} --data {spec} --output {place}", "lies in the folder of")
+        for name, words, spec, place in (
+            ("train", "train --model linear", "folder:photos", "photos/run"),
+            ("of a class", "train --model linear", "folder:photos/dog", "photos/dog/run"),
+            ("another way there", "train --model linear", "folder:photos", "teacher/../photos/a/b"),
+            ("mnist", "train --model linear", "mnist:mnist", "mnist/run"),
+            ("parquet", "train --model linear", "parquet:parquet", "parquet/run"),
+            ("cifar10", "train --model linear", "cifar10:photos", "photos/run"),
+            ("with options", "train --model linear", "hf:photos,label=label", "photos/run"),
+            ("distill", "distill --teacher teacher --model linear", "folder:photos", "photos/run"),
+            ("evaluate", "evaluate teacher", "folder:photos", "photos/run"),
+            ("certify", "certify teacher", "folder:photos", "photos/run"),
+        )
+    ),
     Bad("output in a new folder", f"{FIT} npz:no.npz".replace("out --", "new/er/out --"), "npz:no.npz': no such file"),
     Bad("evaluation into a finished one", "evaluate teacher --data digits --output evaluation", "holds a finished run"),
     Bad("evaluation into another's", "evaluate teacher --data digits --output unfinished", "holds an unfinished run"),

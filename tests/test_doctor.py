@@ -422,6 +422,13 @@ def test_a_problem_ends_with_exit_code_1_and_one_line(
     assert "\n1 problem, " in shown and not complaint
 
 
+def test_an_output_inside_the_data_is_a_problem(tmp_path: Path, quick: None) -> None:
+    (tmp_path / "photos").mkdir()
+    findings = doctor.examine(data=f"folder:{tmp_path / 'photos'}", output=tmp_path / "photos" / "out")
+    said = [finding.text for finding in findings if (finding.area, finding.level) == ("output", "problem")]
+    assert len(said) == 1 and "lies in the folder of the data" in said[0]
+
+
 def test_bad_usage_stays_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["doctor", "--date", "digits"])

@@ -74,13 +74,14 @@ class Train(Command):
 
     def run(self) -> None:
         """Do it."""
-        from robust_student.data import load_data
+        from robust_student.data import load_data, require_outside
         from robust_student.parallel import first, joined, rank
         from robust_student.runs import require_new
         from robust_student.training import train
 
         with joined(self.training.device):
             first(lambda: require_new(self.output))
+            require_outside(self.output, self.data)
             data = load_data(self.data, image_size=self.image_size)
             trained = train(self.model, data, self.training, output=self.output)
             if rank() == 0:
@@ -139,7 +140,7 @@ class Distill(Command):
 
     def run(self) -> None:
         """Do it."""
-        from robust_student.data import load_data
+        from robust_student.data import load_data, require_outside
         from robust_student.parallel import first, joined, rank
         from robust_student.runs import require_new
         from robust_student.search import search
@@ -151,6 +152,7 @@ class Distill(Command):
             raise UserError("tries: are those of a search; name --max-accuracy-drop, too")
         with joined(self.training.device):
             first(lambda: require_new(self.output))
+            require_outside(self.output, self.data)
             shape = expected_shape([self.teacher]) if self.image_size is None else None
             data = load_data(self.data, shape=shape, image_size=self.image_size)
             held_out = validation_examples(data, self.training.validation_fraction, self.training.seed)

@@ -1,6 +1,7 @@
 """Data from a spec: every source by its name, and what all of them must satisfy."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -72,6 +73,16 @@ def load_data(
         raise UserError(f"data '{spec}': inputs have shape {data.shape}, the model expects {wanted}")
     require_sound(data, spec)
     return data
+
+
+def require_outside(output: Path, spec: str) -> None:
+    """Raise UserError where `output` lies in the folder that the data `spec` are read from: it would become data."""
+    name, _, rest = spec.partition(":")
+    if name not in READERS or not rest:
+        return  # for load_data to refuse
+    folder = Path(parse_options(spec, rest, READERS[name].options)[0])
+    if folder.is_dir() and output.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"output {output}: lies in the folder of the data, {folder}; choose a place outside it")
 
 
 def _read_digits(_: Spec) -> Data:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 
-from robust_student.data import Data, Examples, load_data, stratified_sample
+from robust_student.data import Data, Examples, load_data, require_outside, stratified_sample
 from robust_student.data_checks import check_data
 from robust_student.devices import resolve_device
 from robust_student.findings import Finding
@@ -56,6 +56,8 @@ def examine(
     findings += check_arithmetic(chosen)
     if output is not None:
         findings += check_output(output)
+    if output is not None and data is not None:
+        findings += _opened(lambda: require_outside(output, data), "output")[1]
     loaded = None
     if data is not None:
         shape = None

@@ -128,7 +128,7 @@ class Certify(Command):
 
 def _models(command: Evaluate | Certify, name: str) -> tuple[dict[str, Any], Any]:
     """The models that a command names as [NAME=]SPEC, and the data."""
-    from robust_student.data import load_data
+    from robust_student.data import load_data, require_outside
     from robust_student.sources import expected_shape, open_model
 
     if not command.models:
@@ -141,6 +141,7 @@ def _models(command: Evaluate | Certify, name: str) -> tuple[dict[str, Any], Any
         if label in specs:
             raise UserError(f"{name}: two models are called '{label}'; name them as NAME=DIR")
         specs[label] = spec
+    require_outside(command.output, command.data)
     shape = expected_shape(list(specs.values())) if command.image_size is None else None
     data = load_data(command.data, shape=shape, image_size=command.image_size)
     if "teacher" not in specs and command.teaching != IntakeSettings():
