@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 
 from robust_student.autoattack import AutoAttack
+from robust_student.core.norms import Norm
+from robust_student.core.rng import example_seeds
+from robust_student.core.tensors import UNIT_RANGE
 from robust_student.data import load_data, stratified_sample
-from robust_student.measurements import example_seeds
-from robust_student.norms import Norm
 from robust_student.runs import Model, load
-from robust_student.tensors import UNIT_RANGE
 
 BATCH = 250
 Measured = tuple[torch.Tensor, float, float]

@@ -47,11 +47,11 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampl
 
 from robust_student import METHODS, DistillSettings
 from robust_student.caches import VARIABLE
+from robust_student.core.settings import AugmentationSettings, SelectionSettings, TrainingSettings
+from robust_student.core.tensors import UNIT_RANGE
 from robust_student.data import Data, Examples
 from robust_student.objective import RobustStudentObjective
 from robust_student.runs import Model, as_model
-from robust_student.settings import AugmentationSettings, SelectionSettings, TrainingSettings
-from robust_student.tensors import UNIT_RANGE
 from robust_student.training import distill
 
 SHAPE, CLASSES, BATCH, PADDING = (1, 28, 28), 10, 128, 2

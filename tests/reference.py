@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from scipy import optimize
 from torch import Tensor, nn
 
+from robust_student.core.errors import UserError
+from robust_student.core.margins import Form, Score
+from robust_student.core.norms import Norm, NormName
+from robust_student.core.settings import DistillationSettings, ObjectiveSettings, ScoreSettings
+from robust_student.core.tensors import UNIT_RANGE, InputRange
 from robust_student.data import Data, Examples
-from robust_student.margins import Form, Score
-from robust_student.norms import Norm, NormName
-from robust_student.settings import DistillationSettings, ObjectiveSettings, ScoreSettings
-from robust_student.tensors import UNIT_RANGE, InputRange, UserError
 
 Array = npt.NDArray[np.float64]
 Shape = tuple[int, ...]

@@ -20,8 +20,8 @@ from reference import (
 from torch import Tensor, nn
 
 from robust_student.ascent import ascend, default_step, random_start
-from robust_student.norms import NormName
-from robust_student.tensors import UNBOUNDED, UNIT_RANGE, InputRange
+from robust_student.core.norms import NormName
+from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE, InputRange
 
 every_norm = pytest.mark.parametrize("name", NORMS)
 with_and_without_scale = pytest.mark.parametrize("scaled", [False, True], ids=["plain", "scaled"])

@@ -19,9 +19,9 @@ from reference import (
 from torch import Tensor, nn
 
 from robust_student.attacks import Loss, descend, pgd
-from robust_student.margins import log_odds, margin
-from robust_student.norms import Norm, NormName
-from robust_student.tensors import UNBOUNDED, UNIT_RANGE, InputRange
+from robust_student.core.margins import log_odds, margin
+from robust_student.core.norms import Norm, NormName
+from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE, InputRange
 
 CPU = torch.device("cpu")
 SHAPE: Shape = (1, 2, 3)

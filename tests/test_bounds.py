@@ -19,8 +19,8 @@ from reference import (
 from torch import Tensor, nn
 
 from robust_student.bounds import estimated_confidence_radius, estimated_decision_radius
-from robust_student.margins import Score, log_odds, margin
-from robust_student.norms import Norm, NormName
+from robust_student.core.margins import Score, log_odds, margin
+from robust_student.core.norms import Norm, NormName
 
 every_norm = pytest.mark.parametrize("name", NORMS)
 every_score = pytest.mark.parametrize("score", list(Score))

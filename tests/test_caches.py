@@ -21,9 +21,9 @@ from torch.utils.data import DataLoader
 
 from robust_student import TrainingSettings, caches, decoding, folders, train
 from robust_student.caches import Stored, cache_directory, remember, store
+from robust_student.core.errors import UserError
 from robust_student.data import Data, load_data
 from robust_student.pictures import Pixels
-from robust_student.tensors import UserError
 
 
 @pytest.fixture

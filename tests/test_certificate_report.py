@@ -18,11 +18,11 @@ from test_report import files as evaluation_files
 from robust_student import figures
 from robust_student.certificate_report import read
 from robust_student.cli import main
+from robust_student.core.errors import UserError
 from robust_student.intervals import wilson
 from robust_student.report import write_report
 from robust_student.results import Row, find, group
 from robust_student.sandwich import Bracket, brackets, certified_agreement, share_beyond, summarise_radii
-from robust_student.tensors import UserError
 
 N, SLOW = 30, 20
 """Examples, and how many of them, counted from the first, the slow methods saw."""

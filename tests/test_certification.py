@@ -14,9 +14,9 @@ from torch import nn
 from robust_student import certification
 from robust_student.certificates import Certifier
 from robust_student.certification import certify
+from robust_student.core.norms import Norm
 from robust_student.intervals import median, wilson
 from robust_student.measurement_settings import CertificationSettings, SmoothingSettings
-from robust_student.norms import Norm
 from robust_student.results import Key, Row
 from robust_student.runs import as_model
 from robust_student.sandwich import radius_of, summarise_radii

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from reference import message_of
 from test_parquet import encoded, pictures, write
 
+from robust_student.core.errors import UserError
+from robust_student.core.tensors import UNIT_RANGE
 from robust_student.data import load_data
 from robust_student.pickles import read_pickle
 from robust_student.pictures import Pixels
-from robust_student.tensors import UNIT_RANGE, UserError
 
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 TRAINING = [f"data_batch_{k}" for k in range(1, 6)]

@@ -13,6 +13,8 @@ from reference import affine, message_of, prototype_classifier, toy_data
 from torch import nn
 
 from robust_student import ledger
+from robust_student.core.rng import example_seeds
+from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE
 from robust_student.corruption_measurements import corruption_kinds
 from robust_student.corruptions import IMAGENET_C, corrupt
 from robust_student.data import Data, Examples
@@ -20,9 +22,7 @@ from robust_student.evaluation import evaluate
 from robust_student.files import append_jsonl, read_json, read_jsonl
 from robust_student.intervals import mean_over_examples, relative_drop
 from robust_student.measurement_settings import CorruptionSettings, EvaluationSettings
-from robust_student.measurements import example_seeds
 from robust_student.results import EVALUATION, ROWS, SUMMARY, find
-from robust_student.tensors import UNBOUNDED, UNIT_RANGE
 
 Records = list[dict[str, Any]]
 DATA = toy_data(train=60, test=45, shape=(1, 8, 8), noise=0.5)

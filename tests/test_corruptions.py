@@ -13,10 +13,10 @@ from reference import Array, as_numpy, message_of
 from scipy import integrate, ndimage, stats
 
 from robust_student import corruption_blur, corruption_digital, corruption_noise, corruption_weather
+from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE, InputRange
 from robust_student.corruptions import CORRUPTIONS, IMAGENET_C, SEVERITIES, corrupt
 from robust_student.data import load_data
 from robust_student.resampling import Images
-from robust_student.tensors import UNBOUNDED, UNIT_RANGE, InputRange
 
 SEEDS = [3, 2**62, 11]
 DETERMINISTIC = {"defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression", "gaussian_blur"}

@@ -20,9 +20,10 @@ from PIL import Image
 from reference import as_numpy
 from torch import Tensor
 
+from robust_student.core.errors import UserError
+from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE
 from robust_student.data import READERS, Data, Examples, load_data, read_image, split, stratified_sample
 from robust_student.samples import held_out_by_name
-from robust_student.tensors import UNBOUNDED, UNIT_RANGE, UserError
 
 Array = npt.NDArray[Any]
 MNIST_VARIABLE = "ROBUST_STUDENT_MNIST"

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from robust_student import doctor, machine_checks
 from robust_student.cli import main
+from robust_student.core.errors import UserError
+from robust_student.core.settings import TrainingSettings
+from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE
 from robust_student.data import Data, Examples, Stream, load_data
 from robust_student.data_checks import check_data
 from robust_student.doctor import examine, validation_sample
@@ -28,10 +31,8 @@ from robust_student.machine_checks import (
     training_step,
 )
 from robust_student.runs import Model, as_model, load
-from robust_student.settings import TrainingSettings
 from robust_student.teacher_checks import check_accuracy, check_gradients, check_outputs, sample_inputs
 from robust_student.teacher_settings import TeacherSettings
-from robust_student.tensors import UNBOUNDED, UNIT_RANGE, UserError
 from robust_student.training import train
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from robust_student.draws import Draws, normal, seed_generators, step_seed, uniform
+from robust_student.core.rng import Draws, normal, seed_generators, step_seed, uniform
 
 NUMBERS = torch.arange(200)
 

@@ -6,10 +6,10 @@ import torch
 from reference import affine, assert_state, prototype_classifier, state_of, toy_data
 from torch import Tensor, nn
 
+from robust_student.core.tensors import UNBOUNDED, InputRange
 from robust_student.fingerprints import ALIKE, ODD, PROBE, Answers, difference, probe, probe_architecture
 from robust_student.models import NETWORKS
 from robust_student.runs import Model, as_model
-from robust_student.tensors import UNBOUNDED, InputRange
 
 DATA = toy_data()
 NETWORKS_TRIED = ["linear", "mlp:8", "lipschitz:8", "cnn:2", "convnet:2", "resnet8", "wrn-10-1", "mobilenetv2"]

@@ -11,12 +11,12 @@ from reference import assert_state, message_of, state_of, toy_data
 from torch import Tensor
 
 from robust_student import libraries
+from robust_student.core.errors import UserError
 from robust_student.data import Data
 from robust_student.intake import Intake
 from robust_student.libraries import LibraryNetwork, library_module
 from robust_student.models import build, count_parameters, read
 from robust_student.runs import as_model, load, save
-from robust_student.tensors import UserError
 
 COLOUR = toy_data(shape=(3, 32, 32))
 GREY = toy_data(shape=(1, 32, 32))

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from reference import Batch, assert_rows, make_batch, scored, vectors
 from torch import Tensor, nn
 
-from robust_student import margins
-from robust_student.margins import Form, Score
+from robust_student.core import margins
+from robust_student.core.margins import Form, Score
 
 every_score = pytest.mark.parametrize("score", list(Score))
 SHAPE = (2, 4, 4)

@@ -9,8 +9,9 @@ from reference import NORMS, ReferenceNorm, Shape, assert_rows, norm_for, rows, 
 from scipy import stats
 from torch import Tensor
 
-from robust_student.norms import Norm, NormName
-from robust_student.tensors import UNBOUNDED, UNIT_RANGE, InputRange, UserError
+from robust_student.core.errors import UserError
+from robust_student.core.norms import Norm, NormName
+from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE, InputRange
 
 every_norm = pytest.mark.parametrize("name", NORMS)
 with_and_without_scale = pytest.mark.parametrize("scaled", [False, True], ids=["plain", "scaled"])

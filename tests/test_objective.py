@@ -25,12 +25,13 @@ from torch import Tensor, nn
 
 from robust_student import objective as objective_module
 from robust_student.ascent import random_start
-from robust_student.margins import Form, Score
-from robust_student.norms import Norm, NormName
+from robust_student.core.errors import UserError
+from robust_student.core.margins import Form, Score
+from robust_student.core.norms import Norm, NormName
+from robust_student.core.settings import METHODS, ObjectiveSettings
+from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE, InputRange
 from robust_student.objective import RobustStudentObjective, Terms, check_classes, distillation_term
-from robust_student.settings import METHODS, ObjectiveSettings
 from robust_student.slopes import projected_jacobian
-from robust_student.tensors import UNBOUNDED, UNIT_RANGE, InputRange, UserError
 
 IMAGE: Shape = (2, 4, 4)
 Values = dict[str, Any]

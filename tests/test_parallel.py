@@ -13,9 +13,9 @@ from torch import Tensor
 
 from robust_student import parallel
 from robust_student.cli import main
+from robust_student.core.errors import UserError
 from robust_student.files import read_json
 from robust_student.runs import load
-from robust_student.tensors import UserError
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([*sys.path, "tests"])}
 

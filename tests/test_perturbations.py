@@ -8,15 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import as_numpy, message_of
 
-from robust_student.perturbations import (
-    gaussian_at_snr,
-    impulse_at_snr,
-    normal_per_example,
-    signal_power,
-    uniform_at_snr,
-    uniform_per_example,
-)
-from robust_student.tensors import UNBOUNDED, UNIT_RANGE, InputRange
+from robust_student.core.rng import normal_per_example, uniform_per_example
+from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE, InputRange
+from robust_student.perturbations import gaussian_at_snr, impulse_at_snr, signal_power, uniform_at_snr
 
 levels = pytest.mark.parametrize("snr_db", [20.0, 3.0, 0.0, -5.0])
 

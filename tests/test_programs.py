@@ -12,11 +12,11 @@ import torch
 from reference import message_of, toy_data
 from torch import Tensor, nn
 
+from robust_student.core.errors import UserError
 from robust_student.data import Data
 from robust_student.programs import open_program
 from robust_student.sources import open_model
 from robust_student.teacher_settings import IntakeSettings
-from robust_student.tensors import UserError
 
 DATA = toy_data(shape=(3, 8, 8))
 BATCHES: dict[str, Any] = {

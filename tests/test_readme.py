@@ -15,9 +15,9 @@ from torch import nn
 import robust_student
 from robust_student import training
 from robust_student.cli import main
+from robust_student.core.settings import DistillSettings, read_yaml
 from robust_student.data import Data
 from robust_student.models import build
-from robust_student.settings import DistillSettings, read_yaml
 from robust_student.training import Trained
 
 ROOT = Path(__file__).parents[1]

@@ -20,10 +20,7 @@ from torch import nn
 from robust_student import checkpoints, runs
 from robust_student.checkpoints import FOLDER, Checkpoints
 from robust_student.cli import main
-from robust_student.files import write_atomically
-from robust_student.interruption import Interrupted, Wish
-from robust_student.runs import METRICS, TRAINING, as_model, load
-from robust_student.settings import (
+from robust_student.core.settings import (
     METHODS,
     AugmentationSettings,
     DistillSettings,
@@ -31,6 +28,9 @@ from robust_student.settings import (
     SelectionSettings,
     TrainingSettings,
 )
+from robust_student.files import write_atomically
+from robust_student.interruption import Interrupted, Wish
+from robust_student.runs import METRICS, TRAINING, as_model, load
 from robust_student.training import Trained, distill, train
 from robust_student.unfinished import Unfinished
 

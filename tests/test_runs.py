@@ -14,6 +14,7 @@ import torch
 from reference import affine, assert_state, message_of, state_of, toy_data
 from torch import Tensor, nn
 
+from robust_student.core.tensors import UNBOUNDED, InputRange
 from robust_student.data import Data
 from robust_student.devices import resolve_device
 from robust_student.files import (
@@ -27,7 +28,6 @@ from robust_student.files import (
 )
 from robust_student.provenance import provenance
 from robust_student.runs import METRICS, SEARCH, Model, as_model, load, require_fit, require_new, save
-from robust_student.tensors import UNBOUNDED, InputRange
 
 DATA = toy_data()
 TABLE = toy_data(shape=(5,), input_range=UNBOUNDED)

@@ -11,10 +11,16 @@ from torch import Tensor, nn
 
 from robust_student import runs
 from robust_student import search as searching
+from robust_student.core.settings import (
+    METHODS,
+    DistillSettings,
+    ObjectiveSettings,
+    SelectionSettings,
+    TrainingSettings,
+)
 from robust_student.files import read_json, write_json
 from robust_student.runs import SEARCH, TRIES, Model, as_model, load, save
 from robust_student.search import search
-from robust_student.settings import METHODS, DistillSettings, ObjectiveSettings, SelectionSettings, TrainingSettings
 from robust_student.training import Trained
 
 DATA = toy_data(noise=0.4)

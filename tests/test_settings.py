@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from robust_student.settings import METHODS, DistillSettings, ObjectiveSettings, Settings, nearest, read_yaml
-from robust_student.tensors import UserError
+from robust_student.core.errors import UserError, nearest
+from robust_student.core.settings import METHODS, DistillSettings, ObjectiveSettings, Settings, read_yaml
 
 Nested = dict[str, Any]
 

@@ -22,10 +22,10 @@ from reference import (
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from robust_student.margins import Form, Score
-from robust_student.norms import Norm, NormName
+from robust_student.core.errors import UserError
+from robust_student.core.margins import Form, Score
+from robust_student.core.norms import Norm, NormName
 from robust_student.slopes import exact_slope, projected_jacobian, radius_hinge, require_twice_differentiable
-from robust_student.tensors import UserError
 
 every_norm = pytest.mark.parametrize("name", NORMS)
 every_form = pytest.mark.parametrize("form", list(Form))

@@ -10,6 +10,7 @@ import torch
 from reference import message_of, state_of, toy_data
 from torch import Tensor, nn
 
+from robust_student.core.tensors import UNBOUNDED
 from robust_student.data import Data
 from robust_student.files import read_json, write_json
 from robust_student.graph import trace
@@ -17,7 +18,6 @@ from robust_student.models import build
 from robust_student.runs import Model, as_model, load, save
 from robust_student.sources import expected_shape, open_model
 from robust_student.teacher_settings import IntakeSettings
-from robust_student.tensors import UNBOUNDED
 
 DATA = toy_data()  # 1x4x4, classes "class 0", "class 1", "class 2"
 INPUTS = DATA.test.floats()

@@ -13,8 +13,9 @@ from reference import as_numpy, message_of
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from robust_student import caches, data_from_datasets, decoding, torch_datasets
+from robust_student.core.errors import UserError
+from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE, InputRange
 from robust_student.data import Data
-from robust_student.tensors import UNBOUNDED, UNIT_RANGE, InputRange, UserError
 
 
 class Items(Dataset[Any]):

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from reference import ReferenceNorm, affine, assert_state, prototype_classifier, rivals, state_of, toy_data
 from torch import Tensor, nn
 
+from robust_student.core.norms import Norm, NormName
+from robust_student.core.settings import SelectionSettings
+from robust_student.core.tensors import UNBOUNDED
 from robust_student.data import Data
-from robust_student.norms import Norm, NormName
 from robust_student.runs import Model, as_model
-from robust_student.settings import SelectionSettings
-from robust_student.tensors import UNBOUNDED
 from robust_student.validation import Validation, choose_epoch
 
 Measured = list[dict[str, float]]

@@ -14,12 +14,8 @@ from reference import prototype_classifier, state_of, toy_data
 from torch import Tensor, nn
 
 from robust_student import interruption, loop, optimisation, parallel
-from robust_student.data import load_data
-from robust_student.guide import Guide
-from robust_student.interruption import Interrupted, Wish
-from robust_student.parallel import joined
-from robust_student.runs import as_model
-from robust_student.settings import (
+from robust_student.core.errors import UserError
+from robust_student.core.settings import (
     METHODS,
     AugmentationSettings,
     DistillSettings,
@@ -27,7 +23,11 @@ from robust_student.settings import (
     SelectionSettings,
     TrainingSettings,
 )
-from robust_student.tensors import UserError
+from robust_student.data import load_data
+from robust_student.guide import Guide
+from robust_student.interruption import Interrupted, Wish
+from robust_student.parallel import joined
+from robust_student.runs import as_model
 from robust_student.training import distill, train
 
 DATA = toy_data(train=200, noise=0.4)

@@ -9,6 +9,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from robust_student.bounds import estimated_confidence_radius as estimated_confidence_radius
     from robust_student.bounds import estimated_decision_radius as estimated_decision_radius
+    from robust_student.core.errors import UserError as UserError
+    from robust_student.core.norms import Norm as Norm
+    from robust_student.core.settings import METHODS as METHODS
+    from robust_student.core.settings import DistillSettings as DistillSettings
+    from robust_student.core.settings import ObjectiveSettings as ObjectiveSettings
+    from robust_student.core.settings import TrainingSettings as TrainingSettings
+    from robust_student.core.tensors import InputRange as InputRange
     from robust_student.corruptions import corrupt as corrupt
     from robust_student.data import Data as Data
     from robust_student.data import data_from_datasets as data_from_datasets
@@ -16,19 +23,12 @@ if TYPE_CHECKING:
     from robust_student.evaluation import evaluate as evaluate
     from robust_student.measurement_settings import CorruptionSettings as CorruptionSettings
     from robust_student.measurement_settings import EvaluationSettings as EvaluationSettings
-    from robust_student.norms import Norm as Norm
     from robust_student.objective import RobustStudentObjective as RobustStudentObjective
     from robust_student.objective import Terms as Terms
     from robust_student.runs import Model as Model
     from robust_student.runs import load as load
-    from robust_student.settings import METHODS as METHODS
-    from robust_student.settings import DistillSettings as DistillSettings
-    from robust_student.settings import ObjectiveSettings as ObjectiveSettings
-    from robust_student.settings import TrainingSettings as TrainingSettings
     from robust_student.sources import open_model as open_model
     from robust_student.teacher_settings import TeacherSettings as TeacherSettings
-    from robust_student.tensors import InputRange as InputRange
-    from robust_student.tensors import UserError as UserError
     from robust_student.training import distill as distill
     from robust_student.training import train as train
 
@@ -50,20 +50,20 @@ _PLACES = {
     "corrupt": "robust_student.corruptions",
     "evaluate": "robust_student.evaluation",
     # Bounds and norms
-    "InputRange": "robust_student.tensors",
-    "Norm": "robust_student.norms",
+    "InputRange": "robust_student.core.tensors",
+    "Norm": "robust_student.core.norms",
     "estimated_confidence_radius": "robust_student.bounds",
     "estimated_decision_radius": "robust_student.bounds",
     # Settings
-    "METHODS": "robust_student.settings",
+    "METHODS": "robust_student.core.settings",
     "CorruptionSettings": "robust_student.measurement_settings",
-    "DistillSettings": "robust_student.settings",
+    "DistillSettings": "robust_student.core.settings",
     "EvaluationSettings": "robust_student.measurement_settings",
-    "ObjectiveSettings": "robust_student.settings",
+    "ObjectiveSettings": "robust_student.core.settings",
     "TeacherSettings": "robust_student.teacher_settings",
-    "TrainingSettings": "robust_student.settings",
+    "TrainingSettings": "robust_student.core.settings",
     # Errors
-    "UserError": "robust_student.tensors",
+    "UserError": "robust_student.core.errors",
 }
 """The module of every public name, imported when the name is first asked for: PyTorch takes seconds."""
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from robust_student.core.errors import UserError
 from robust_student.examples import Data, Examples, measured, numbered
 from robust_student.limits import require_memory
 from robust_student.samples import TEST_FRACTION, split
 from robust_student.specs import Spec
-from robust_student.tensors import UserError
 
 
 def read_npz(spec: Spec) -> Data:

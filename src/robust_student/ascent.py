@@ -5,10 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from robust_student.draws import Source
-from robust_student.margins import input_gradient
-from robust_student.norms import Norm
-from robust_student.tensors import InputRange, Inputs, Size
+from robust_student.core.margins import input_gradient
+from robust_student.core.norms import Norm
+from robust_student.core.rng import Source
+from robust_student.core.tensors import InputRange, Inputs, Size
 
 Network = Callable[[Tensor], Tensor]
 Uphill = Callable[[Tensor], Tensor]

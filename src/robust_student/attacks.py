@@ -9,9 +9,9 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from robust_student.ascent import ascend
-from robust_student.margins import log_odds, margin
-from robust_student.norms import Norm
-from robust_student.tensors import InputRange, Inputs, Labels, Logits, PerExample, Size
+from robust_student.core.margins import log_odds, margin
+from robust_student.core.norms import Norm
+from robust_student.core.tensors import InputRange, Inputs, Labels, Logits, PerExample, Size
 
 _SEGMENT = 5  # PGD steps between two looks at which examples are broken already
 

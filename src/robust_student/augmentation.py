@@ -8,9 +8,10 @@ from scipy.special import betaincinv
 from torch import Tensor
 from torch.nn import functional
 
-from robust_student.draws import Draws
-from robust_student.settings import AugmentationSettings
-from robust_student.tensors import Inputs, Labels, PerExample, UserError
+from robust_student.core.errors import UserError
+from robust_student.core.rng import Draws
+from robust_student.core.settings import AugmentationSettings
+from robust_student.core.tensors import Inputs, Labels, PerExample
 
 Images = Float[Tensor, "batch channels height width"]
 

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from robust_student.apgd import apgd, cross_entropy, targeted_dlr, targeted_margin
+from robust_student.core.margins import by_score
+from robust_student.core.module_state import frozen
+from robust_student.core.norms import Norm
+from robust_student.core.rng import generators
+from robust_student.core.tensors import InputRange, Inputs, Labels, column
 from robust_student.fab import fab
 from robust_student.feasible import Feasible, Scaled
-from robust_student.margins import by_score
-from robust_student.norms import Norm
-from robust_student.perturbations import generators
 from robust_student.square import square
-from robust_student.tensors import InputRange, Inputs, Labels, column, frozen
 
 Tier = Literal["fast", "standard"]
 _TARGETS = 9  # rival classes that targeted attacks aim at, those of largest score first

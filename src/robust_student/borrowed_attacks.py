@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robust_student.norms import Norm
-from robust_student.tensors import InputRange, Inputs, Labels, PerExample, UserError
+from robust_student.core.errors import UserError
+from robust_student.core.norms import Norm
+from robust_student.core.tensors import InputRange, Inputs, Labels, PerExample
 
 _BOX_MARGIN = 10.0  # inputs without a range: room around them, in units of the largest first-order radius
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from robust_student.margins import (
+from robust_student.core.margins import (
     Score,
     input_gradient,
     is_rival,
@@ -20,8 +20,9 @@ from robust_student.margins import (
     scores,
     true_score,
 )
-from robust_student.norms import Norm
-from robust_student.tensors import InputRange, Inputs, Labels, Logits, PerExample, column, evaluating
+from robust_student.core.module_state import evaluating
+from robust_student.core.norms import Norm
+from robust_student.core.tensors import InputRange, Inputs, Labels, Logits, PerExample, column
 
 
 def estimated_decision_radius(

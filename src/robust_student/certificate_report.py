@@ -12,6 +12,7 @@ from pydantic import Field, FiniteFloat, TypeAdapter
 from typing_extensions import TypedDict
 
 from robust_student import figures
+from robust_student.core.errors import UserError
 from robust_student.figures import SIDES, Style
 from robust_student.intervals import Estimate, wilson
 from robust_student.pages import checked, read_checked, read_rows, require_finished
@@ -24,7 +25,6 @@ from robust_student.sandwich import (
     radii_by_kind,
     share_beyond,
 )
-from robust_student.tensors import UserError
 
 Number = FiniteFloat | None
 Meaning = Literal["decision", "confidence"]

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from robust_student.core.errors import UserError
 from robust_student.files import write_atomically
-from robust_student.tensors import UserError
 
 FOLDER = "checkpoints"
 """Name of the folder in a run directory."""

@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from robust_student.core.errors import UserError
+from robust_student.core.tensors import UNIT_RANGE
 from robust_student.examples import Data, Examples
 from robust_student.parquet import read_parquet
 from robust_student.pickles import read_pickle
 from robust_student.specs import Spec
-from robust_student.tensors import UNIT_RANGE, UserError
 
 SHAPE = (3, 32, 32)
 

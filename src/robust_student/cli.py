@@ -12,20 +12,18 @@ from pydantic import Field, ValidationError
 from robust_student import terminal
 from robust_student.arguments import Command, Config, Flat, Paths, command_name, merged, parse
 from robust_student.checkup import Doctor
-from robust_student.interruption import Interrupted, Terminated, terminable
-from robust_student.measuring import Certify, Evaluate
-from robust_student.settings import (
+from robust_student.core.errors import UserError, nearest, short
+from robust_student.core.settings import (
     LARGEST_SEED,
     METHODS,
     DistillSettings,
     ObjectiveSettings,
     SelectionSettings,
     TrainingSettings,
-    nearest,
-    short,
 )
+from robust_student.interruption import Interrupted, Terminated, terminable
+from robust_student.measuring import Certify, Evaluate
 from robust_student.teacher_settings import TeacherSettings
-from robust_student.tensors import UserError
 
 
 class Demo(Command):
@@ -236,10 +234,10 @@ class Predict(Command):
         """Do it."""
         import torch
 
+        from robust_student.core.tensors import answers
         from robust_student.data import read_image
         from robust_student.devices import resolve_device
         from robust_student.sources import open_model
-        from robust_student.tensors import answers
 
         if not self.images:
             raise UserError("predict: name at least one image file")

@@ -4,7 +4,7 @@ import math
 
 from torch import nn
 
-from robust_student.tensors import UserError
+from robust_student.core.errors import UserError
 
 Shape = tuple[int, ...]
 

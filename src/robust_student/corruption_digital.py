@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from robust_student.core.rng import normal_per_example, uniform_per_example
 from robust_student.corruption_blur import gaussian_smoothed
-from robust_student.perturbations import normal_per_example, uniform_per_example
 from robust_student.resampling import Images, displaced, pixel_offsets, side
 
 BRIGHTER = (0.06, 0.12, 0.19, 0.27, 0.36)

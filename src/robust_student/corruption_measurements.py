@@ -5,15 +5,16 @@ from typing import Any
 
 from torch import Tensor
 
+from robust_student.core.errors import UserError, nearest
+from robust_student.core.rng import example_seeds
+from robust_student.core.tensors import UNIT_RANGE, answers
 from robust_student.corruption_sets import open_corruption_set, set_digest
 from robust_student.corruptions import CORRUPTIONS, IMAGENET_C, corrupt, require_images
 from robust_student.data import Data
 from robust_student.measurement_settings import CorruptionSettings, EvaluationSettings
-from robust_student.measurements import Batch, Measurement, example_seeds, rows_of
+from robust_student.measurements import Batch, Measurement, rows_of
 from robust_student.results import CORRUPTION, Row
 from robust_student.runs import Model
-from robust_student.settings import nearest
-from robust_student.tensors import UNIT_RANGE, UserError, answers
 
 
 def corruption_kinds(settings: CorruptionSettings) -> tuple[str, ...]:

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robust_student.core.errors import UserError, nearest
 from robust_student.corruptions import SEVERITIES
 from robust_student.data import Data
-from robust_student.settings import nearest
-from robust_student.tensors import UserError
 
 LABELS = "labels"
 

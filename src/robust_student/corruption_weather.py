@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from robust_student.core.rng import normal_per_example, uniform_per_example
 from robust_student.corruption_blur import along
-from robust_student.perturbations import normal_per_example, uniform_per_example
 from robust_student.resampling import Images
 
 FLAKES = (0.012, 0.02, 0.03, 0.045, 0.065)

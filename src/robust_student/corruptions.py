@@ -4,9 +4,9 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 
 from robust_student import corruption_blur, corruption_digital, corruption_noise, corruption_weather
+from robust_student.core.errors import UserError, nearest
+from robust_student.core.tensors import InputRange, Inputs
 from robust_student.resampling import Images
-from robust_student.settings import nearest
-from robust_student.tensors import InputRange, Inputs, UserError
 
 SEVERITIES = (1, 2, 3, 4, 5)
 SMALLEST_SIDE = 8

@@ -9,6 +9,8 @@ import torch
 from robust_student import huggingface, huggingface_streams, tables, webdatasets
 from robust_student.arrays import read_npz
 from robust_student.cifar import read_cifar10, read_cifar100
+from robust_student.core.errors import UserError, nearest
+from robust_student.core.tensors import UNIT_RANGE
 from robust_student.examples import Data as Data
 from robust_student.examples import Examples as Examples
 from robust_student.examples import require_sound
@@ -21,11 +23,9 @@ from robust_student.pictures import read_image as read_image
 from robust_student.samples import nested_sample as nested_sample
 from robust_student.samples import split as split
 from robust_student.samples import stratified_sample as stratified_sample
-from robust_student.settings import nearest
 from robust_student.specs import Spec, parse_options, usable_cores
 from robust_student.streams import Stream as Stream
 from robust_student.tables import read_csv
-from robust_student.tensors import UNIT_RANGE, UserError
 from robust_student.torch_datasets import data_from_datasets as data_from_datasets
 from robust_student.webdatasets import read_wds
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from robust_student.tensors import UserError
+from robust_student.core.errors import UserError
 
 
 def resolve_device(name: str) -> torch.device:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from robust_student.breakdown import breakdown
+from robust_student.core.errors import UserError
 from robust_student.corruption_measurements import (
     corruption_kinds,
     corruption_marks,
@@ -25,7 +26,6 @@ from robust_student.measurement_settings import EvaluationSettings
 from robust_student.measurements import autoattack_suite, plan, require_possible_budgets
 from robust_student.results import BREAKDOWN, EVALUATION, GALLERY, SUMMARY, Key, Row, find, summarise
 from robust_student.runs import Model
-from robust_student.tensors import UserError
 
 
 def evaluate(

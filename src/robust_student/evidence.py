@@ -14,6 +14,7 @@ from robust_student import figures
 from robust_student.breakdown import breakdown
 from robust_student.calibration import Bin
 from robust_student.comparison import Difference, in_words
+from robust_student.core.errors import UserError
 from robust_student.figures import NORMS, Style
 from robust_student.intervals import Estimate
 from robust_student.masking import CHECKS, Check
@@ -31,7 +32,6 @@ from robust_student.results import (
     is_attack,
 )
 from robust_student.saved import Attacked, Details, Example, Masking, Record, Search
-from robust_student.tensors import UserError
 
 Place = tuple[str, float | None]
 """A perturbation and its setting."""

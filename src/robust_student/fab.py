@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from robust_student.core.margins import input_gradient
+from robust_student.core.tensors import Inputs, Labels, answers, column
 from robust_student.feasible import Feasible
-from robust_student.margins import input_gradient
-from robust_student.tensors import Inputs, Labels, answers, column
 
 STEPS = 100
 _OVERSHOOT = 1.05

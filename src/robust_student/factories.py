@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from robust_student.tensors import UserError
+from robust_student.core.errors import UserError
 
 
 def call_factory(spec: str, offered: Mapping[str, Any], hint: str = "") -> nn.Module:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from robust_student.norms import Norm
-from robust_student.tensors import InputRange, Inputs, PerExample, column
+from robust_student.core.norms import Norm
+from robust_student.core.tensors import InputRange, Inputs, PerExample, column
 
 _HALVINGS = 40
 _FAR = 16.0  # L1 length of the Gaussian that L1 starts are projections of, in radii

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from robust_student import parallel
-from robust_student.draws import step_seed
+from robust_student.core.errors import UserError
+from robust_student.core.rng import step_seed
+from robust_student.core.tensors import Inputs, Labels
 from robust_student.examples import Examples
 from robust_student.streams import Stream
-from robust_student.tensors import Inputs, Labels, UserError
 
 
 @dataclass(frozen=True, eq=False)

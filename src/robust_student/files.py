@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from robust_student.settings import short
-from robust_student.tensors import UserError
+from robust_student.core.errors import UserError, short
 
 
 @contextmanager

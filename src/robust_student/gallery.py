@@ -11,14 +11,15 @@ from PIL import Image
 from torch import Tensor
 
 from robust_student.attacks import pgd
+from robust_student.core.norms import Norm
+from robust_student.core.rng import example_seeds, normal_per_example
+from robust_student.core.tensors import answers
 from robust_student.data import Data
 from robust_student.measurement_settings import EvaluationSettings
-from robust_student.measurements import Batch, example_seeds, random_starts
-from robust_student.norms import Norm
-from robust_student.perturbations import gaussian_at_snr, normal_per_example
+from robust_student.measurements import Batch, random_starts
+from robust_student.perturbations import gaussian_at_snr
 from robust_student.results import Key, Row
 from robust_student.runs import Model
-from robust_student.tensors import answers
 
 EXAMPLES, SNR_DB = 6, (None, 10.0, 0.0, -5.0)
 """How many examples, at which noise levels (None: clean)."""

@@ -7,15 +7,15 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from robust_student.core.errors import UserError
+from robust_student.core.module_state import device_of, dtype_of, evaluating
 from robust_student.operations import Affine, Shape
 from robust_student.steps import SMOOTHING, TRACED_BATCH, Call, Layers, Parts, Steps, Traced
-from robust_student.tensors import UserError, device_of, evaluating
 from robust_student.translations import TRANSLATIONS
 
 _ROUNDING = {"floor", "ceil", "round", "trunc", "fix", "frac", "remainder", "fmod", "floor_divide", "sign"}
@@ -67,12 +67,6 @@ def _silence() -> Iterator[None]:
             yield
     finally:
         logging.disable(threshold)
-
-
-def dtype_of(network: nn.Module) -> torch.dtype:
-    """Floating type of a network's parameters and buffers; the default one where it has none."""
-    tensors = chain(network.parameters(), network.buffers())
-    return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.get_default_dtype())
 
 
 def _check(graph: Graph, like: Tensor) -> None:

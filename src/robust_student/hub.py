@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from robust_student.core.errors import UserError
 from robust_student.intake import Intake, from_config
-from robust_student.tensors import UserError
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "model.json"
 """What a repository holds; with a model.json it is a run of ours."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from robust_student.core.errors import UserError
 from robust_student.examples import Data
 from robust_student.huggingface import (
     OPTIONS as NAMED,
@@ -19,7 +20,6 @@ from robust_student.huggingface import (
 from robust_student.shards import OPTIONS as SHARED
 from robust_student.shards import Sample, Shards, asked_format, class_names, number_option, streamed
 from robust_student.specs import Spec
-from robust_student.tensors import UserError
 
 OPTIONS = (*NAMED, *SHARED)
 """Names that may follow the name or path."""

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from robust_student.core.errors import UserError
+from robust_student.core.tensors import UNIT_RANGE
 from robust_student.examples import Data, Examples
 from robust_student.limits import require_memory
 from robust_student.specs import Spec
-from robust_student.tensors import UNIT_RANGE, UserError
 
 
 def read_idx(spec: Spec) -> Data:

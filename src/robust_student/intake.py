@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robust_student.tensors import UserError
+from robust_student.core.errors import UserError
 
 
 @dataclass(frozen=True)

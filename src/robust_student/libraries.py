@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from torch import nn
 
+from robust_student.core.errors import UserError
 from robust_student.intake import Intake, from_pretrained_cfg
-from robust_student.tensors import UserError
 from robust_student.weights import fit_weights
 
 Shape = tuple[int, ...]

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from robust_student.tensors import UserError
+from robust_student.core.errors import UserError
 
 LARGEST_NETWORK = 1_000_000_000
 """Parameters of the largest built-in network; they are for small images and small students."""

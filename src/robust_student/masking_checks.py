@@ -10,14 +10,15 @@ from torch import Tensor
 
 from robust_student.ascent import ascend
 from robust_student.attacks import Excess, Loss, descend
+from robust_student.core.errors import UserError
+from robust_student.core.margins import input_gradient, margin, true_score
+from robust_student.core.tensors import Labels, Logits, PerExample, answers
 from robust_student.data import Data
-from robust_student.margins import input_gradient, margin, true_score
 from robust_student.masking import CheckName, Verdict, judge
 from robust_student.measurement_settings import EvaluationSettings
 from robust_student.measurements import Batch, Measurement, autoattack_suite, grade, random_starts, rows_of
 from robust_student.results import Row
 from robust_student.runs import Model
-from robust_student.tensors import Labels, Logits, PerExample, UserError, answers
 
 PREFIX = "masking_"
 """Begins the names of these perturbations; their rows count for the verdict and are no result of their own."""

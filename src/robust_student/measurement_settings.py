@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from robust_student.norms import NormName
-from robust_student.settings import LARGEST_SEED, Settings
+from robust_student.core.norms import NormName
+from robust_student.core.settings import LARGEST_SEED, Settings
 
 
 class CorruptionSettings(Settings):

@@ -13,19 +13,15 @@ from robust_student.attacks import pgd
 from robust_student.autoattack import AutoAttack
 from robust_student.bounds import estimated_confidence_radius, estimated_decision_radius
 from robust_student.certificates import Certifier
+from robust_student.core.errors import UserError
+from robust_student.core.norms import Norm, NormName
+from robust_student.core.rng import example_seeds, normal_per_example, uniform_per_example
+from robust_student.core.tensors import answers
 from robust_student.data import Data
 from robust_student.measurement_settings import EvaluationSettings
-from robust_student.norms import Norm, NormName
-from robust_student.perturbations import (
-    gaussian_at_snr,
-    impulse_at_snr,
-    normal_per_example,
-    uniform_at_snr,
-    uniform_per_example,
-)
+from robust_student.perturbations import gaussian_at_snr, impulse_at_snr, uniform_at_snr
 from robust_student.results import Row
 from robust_student.runs import Model
-from robust_student.tensors import UserError, answers
 
 RELATIVE_BUDGETS = (0.25, 0.5, 1.0, 1.5, 2.0)
 """PGD budgets in units of the norm's default radius, where the user gives none."""
@@ -277,8 +273,3 @@ def random_starts(batch: Batch, norm: Norm, radius: float, data: Data, seed: int
         for x, own in zip(batch.inputs, example_seeds(seed, batch.indices), strict=True)
     ]
     return data.input_range.clip(batch.inputs + torch.cat(draws).to(batch.inputs))
-
-
-def example_seeds(seed: int, indices: list[int]) -> list[int]:
-    """One seed per example, independent of batching and of the model."""
-    return [(seed * 1_000_003 + index) % 2**63 for index in indices]

@@ -9,10 +9,9 @@ from pydantic import Field
 
 from robust_student import terminal
 from robust_student.arguments import Command, Config, Flat, Words, merged, named
+from robust_student.core.errors import UserError, nearest, short
 from robust_student.measurement_settings import SUITES, CertificationSettings, EvaluationSettings
-from robust_student.settings import nearest, short
 from robust_student.teacher_settings import IntakeSettings
-from robust_student.tensors import UserError
 
 
 class Evaluate(Command):

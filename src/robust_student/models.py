@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from robust_student.convnets import cnn, convnet
+from robust_student.core.errors import UserError, nearest
+from robust_student.core.module_state import device_of, evaluating
 from robust_student.factories import call_factory
 from robust_student.fitnets import fitnet1, fitnet2, fitnet3, fitnet4, maxout
 from robust_student.hub import CARD, folder_of, is_repository, read_repository
@@ -22,8 +24,6 @@ from robust_student.limits import require_buildable
 from robust_student.mobilenets import mobilenetv2
 from robust_student.perceptrons import linear, lipschitz, mlp
 from robust_student.resnets import resnet8, resnet20, resnet32, resnet56, wrn
-from robust_student.settings import nearest
-from robust_student.tensors import UserError, device_of, evaluating
 from robust_student.weights import load_weights
 
 Shape = tuple[int, ...]

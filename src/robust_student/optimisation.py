@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from robust_student import parallel
+from robust_student.core.settings import TrainingSettings
 from robust_student.objective import Terms
-from robust_student.settings import TrainingSettings
 
 
 class Optimisation:

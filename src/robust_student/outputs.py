@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from robust_student.tensors import UserError
+from robust_student.core.errors import UserError
 
 
 def logits_of(output: Any, classes: int) -> Tensor:

@@ -10,10 +10,10 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from pydantic import ValidationError
 
 from robust_student.comparison import p_text
+from robust_student.core.errors import UserError
 from robust_student.figures import BAND, NORMS, SIDES
 from robust_student.files import parse_jsonl, read_json, read_jsonl
 from robust_student.results import ROWS, SUMMARY
-from robust_student.tensors import UserError
 
 T = TypeVar("T")
 LARGEST_ROWS = 2_000_000_000

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-from robust_student.tensors import UserError
+from robust_student.core.errors import UserError
 
 
 @contextmanager

@@ -1,14 +1,11 @@
 """Random perturbations: Gaussian, uniform and impulse noise at a stated signal-to-noise ratio."""
 
 import math
-import zlib
-from collections.abc import Sequence
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from robust_student.tensors import InputRange, Inputs, PerExample, UserError, column
+from robust_student.core.errors import UserError
+from robust_student.core.tensors import InputRange, Inputs, PerExample, column
 
 
 def signal_power(inputs: Inputs) -> PerExample:
@@ -55,20 +52,3 @@ def _realised(inputs: Inputs, noisy: Inputs) -> PerExample:
     """SNR in dB of what was done, NaN where there is no signal."""
     power = signal_power(inputs)
     return torch.where(power > 0, 10 * torch.log10(power / signal_power(noisy - inputs)), math.nan)
-
-
-def normal_per_example(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
-    """Standard normal draws `(len(seeds), *shape)`, each example from its own seed: independent of any batching."""
-    return torch.stack([torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds])
-
-
-def generators(seeds: Sequence[int], purpose: str, turn: int = 0) -> list[torch.Generator]:
-    """One generator per example, independent between examples, purposes and turns (numpy's SeedSequence)."""
-    key = zlib.crc32(purpose.encode())
-    states = [np.random.SeedSequence([seed, key, turn]).generate_state(1)[0] for seed in seeds]
-    return [torch.Generator().manual_seed(int(state)) for state in states]
-
-
-def uniform_per_example(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
-    """Uniform draws on [0, 1), `(len(seeds), *shape)`, each example from its own seed: independent of any batching."""
-    return torch.stack([torch.rand(tuple(shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds])

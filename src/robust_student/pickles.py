@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from robust_student.tensors import UserError
+from robust_student.core.errors import UserError
 
 _OPCODES = frozenset(
     re.findall(

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robust_student.tensors import UserError
+from robust_student.core.errors import UserError
 
 Shape = tuple[int | None, ...]
 """Of one input; None where any size will do."""

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from robust_student.activations import Interval, Lines
+from robust_student.core.tensors import Labels, Logits
 from robust_student.operations import Affine, Faces
 from robust_student.regions import Ball
 from robust_student.steps import Layers
-from robust_student.tensors import Labels, Logits
 
 Method: TypeAlias = Literal["interval", "gradient", "linear", "lipschitz"]
 """How a margin is bounded."""

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from robust_student.activations import Interval
-from robust_student.norms import Norm
-from robust_student.tensors import InputRange, column
+from robust_student.core.norms import Norm
+from robust_student.core.tensors import InputRange, column
 
 
 @dataclass(frozen=True, eq=False)

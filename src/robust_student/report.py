@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 from robust_student import certificate_report, evidence, overview, seeds, side_by_side
 from robust_student.certificate_report import Certificates
+from robust_student.core.errors import UserError
 from robust_student.evidence import Evidence
 from robust_student.files import write_atomically
 from robust_student.pages import render
 from robust_student.results import CERTIFICATION
 from robust_student.sections import Document, as_markdown
-from robust_student.tensors import UserError
 
 Kind = Literal["report", "comparison", "seeds"]
 Format = Literal["html", "markdown", "json"]

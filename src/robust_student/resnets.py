@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robust_student.convnets import conv_block, require_image
-from robust_student.tensors import UserError
+from robust_student.core.errors import UserError
 
 Shape = tuple[int, ...]
 

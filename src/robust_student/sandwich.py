@@ -5,8 +5,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+from robust_student.core.norms import NormName
 from robust_student.intervals import Estimate, median, ratio_of_medians, wilson
-from robust_student.norms import NormName
 from robust_student.results import Key, Row, record
 
 MEANINGS = ("decision", "confidence")

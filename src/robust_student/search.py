@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from robust_student import parallel
+from robust_student.core.errors import UserError
+from robust_student.core.norms import Norm
+from robust_student.core.settings import DistillSettings, ObjectiveSettings
 from robust_student.data import Data
 from robust_student.files import read_json, write_json
 from robust_student.fingerprints import PROBE, difference, probe, probe_architecture
-from robust_student.norms import Norm
 from robust_student.runs import SEARCH, TRAINING, TRIES, Model, as_model, require_new
-from robust_student.settings import DistillSettings, ObjectiveSettings
-from robust_student.tensors import UserError
 from robust_student.training import Trained, distill
 
 RADIUS_FACTORS, WEIGHT_FACTORS = (1.0, 0.5, 1.5, 2.0), (1.0, 0.4, 2.5)

@@ -13,10 +13,12 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
 from robust_student.bounds import estimated_decision_radius
-from robust_student.draws import Source, normal
-from robust_student.margins import Form, Score, confidence, input_gradient, margin, scores
-from robust_student.norms import Norm
-from robust_student.tensors import Inputs, Labels, Logits, PerExample, UserError, evaluating
+from robust_student.core.errors import UserError
+from robust_student.core.margins import Form, Score, confidence, input_gradient, margin, scores
+from robust_student.core.module_state import evaluating
+from robust_student.core.norms import Norm
+from robust_student.core.rng import Source, normal
+from robust_student.core.tensors import Inputs, Labels, Logits, PerExample
 
 
 def exact_slope(logits: Logits, points: Inputs, labels: Labels, norm: Norm, *, form: Form, score: Score) -> PerExample:

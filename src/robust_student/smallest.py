@@ -15,22 +15,13 @@ from torch import Tensor, nn
 
 from robust_student.attacks import Excess, descend
 from robust_student.borrowed_attacks import Standing, ddn, deepfool, fmn, foolbox_for
+from robust_student.core.errors import UserError
+from robust_student.core.margins import by_score, input_gradient, log_odds, margin
+from robust_student.core.module_state import evaluating, frozen
+from robust_student.core.norms import Norm, NormName
+from robust_student.core.tensors import InputRange, Inputs, Labels, Logits, PerExample, answers, column
 from robust_student.fab import fab
 from robust_student.feasible import Feasible, Scaled
-from robust_student.margins import by_score, input_gradient, log_odds, margin
-from robust_student.norms import Norm, NormName
-from robust_student.tensors import (
-    InputRange,
-    Inputs,
-    Labels,
-    Logits,
-    PerExample,
-    UserError,
-    answers,
-    column,
-    evaluating,
-    frozen,
-)
 
 DEFAULT_ATTACKS = ("pgd-bisection", "fab")
 """The attacks that need nothing but the product's own dependencies."""

@@ -17,8 +17,10 @@ from jaxtyping import Float, Float64
 from scipy import special, stats
 from torch import Tensor, nn
 
-from robust_student.norms import Norm
-from robust_student.tensors import Inputs, Labels, UserError, answers, evaluating
+from robust_student.core.errors import UserError
+from robust_student.core.module_state import evaluating
+from robust_student.core.norms import Norm
+from robust_student.core.tensors import Inputs, Labels, answers
 
 ABSTAIN = -1
 """The prediction where the draws do not settle the class."""

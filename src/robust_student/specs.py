@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-from robust_student.settings import nearest
-from robust_student.tensors import UserError
+from robust_student.core.errors import UserError, nearest
 
 _OPTION = re.compile(r",(?=[a-z_]+=)(?![^{}]*\})")  # a comma before NAME=, but none inside braces
 

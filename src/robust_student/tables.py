@@ -8,11 +8,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from robust_student.core.errors import UserError, nearest
 from robust_student.examples import Data, Examples, standardised
 from robust_student.samples import TEST_FRACTION, split
-from robust_student.settings import nearest
 from robust_student.specs import Spec
-from robust_student.tensors import UserError
 
 OPTIONS = ("label", "test", "validation")
 """Names that may follow the file: the label's column, and the files of the other parts."""

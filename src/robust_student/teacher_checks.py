@@ -6,13 +6,14 @@ import torch
 from scipy.stats import binom
 from torch import Tensor
 
+from robust_student.core.errors import UserError
+from robust_student.core.margins import margin
+from robust_student.core.module_state import device_of, evaluating
 from robust_student.data import Examples
 from robust_student.findings import Finding
-from robust_student.margins import margin
 from robust_student.models import count_parameters
 from robust_student.runs import Model
 from robust_student.teachers import CHECKED, check_teacher
-from robust_student.tensors import UserError, device_of, evaluating
 
 GRAVE = 0.01
 """Share of the examples without a usable gradient from which on it is a problem."""

@@ -5,8 +5,8 @@ from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
+from robust_student.core.settings import Settings
 from robust_student.limits import LARGEST_INPUT
-from robust_student.settings import Settings
 
 
 class IntakeSettings(Settings):

@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from robust_student.caches import store
+from robust_student.core.errors import UserError
+from robust_student.core.tensors import InputRange
 from robust_student.decoding import ALONE, in_order
 from robust_student.examples import Data, Examples, measured, numbered, require_sound
 from robust_student.pictures import GREY, Format, as_pixels
 from robust_student.specs import usable_cores
-from robust_student.tensors import InputRange, UserError
 
 _BATCH = 64
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from robust_student import parallel
-from robust_student.tensors import UserError
+from robust_student.core.errors import UserError
 
 TrackerName = Literal["tensorboard", "wandb", "mlflow"]
 FOLDER = "tracking"

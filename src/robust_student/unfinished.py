@@ -7,10 +7,10 @@ from typing import Any
 
 from robust_student import parallel
 from robust_student.checkpoints import Checkpoints
+from robust_student.core.errors import UserError
 from robust_student.files import append_jsonl, read_json, write_json
 from robust_student.fingerprints import difference
 from robust_student.runs import METRICS, TRAINING, Model, require_new, save
-from robust_student.tensors import UserError
 
 LAST_GOOD = "last-good"
 """Name of the run directory inside an unfinished run that holds the weights from before a divergence."""

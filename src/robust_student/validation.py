@@ -9,16 +9,17 @@ from torch import Tensor
 from robust_student import parallel
 from robust_student.ascent import random_start
 from robust_student.attacks import pgd
+from robust_student.core.module_state import device_of, evaluating
+from robust_student.core.norms import Norm
+from robust_student.core.settings import SelectionSettings
+from robust_student.core.tensors import answers
 from robust_student.examples import Examples
 from robust_student.graph import trace
-from robust_student.norms import Norm
 from robust_student.perturbations import gaussian_at_snr
 from robust_student.propagation import margin_bounds
 from robust_student.regions import Ball
 from robust_student.runs import Model
 from robust_student.samples import stratified_sample
-from robust_student.settings import SelectionSettings
-from robust_student.tensors import answers, device_of, evaluating
 
 _BATCH = 250  # examples attacked or certified together
 _CLEAN = 4096  # examples read together

@@ -9,13 +9,13 @@ from typing import Any
 from urllib.parse import urlparse
 
 from robust_student.caches import remember, stamps
+from robust_student.core.errors import UserError
 from robust_student.examples import Data
 from robust_student.huggingface import class_number
 from robust_student.pictures import IMAGE_SUFFIXES
 from robust_student.shards import OPTIONS as SHARED
 from robust_student.shards import Sample, Shards, asked_format, class_names, number_option, streamed
 from robust_student.specs import Spec
-from robust_student.tensors import UserError
 
 OPTIONS = ("test", "validation", *SHARED)
 """Names that may follow the pattern of the training shards."""

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from robust_student.tensors import UserError
+from robust_student.core.errors import UserError
 
 
 @contextmanager

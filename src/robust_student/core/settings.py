@@ -1,7 +1,6 @@
 """Every dial of the product with its unit, default and valid range; the same objects serve Python, YAML and flags."""
 
 import difflib
-import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -15,14 +14,11 @@ from pydantic import (
     model_validator,
 )
 
-from robust_student.margins import Form, Score
-from robust_student.norms import NormName
-from robust_student.tensors import UserError
+from robust_student.core.errors import UserError, nearest, short
+from robust_student.core.margins import Form, Score
+from robust_student.core.norms import NormName
 
 Group = TypeVar("Group", bound="Settings")
-
-_SHORT = reprlib.Repr()
-_SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxstring = 2, 4, 4, 4, 80
 _WHOLE = {"parse": "whole"}  # validation context of Settings.whole
 
 
@@ -355,12 +351,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def nearest(name: str, choices: list[str]) -> str:
-    """ "; did you mean 'x'?" for the choice closest to a misspelt name, or the list of choices."""
-    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else f"; choose from {', '.join(sorted(choices))}"
-
-
 def _nearest_setting(name: str, group: type[BaseModel]) -> str:
     """`nearest` among the settings of a group and those of the groups in it, the latter with their group's name."""
     places = {leaf: place for place in _settings_in(group) if (leaf := place.rpartition(".")[2]) != place}
@@ -375,14 +365,6 @@ def _settings_in(group: type[BaseModel]) -> Iterator[str]:
             yield from (f"{name}.{inner}" for inner in _settings_in(field.annotation))
         else:
             yield name
-
-
-def short(value: Any) -> str:
-    """A value as it is shown in a complaint: its beginning where it is long or nested."""
-    try:
-        return _SHORT.repr(value)
-    except ValueError:  # a whole number of more digits than Python writes
-        return f"a long {type(value).__name__}"
 
 
 def explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:

@@ -1,14 +1,10 @@
 """The words every room shares: tensor shapes, the range of valid inputs, and the error for bad input."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import chain
 from typing import NamedTuple, TypeAlias
 
-import torch
 from jaxtyping import Float, Int64, Shaped
-from torch import Tensor, nn
+from torch import Tensor
 
 Inputs: TypeAlias = Float[Tensor, "batch *shape"]
 """A batch of inputs of any shape in their natural units (pixels in [0, 1])."""
@@ -20,10 +16,6 @@ PerExample: TypeAlias = Float[Tensor, " batch"]
 """One number per example."""
 Size: TypeAlias = float | PerExample
 """A size of perturbations: one for the whole batch, or one per example."""
-
-
-class UserError(Exception):
-    """Bad input: the message is one line that says what is wrong, where, and what to do."""
 
 
 class InputRange(NamedTuple):
@@ -66,34 +58,3 @@ def broadcastable(size: Size, like: Tensor) -> float | Tensor:
 def answers(logits: Logits) -> Labels:
     """The class of the highest score of each example; -1, which is never right, where a score is NaN."""
     return logits.argmax(dim=1).masked_fill(logits.isnan().any(dim=1), -1)
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the length of a block; every module's own mode is restored."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-@contextmanager
-def frozen(network: nn.Module) -> Iterator[None]:
-    """No parameter collects a gradient for the length of a block; each one's own setting is restored."""
-    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    for parameter in learning:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in learning:
-            parameter.requires_grad_(True)
-
-
-def device_of(network: nn.Module) -> torch.device:
-    """Device of a network's first parameter or buffer; the CPU when it has none."""
-    first = next(chain(network.parameters(), network.buffers()), None)
-    return torch.device("cpu") if first is None else first.device

@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robust_student.draws import Source, normal, uniform
-from robust_student.tensors import InputRange, Inputs, PerExample, Size, UserError, broadcastable, column
+from robust_student.core.errors import UserError
+from robust_student.core.rng import Source, normal, uniform
+from robust_student.core.tensors import InputRange, Inputs, PerExample, Size, broadcastable, column
 
 NormName = Literal["l1", "l2", "linf"]
 _POWERS: dict[str, float] = {"l1": 1.0, "l2": 2.0, "linf": math.inf}

@@ -1,11 +1,37 @@
 """Random numbers for training that depend on seed, step and example alone: not on batch, process or device."""
 
+import zlib
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TypeAlias
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+
+
+def example_seeds(seed: int, indices: list[int]) -> list[int]:
+    """One seed per example, independent of batching and of the model."""
+    return [(seed * 1_000_003 + index) % 2**63 for index in indices]
+
+
+def normal_per_example(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
+    """Standard normal draws `(len(seeds), *shape)`, each example from its own seed: independent of any batching."""
+    return torch.stack([torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+def generators(seeds: Sequence[int], purpose: str, turn: int = 0) -> list[torch.Generator]:
+    """One generator per example, independent between examples, purposes and turns (numpy's SeedSequence)."""
+    key = zlib.crc32(purpose.encode())
+    states = [np.random.SeedSequence([seed, key, turn]).generate_state(1)[0] for seed in seeds]
+    return [torch.Generator().manual_seed(int(state)) for state in states]
+
+
+def uniform_per_example(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
+    """Uniform draws on [0, 1), `(len(seeds), *shape)`, each example from its own seed: independent of any batching."""
+    return torch.stack([torch.rand(tuple(shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
 
 _MASK = 0xFFFFFFFF
 _STEP, _TURN, _COUNTER = 0x9E3779B9, 0x85EBCA6B, 0xC2B2AE35  # odd constants that keep the counters apart

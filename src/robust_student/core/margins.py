@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from robust_student.tensors import Inputs, Labels, Logits, PerExample
+from robust_student.core.tensors import Inputs, Labels, Logits, PerExample
 
 
 class Score(StrEnum):
