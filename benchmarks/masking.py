@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from robust_student import METHODS, DistillSettings, EvaluationSettings, Model, distill, evaluate, load_data, train
 from robust_student.core.settings import GradientSettings, SecantSettings, SelectionSettings, TrainingSettings
 from robust_student.data import Data
-from robust_student.files import read_json, read_jsonl
 from robust_student.measurement_settings import MaskingSettings
 from robust_student.results import ROWS, Row, group
 from robust_student.runs import as_model
+from robust_student.runtime.files import read_json, read_jsonl
 
 BUDGET = 0.1
 """Linf, pixels in [0, 1]."""

@@ -18,10 +18,10 @@ from robust_student import ledger
 from robust_student.arguments import parse
 from robust_student.cli import COMMANDS, main
 from robust_student.data import load_data
-from robust_student.files import append_jsonl, read_json
 from robust_student.measurement_settings import SUITES, EvaluationSettings
 from robust_student.measuring import Evaluate
 from robust_student.runs import load, save
+from robust_student.runtime.files import append_jsonl, read_json
 from robust_student.workers import beside
 
 LINEAR = ["--data", "digits", "--model", "linear"]

@@ -13,8 +13,8 @@ from reference import message_of, toy_data
 
 from robust_student.cli import main
 from robust_student.factories import require_own
-from robust_student.files import read_json, write_json
 from robust_student.runs import as_model, load, save
+from robust_student.runtime.files import read_json, write_json
 
 CODE = """
 from pathlib import Path

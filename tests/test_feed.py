@@ -7,9 +7,9 @@ import torch
 from reference import message_of
 from torch import Tensor
 
-from robust_student import parallel
 from robust_student.examples import Examples
 from robust_student.feed import Feed, Part
+from robust_student.runtime import distributed
 from robust_student.streams import Stream
 
 CPU = torch.device("cpu")
@@ -54,9 +54,9 @@ def test_processes_and_parts_share_the_very_step_of_a_single_one(
 ) -> None:
     whole = [sorted(parts[0]) for parts in numbers(list(feed(examples(200)).epoch(1)))]
     shared: list[list[int]] = [[] for _ in whole]
-    monkeypatch.setattr(parallel, "size", lambda: processes)
+    monkeypatch.setattr(distributed, "size", lambda: processes)
     for process in range(processes):
-        monkeypatch.setattr(parallel, "rank", lambda process=process: process)
+        monkeypatch.setattr(distributed, "rank", lambda process=process: process)
         for step, parts in enumerate(numbers(list(feed(examples(200), accumulate=accumulate).epoch(1)))):
             assert [len(part) for part in parts] == [8 // processes // accumulate] * accumulate
             shared[step] += [k for part in parts for k in part]
@@ -64,7 +64,7 @@ def test_processes_and_parts_share_the_very_step_of_a_single_one(
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "size", lambda: 3)
+    monkeypatch.setattr(distributed, "size", lambda: 3)
     assert "take a multiple of 6" in message_of(lambda: feed(examples(99), batch_size=8, accumulate=2))
 
 
@@ -100,8 +100,8 @@ def test_a_stream_is_asked_for_this_processs_share(monkeypatch: pytest.MonkeyPat
     whole = numbers(list(feed(stream, batch_size=16, accumulate=2, seed=7).epoch(2, skip=3)))
     assert stream.asked == [(2, 16, 7, 3, 0, 1)]
     assert whole[0] == [list(range(48, 56)), list(range(56, 64))] and len(whole) == 17
-    monkeypatch.setattr(parallel, "size", lambda: 2)
-    monkeypatch.setattr(parallel, "rank", lambda: 1)
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
     steps = list(feed(stream, batch_size=16).epoch(1))
     assert stream.asked[-1] == (1, 8, 0, 0, 1, 2) and steps[0][0].examples.tolist() == list(range(8, 16))
     assert float(steps[0][0].inputs[0]) == pytest.approx(8 / 255)

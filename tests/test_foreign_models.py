@@ -14,8 +14,8 @@ from torch import nn
 from robust_student.arguments import named
 from robust_student.cli import main
 from robust_student.core.settings import TrainingSettings
-from robust_student.files import read_json, write_json
 from robust_student.runs import load, save
+from robust_student.runtime.files import read_json, write_json
 from robust_student.training import train
 
 FEW = ["--examples", "8", "--attack-examples", "2", "--autoattack", "none", "--pgd-steps", "1", "--snr-db", "0"]

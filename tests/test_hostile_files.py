@@ -29,13 +29,14 @@ from spoiled import (
 )
 from torch import Tensor, nn
 
-from robust_student import limits, pages
+from robust_student import pages
 from robust_student.cli import main
 from robust_student.data import load_data
-from robust_student.limits import physical_memory, readable, require_buildable, require_memory
 from robust_student.models import build
 from robust_student.report import write_report
 from robust_student.runs import load
+from robust_student.runtime import hardware
+from robust_student.runtime.hardware import physical_memory, readable, require_buildable, require_memory
 from robust_student.weights import load_weights
 
 
@@ -166,9 +167,9 @@ def test_a_giant_network_is_refused_before_it_is_built(spec: str, monkeypatch: p
 
 
 def test_the_largest_network_is_still_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "LARGEST_NETWORK", 65 * 10)
+    monkeypatch.setattr(hardware, "LARGEST_NETWORK", 65 * 10)
     assert sum(p.numel() for p in build("linear", (1, 8, 8), 10).parameters()) == 650
-    monkeypatch.setattr(limits, "LARGEST_NETWORK", 65 * 10 - 1)
+    monkeypatch.setattr(hardware, "LARGEST_NETWORK", 65 * 10 - 1)
     assert "would have 6.5e+02 parameters" in message_of(lambda: build("linear", (1, 8, 8), 10))
 
 
@@ -183,11 +184,11 @@ def test_an_error_that_is_none_of_size_is_not_taken_for_one() -> None:
 def test_memory_is_compared_with_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     there = physical_memory()
     assert there is None or there > 10**8
-    monkeypatch.setattr(limits, "physical_memory", lambda: 10**9)
+    monkeypatch.setattr(hardware, "physical_memory", lambda: 10**9)
     require_memory(10**9, "data", "buy more")
     complaint = message_of(lambda: require_memory(10**9 + 1, "data", "buy more"))
     assert complaint == "data: needs 1 GB of memory, this machine has 1 GB; buy more"
-    monkeypatch.setattr(limits, "physical_memory", lambda: None)
+    monkeypatch.setattr(hardware, "physical_memory", lambda: None)
     require_memory(10**30, "data", "buy more")
 
 

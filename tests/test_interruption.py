@@ -13,7 +13,7 @@ import pytest
 import robust_student
 from robust_student.checkup import Doctor
 from robust_student.cli import main
-from robust_student.files import replacing
+from robust_student.runtime.files import replacing
 
 SLOW = "import pathlib, time\npathlib.Path('importing').touch()\ntime.sleep(300)\n"
 """A PyTorch whose import takes five minutes."""

@@ -11,11 +11,11 @@ import torch
 import two_processes
 from torch import Tensor
 
-from robust_student import parallel
 from robust_student.cli import main
 from robust_student.core.errors import UserError
-from robust_student.files import read_json
 from robust_student.runs import load
+from robust_student.runtime import distributed
+from robust_student.runtime.files import read_json
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([*sys.path, "tests"])}
 
@@ -118,8 +118,12 @@ def test_the_commands_run_under_torchrun(tmp_path: Path) -> None:
 
 def test_a_single_process_needs_nobody() -> None:
     value = torch.tensor([3])
-    assert parallel.rank() == 0 and parallel.size() == 1
-    assert parallel.total(value) is value and parallel.largest(value) is value and parallel.put_together(value) is value
-    assert parallel.as_first(True) and parallel.first(lambda: 5) == 5
+    assert distributed.rank() == 0 and distributed.size() == 1
+    assert (
+        distributed.total(value) is value
+        and distributed.largest(value) is value
+        and distributed.put_together(value) is value
+    )
+    assert distributed.as_first(True) and distributed.first(lambda: 5) == 5
     with pytest.raises(UserError, match="mine"):
-        parallel.first(lambda: (_ for _ in ()).throw(UserError("mine")))
+        distributed.first(lambda: (_ for _ in ()).throw(UserError("mine")))

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from reference import prototype_classifier, toy_data
 
-from robust_student import progress
 from robust_student.core.settings import TrainingSettings
 from robust_student.evaluation import evaluate
 from robust_student.measurement_settings import EvaluationSettings
-from robust_student.progress import Advance
+from robust_student.runtime import progress
+from robust_student.runtime.progress import Advance
 from robust_student.training import train
 
 

@@ -28,9 +28,9 @@ from robust_student.core.settings import (
     SelectionSettings,
     TrainingSettings,
 )
-from robust_student.files import write_atomically
-from robust_student.interruption import Interrupted, Wish
 from robust_student.runs import METRICS, TRAINING, as_model, load
+from robust_student.runtime.files import write_atomically
+from robust_student.runtime.interruption import Interrupted, Wish
 from robust_student.training import Trained, distill, train
 from robust_student.unfinished import Unfinished
 
@@ -148,7 +148,7 @@ def test_a_wish_to_stop_is_granted_after_the_step_and_the_same_call_goes_on(
             steps += 1
             return signal.SIGTERM if steps == 4 else 0
 
-    monkeypatch.setattr("robust_student.interruption.Wish", Impatient)
+    monkeypatch.setattr("robust_student.runtime.interruption.Wish", Impatient)
     with pytest.raises(Interrupted, match="interrupted after step 4 of 18.*same command") as stopped:
         train(network(), DATA, rarely, output=tmp_path / "run")
     assert stopped.value.number == signal.SIGTERM

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from robust_student.core.tensors import UNBOUNDED, InputRange
 from robust_student.data import Data
-from robust_student.devices import resolve_device
-from robust_student.files import (
+from robust_student.runs import METRICS, SEARCH, Model, as_model, load, require_fit, require_new, save
+from robust_student.runtime.files import (
     append_jsonl,
     read_json,
     read_jsonl,
@@ -26,8 +26,8 @@ from robust_student.files import (
     write_atomically,
     write_json,
 )
-from robust_student.provenance import provenance
-from robust_student.runs import METRICS, SEARCH, Model, as_model, load, require_fit, require_new, save
+from robust_student.runtime.hardware import resolve_device
+from robust_student.runtime.provenance import provenance
 
 DATA = toy_data()
 TABLE = toy_data(shape=(5,), input_range=UNBOUNDED)

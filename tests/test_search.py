@@ -18,8 +18,8 @@ from robust_student.core.settings import (
     SelectionSettings,
     TrainingSettings,
 )
-from robust_student.files import read_json, write_json
 from robust_student.runs import SEARCH, TRIES, Model, as_model, load, save
+from robust_student.runtime.files import read_json, write_json
 from robust_student.search import search
 from robust_student.training import Trained
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from robust_student.core.tensors import UNBOUNDED
 from robust_student.data import Data
-from robust_student.files import read_json, write_json
 from robust_student.graph import trace
 from robust_student.models import build
 from robust_student.runs import Model, as_model, load, save
+from robust_student.runtime.files import read_json, write_json
 from robust_student.sources import expected_shape, open_model
 from robust_student.teacher_settings import IntakeSettings
 

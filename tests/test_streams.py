@@ -26,8 +26,8 @@ from robust_student.cli import main
 from robust_student.core.errors import UserError
 from robust_student.core.tensors import UNIT_RANGE
 from robust_student.examples import Data
-from robust_student.files import read_json
 from robust_student.pictures import Format
+from robust_student.runtime.files import read_json
 from robust_student.shards import Sample, ShardedStream, Shards, mixed
 from robust_student.streams import Stream
 

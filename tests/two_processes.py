@@ -13,7 +13,7 @@ import torch
 from reference import prototype_classifier, state_of, toy_data
 from torch import Tensor, nn
 
-from robust_student import interruption, loop, optimisation, parallel
+from robust_student import loop, optimisation
 from robust_student.core.errors import UserError
 from robust_student.core.settings import (
     METHODS,
@@ -25,9 +25,10 @@ from robust_student.core.settings import (
 )
 from robust_student.data import load_data
 from robust_student.guide import Guide
-from robust_student.interruption import Interrupted, Wish
-from robust_student.parallel import joined
 from robust_student.runs import as_model
+from robust_student.runtime import distributed, interruption
+from robust_student.runtime.distributed import joined
+from robust_student.runtime.interruption import Interrupted, Wish
 from robust_student.training import distill, train
 
 DATA = toy_data(train=200, noise=0.4)
@@ -99,7 +100,7 @@ class Bomb(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         logits = self.inner(inputs)
-        return logits * math.nan if parallel.rank() == 1 and self.training else logits
+        return logits * math.nan if distributed.rank() == 1 and self.training else logits
 
 
 def sharded_scores() -> Tensor:
@@ -110,7 +111,7 @@ def sharded_scores() -> Tensor:
     guide.prepare(DATA.training_examples, changing=False, cache=False)
     examples = torch.arange(len(DATA.training_examples))
     known = guide.scores(DATA.training_examples.floats(), examples)
-    if parallel.size() > 1:
+    if distributed.size() > 1:
         local = sum(p.to_local().numel() for p in teacher.network.parameters() if hasattr(p, "to_local"))
         assert local < 0.6 * sum(p.numel() for p in teacher.network.parameters())
     return known
@@ -124,7 +125,7 @@ class Impatient(Wish):
     @property
     def number(self) -> int:  # type: ignore[override]
         self.asked += 1
-        return signal.SIGTERM if parallel.rank() == 1 and self.asked == 5 else 0
+        return signal.SIGTERM if distributed.rank() == 1 and self.asked == 5 else 0
 
 
 def interrupted(output: Path) -> dict[str, Any]:
@@ -134,7 +135,7 @@ def interrupted(output: Path) -> dict[str, Any]:
     try:
         case("kd", output)
     except Interrupted as stopped:
-        (output / f"said-{parallel.rank()}.txt").write_text(str(stopped))
+        (output / f"said-{distributed.rank()}.txt").write_text(str(stopped))
     finally:
         setattr(interruption, "Wish", original)  # noqa: B010
     return case("kd", output)
@@ -145,21 +146,23 @@ def main() -> None:
     torch.set_num_threads(1)
     with joined("cpu"):
         found = {name: case(name, output / name) for name in CASES}
-        if parallel.rank() == 0:
+        if distributed.rank() == 0:
             torch.save(found, output / "found.pt")
         again = interrupted(output / "interrupted")
-        if parallel.rank() == 0:
+        if distributed.rank() == 0:
             torch.save(again, output / "again.pt")
         scores = sharded_scores()
-        if parallel.rank() == 0:
+        if distributed.rank() == 0:
             torch.save(scores, output / "scores.pt")
         try:
             train(Bomb(), DATA, TRAINING, output=output / "bomb")
         except UserError as error:
-            (output / f"bomb-{parallel.rank()}.txt").write_text(str(error))
+            (output / f"bomb-{distributed.rank()}.txt").write_text(str(error))
         digits = TrainingSettings(epochs=2, device="cpu", selection=SelectionSettings(metric="accuracy"))
-        if parallel.size() > 1:
-            torch.save(train("linear", load_data("digits"), digits).validation, output / f"digits-{parallel.rank()}.pt")
+        if distributed.size() > 1:
+            torch.save(
+                train("linear", load_data("digits"), digits).validation, output / f"digits-{distributed.rank()}.pt"
+            )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import torch
 
 from robust_student.core.errors import UserError
 from robust_student.examples import Data, Examples, measured, numbered
-from robust_student.limits import require_memory
+from robust_student.runtime.hardware import require_memory
 from robust_student.samples import TEST_FRACTION, split
 from robust_student.specs import Spec
 

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from robust_student.core.settings import Settings
 from robust_student.core.tensors import InputRange
 from robust_student.examples import unshowable
-from robust_student.limits import LARGEST_INPUT
+from robust_student.runtime.hardware import LARGEST_INPUT
 
 MODEL_SCHEMA = 1
 """Version of the format of model.json."""

@@ -21,8 +21,6 @@ from robust_student.core.norms import Norm
 from robust_student.core.rng import example_seeds
 from robust_student.core.tensors import answers
 from robust_student.data import Data, nested_sample
-from robust_student.devices import resolve_device
-from robust_student.files import read_json, write_json
 from robust_student.graph import trace
 from robust_student.ledger import Ledger, Sample, describe, fingerprint, prepare
 from robust_student.measurement_settings import CertificationSettings
@@ -30,6 +28,8 @@ from robust_student.measurements import Batch, Measurement, radius_fields, requi
 from robust_student.propagation import Method
 from robust_student.results import CERTIFICATION, SUMMARY, Row
 from robust_student.runs import Model
+from robust_student.runtime.files import read_json, write_json
+from robust_student.runtime.hardware import resolve_device
 from robust_student.sandwich import summarise_radii
 from robust_student.smallest import require_attacks, smallest_confidence_loss, smallest_decision_change
 from robust_student.smoothing import ABSTAIN, certified_smoothing_radius

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from robust_student.core.errors import UserError
-from robust_student.files import write_atomically
+from robust_student.runtime.files import write_atomically
 
 FOLDER = "checkpoints"
 """Name of the folder in a run directory."""

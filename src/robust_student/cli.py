@@ -21,8 +21,8 @@ from robust_student.core.settings import (
     SelectionSettings,
     TrainingSettings,
 )
-from robust_student.interruption import Interrupted, Terminated, terminable
 from robust_student.measuring import Certify, Evaluate
+from robust_student.runtime.interruption import Interrupted, Terminated, terminable
 from robust_student.teacher_settings import TeacherSettings
 
 
@@ -41,8 +41,8 @@ class Demo(Command):
     def run(self) -> None:
         """Do it."""
         from robust_student.demo import FILES, run_demo
-        from robust_student.files import replacing
         from robust_student.runs import require_new
+        from robust_student.runtime.files import replacing
 
         if not self.overwrite:
             require_new(self.output)
@@ -73,8 +73,8 @@ class Train(Command):
     def run(self) -> None:
         """Do it."""
         from robust_student.data import load_data, require_outside
-        from robust_student.parallel import first, joined, rank
         from robust_student.runs import require_new
+        from robust_student.runtime.distributed import first, joined, rank
         from robust_student.training import train
 
         with joined(self.training.device):
@@ -139,8 +139,8 @@ class Distill(Command):
     def run(self) -> None:
         """Do it."""
         from robust_student.data import load_data, require_outside
-        from robust_student.parallel import first, joined, rank
         from robust_student.runs import require_new
+        from robust_student.runtime.distributed import first, joined, rank
         from robust_student.search import search
         from robust_student.sources import expected_shape
         from robust_student.teachers import open_teacher, validation_examples
@@ -236,7 +236,7 @@ class Predict(Command):
 
         from robust_student.core.tensors import answers
         from robust_student.data import read_image
-        from robust_student.devices import resolve_device
+        from robust_student.runtime.hardware import resolve_device
         from robust_student.sources import open_model
 
         if not self.images:

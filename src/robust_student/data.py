@@ -20,10 +20,11 @@ from robust_student.huggingface_streams import read_hf_stream
 from robust_student.idx import read_idx
 from robust_student.parquet import read_parquet
 from robust_student.pictures import read_image as read_image
+from robust_student.runtime.hardware import usable_cores
 from robust_student.samples import nested_sample as nested_sample
 from robust_student.samples import split as split
 from robust_student.samples import stratified_sample as stratified_sample
-from robust_student.specs import Spec, parse_options, usable_cores
+from robust_student.specs import Spec, parse_options
 from robust_student.streams import Stream as Stream
 from robust_student.tables import read_csv
 from robust_student.torch_datasets import data_from_datasets as data_from_datasets

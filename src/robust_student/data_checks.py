@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robust_student.data import Data, Examples, Stream
 from robust_student.findings import Finding, Level
-from robust_student.limits import readable
+from robust_student.runtime.hardware import readable
 
 LOOKED_AT = 1_000_000_000
 """Bytes of each part whose content is looked at, evenly spread; a thousand examples at least."""

@@ -11,10 +11,10 @@ from robust_student.core.errors import UserError
 from robust_student.core.settings import TrainingSettings
 from robust_student.data import Data, Examples, load_data, require_outside, stratified_sample
 from robust_student.data_checks import check_data
-from robust_student.devices import resolve_device
 from robust_student.findings import Finding
 from robust_student.machine_checks import check_arithmetic, check_devices, check_output, check_packages
 from robust_student.runs import Model
+from robust_student.runtime.hardware import resolve_device
 from robust_student.sources import expected_shape, open_model
 from robust_student.teacher_checks import (
     check_accuracy,

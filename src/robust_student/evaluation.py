@@ -16,8 +16,6 @@ from robust_student.corruption_measurements import (
 )
 from robust_student.costs import costs
 from robust_student.data import Data, nested_sample
-from robust_student.devices import resolve_device
-from robust_student.files import read_json, write_json
 from robust_student.gallery import gallery, worst_examples
 from robust_student.layouts import channels_last
 from robust_student.ledger import Ledger, Sample, Shard, describe, fingerprint, prepare
@@ -26,6 +24,8 @@ from robust_student.measurement_settings import EvaluationSettings
 from robust_student.measurements import autoattack_suite, plan, require_possible_budgets
 from robust_student.results import BREAKDOWN, EVALUATION, GALLERY, SUMMARY, Key, Row, find, summarise
 from robust_student.runs import Model
+from robust_student.runtime.files import read_json, write_json
+from robust_student.runtime.hardware import resolve_device
 
 
 def evaluate(

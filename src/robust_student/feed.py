@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robust_student import parallel
 from robust_student.core.errors import UserError
 from robust_student.core.rng import step_seed
 from robust_student.core.tensors import Inputs, Labels
 from robust_student.examples import Examples
+from robust_student.runtime import distributed
 from robust_student.streams import Stream
 
 
@@ -40,10 +40,10 @@ class Feed:
 
         Raises UserError where a batch cannot be shared evenly among processes and parts.
         """
-        pieces = parallel.size() * accumulate
+        pieces = distributed.size() * accumulate
         if batch_size % pieces:
             raise UserError(
-                f"batch_size: {batch_size} examples cannot be shared evenly by {parallel.size()} processes with "
+                f"batch_size: {batch_size} examples cannot be shared evenly by {distributed.size()} processes with "
                 f"{accumulate} parts each; take a multiple of {pieces}"
             )
         self.source = source if isinstance(source, Stream) else source.to(device)
@@ -65,7 +65,7 @@ class Feed:
 
     def _mine(self, step: Tensor) -> list[Tensor]:
         """This process's parts of a step's positions; a set smaller than a batch has one step of what there is."""
-        share = torch.tensor_split(step, parallel.size())[parallel.rank()]
+        share = torch.tensor_split(step, distributed.size())[distributed.rank()]
         return [part for part in torch.tensor_split(share, self.accumulate) if len(part) > 0]
 
     def _part(self, source: Examples, positions: Tensor) -> Part:
@@ -75,9 +75,9 @@ class Feed:
         return Part(inputs, source.labels[there], there)
 
     def _streamed(self, source: Stream, number: int, skip: int) -> Iterator[list[Part]]:
-        share = self.batch_size // parallel.size()
+        share = self.batch_size // distributed.size()
         batches = source.batches(
-            epoch=number, batch_size=share, seed=self.seed, skip=skip, rank=parallel.rank(), world=parallel.size()
+            epoch=number, batch_size=share, seed=self.seed, skip=skip, rank=distributed.rank(), world=distributed.size()
         )
         for inputs, labels, examples in batches:
             there = [tensor.to(self.device, non_blocking=True) for tensor in (inputs, labels, examples)]

@@ -8,14 +8,14 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from robust_student import parallel
 from robust_student.caches import cache_directory
 from robust_student.core.errors import UserError
 from robust_student.core.module_state import evaluating
 from robust_student.core.tensors import Inputs, Labels, Logits
 from robust_student.examples import Examples
-from robust_student.files import write_atomically
 from robust_student.runs import Model
+from robust_student.runtime import distributed
+from robust_student.runtime.files import write_atomically
 from robust_student.streams import Stream
 
 _BATCH = 256  # four times as many leave the cache of a CPU: 5 to 35 % slower
@@ -30,11 +30,11 @@ class Guide:
         self.teacher, self.device = teacher.to(device), device
         self._mark = teacher.digest()
         self._known: Tensor | None = None
-        if sharded and parallel.size() > 1:
+        if sharded and distributed.size() > 1:
             from torch.distributed.device_mesh import init_device_mesh
             from torch.distributed.fsdp import fully_shard
 
-            fully_shard(self.teacher.network, mesh=init_device_mesh(device.type, (parallel.size(),)))
+            fully_shard(self.teacher.network, mesh=init_device_mesh(device.type, (distributed.size(),)))
 
     def prepare(self, source: Examples | Stream, *, changing: bool, cache: bool) -> None:
         """Compute the scores on every training input once, or read them from the cache of an earlier run.
@@ -46,14 +46,14 @@ class Guide:
         if changing or isinstance(source, Stream):
             return
         path = self._path(source) if cache else None
-        known = None if path is None else parallel.first(lambda: _read(path, len(source)))
+        known = None if path is None else distributed.first(lambda: _read(path, len(source)))
         if known is None or not self._agrees(known, source):
             known = self._all(source)
             if not bool(known.isfinite().all()):
                 raise UserError("teacher: its scores on the training inputs hold NaN or infinite values")
             if path is not None:
                 written = known
-                parallel.first(lambda: _write(path, written))
+                distributed.first(lambda: _write(path, written))
         self._known = known.to(self.device)
 
     def scores(self, inputs: Inputs, examples: Labels) -> Logits:
@@ -65,11 +65,11 @@ class Guide:
 
     def _all(self, source: Examples) -> Tensor:
         """Logits on every example; each process computes a share of them, all of the same number of batches."""
-        count, ranks = len(source), parallel.size()
+        count, ranks = len(source), distributed.size()
         share = -(-count // ranks)
-        mine = torch.arange(parallel.rank() * share, (parallel.rank() + 1) * share) % count
+        mine = torch.arange(distributed.rank() * share, (distributed.rank() + 1) * share) % count
         parts = [self.teacher.logits(source.floats(part)) for part in torch.split(mine, _BATCH)]
-        return parallel.put_together(torch.cat(parts).to(self.device))[:count].cpu()
+        return distributed.put_together(torch.cat(parts).to(self.device))[:count].cpu()
 
     def _agrees(self, known: Tensor, source: Examples) -> bool:
         """Whether the teacher still answers so on a few examples: the code of its network may have changed.

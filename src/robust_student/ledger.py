@@ -17,13 +17,20 @@ from robust_student.core.errors import UserError
 from robust_student.core.settings import Settings
 from robust_student.costs import serialised
 from robust_student.data import Data
-from robust_student.files import append_jsonl, read_json, read_jsonl, require_writable, write_atomically, write_json
 from robust_student.fingerprints import PROBE, difference, probe
 from robust_student.measurements import Batch, Measurement
-from robust_student.progress import Advance
-from robust_student.provenance import provenance
 from robust_student.results import BREAKDOWN, GALLERY, ROWS, SUMMARY, Key, Row, group
 from robust_student.runs import Model, as_model, require_fit
+from robust_student.runtime.files import (
+    append_jsonl,
+    read_json,
+    read_jsonl,
+    require_writable,
+    write_atomically,
+    write_json,
+)
+from robust_student.runtime.progress import Advance
+from robust_student.runtime.provenance import provenance
 
 _ROWS = TypeAdapter(list[Row])
 

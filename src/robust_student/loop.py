@@ -10,17 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from robust_student import parallel
 from robust_student.augmentation import Mixed, augment
 from robust_student.core.errors import UserError
 from robust_student.core.rng import Draws, seed_generators, step_seed
 from robust_student.core.settings import TrainingSettings
 from robust_student.feed import Feed, Part
-from robust_student.interruption import Interrupted, Wish
 from robust_student.objective import Terms
 from robust_student.optimisation import Optimisation, agree, averaged, limit_gradient, mean_of
-from robust_student.progress import Advance
 from robust_student.runs import Model
+from robust_student.runtime import distributed
+from robust_student.runtime.interruption import Interrupted, Wish
+from robust_student.runtime.progress import Advance
 from robust_student.tracking import Tracking
 from robust_student.unfinished import Unfinished
 from robust_student.validation import Validation, choose_epoch
@@ -45,7 +45,7 @@ class Loop:
         self.model, self.step, self.feed, self.validation, self.settings = model, step, feed, validation, settings
         self.steps = feed.steps * settings.epochs
         self.optimisation = Optimisation(model, settings, self.steps)
-        self.objective = DistributedDataParallel(objective) if parallel.size() > 1 else objective
+        self.objective = DistributedDataParallel(objective) if distributed.size() > 1 else objective
         self.average = averaged(model, settings.ema)
         self.done, self.number = 0, 0
         """Steps taken in all, and in the current epoch."""
@@ -75,7 +75,7 @@ class Loop:
 
     def run(self, unfinished: Unfinished | None, wish: Wish, tracking: Tracking) -> None:
         """Take all the steps that are left."""
-        with Advance(self.steps, self.done, quiet=parallel.rank() > 0) as advance:
+        with Advance(self.steps, self.done, quiet=distributed.rank() > 0) as advance:
             while self.epoch <= self.settings.epochs:
                 started, before = time.perf_counter(), self.number
                 self.model.train()
@@ -94,7 +94,7 @@ class Loop:
     def _take(self, parts: list[Part], unfinished: Unfinished | None, wish: Wish) -> None:
         """One step: forward and backward on every part, then the parameters move."""
         settings, number = self.settings, self.done + 1
-        seed_generators(step_seed(settings.seed, number, parallel.rank()), self.feed.device)
+        seed_generators(step_seed(settings.seed, number, distributed.rank()), self.feed.device)
         terms = []
         for position, part in enumerate(parts):
             draws = Draws(settings.seed, number, part.examples)
@@ -103,7 +103,7 @@ class Loop:
             with self._apart(last):
                 terms.append(self.step(self.objective, batch, part, draws, number / self.steps))
                 torch.autograd.backward(terms[-1].loss / len(parts))
-        if parallel.size() > 1:
+        if distributed.size() > 1:
             self._require_gradients()
         size = limit_gradient(self.optimisation.parameters, settings.gradient_clip)
         trouble, stop = agree(terms, size, wish.number)
@@ -116,7 +116,7 @@ class Loop:
         for name in terms[0].values:
             mean = mean_of([part.values[name] for part in terms])
             self.sums[name] = self.sums[name] + mean if name in self.sums else mean
-        if unfinished is not None and (stop or parallel.as_first(unfinished.due())):
+        if unfinished is not None and (stop or distributed.as_first(unfinished.due())):
             unfinished.save(self.done, self.state())
         if stop and unfinished is not None:
             raise Interrupted(
@@ -143,7 +143,7 @@ class Loop:
 
     def _close_epoch(self, seconds: float, taken: int) -> None:
         """Validate, record, and keep the weights that may still be chosen."""
-        means = {name: parallel.total(total / self.number) / parallel.size() for name, total in self.sums.items()}
+        means = {name: distributed.total(total / self.number) / distributed.size() for name, total in self.sums.items()}
         epoch = self.epoch
         record = {
             "epoch": epoch,
@@ -179,7 +179,7 @@ class Loop:
             "average": None if self.average is None else dict(self.average.state_dict()),
             "done": self.done,
             "number": self.number,
-            "sums": {name: parallel.put_together(total[None]) for name, total in self.sums.items()},
+            "sums": {name: distributed.put_together(total[None]) for name, total in self.sums.items()},
             "history": self.history,
             "kept": {epoch: dict(weights) for epoch, weights in self.kept.items()},
         }
@@ -205,7 +205,7 @@ class Loop:
 
 def _own(totals: Tensor) -> Tensor:
     """This process's entry; the mean where there were another number of processes."""
-    return totals[parallel.rank()] if len(totals) == parallel.size() else totals.mean()
+    return totals[distributed.rank()] if len(totals) == distributed.size() else totals.mean()
 
 
 def _dominated(earlier: dict[str, float], later: Sequence[dict[str, float]]) -> bool:

@@ -15,11 +15,9 @@ from packaging.requirements import Requirement
 from torch import Tensor
 
 from robust_student.core.errors import UserError
-from robust_student.devices import resolve_device
-from robust_student.files import require_writable
 from robust_student.findings import Finding
-from robust_student.limits import available_memory, physical_memory, readable
-from robust_student.specs import usable_cores
+from robust_student.runtime.files import require_writable
+from robust_student.runtime.hardware import available_memory, physical_memory, readable, resolve_device, usable_cores
 
 PACKAGE = "robust-student"
 LEAST_MEMORY, LEAST_DISK = 1_000_000_000, 200_000_000

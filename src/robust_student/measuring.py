@@ -58,7 +58,7 @@ class Evaluate(Command):
         """Do it."""
         from robust_student.evaluation import evaluate
         from robust_student.ledger import Shard
-        from robust_student.parallel import first, joined, rank, size, wait
+        from robust_student.runtime.distributed import first, joined, rank, size, wait
         from robust_student.workers import beside
 
         shard = None if self.shard is None else Shard.parse(self.shard)

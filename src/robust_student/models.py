@@ -20,10 +20,10 @@ from robust_student.fitnets import fitnet1, fitnet2, fitnet3, fitnet4, maxout
 from robust_student.hub import CARD, folder_of, is_repository, read_repository
 from robust_student.intake import Intake
 from robust_student.libraries import LIBRARIES, LibraryNetwork
-from robust_student.limits import require_buildable
 from robust_student.mobilenets import mobilenetv2
 from robust_student.perceptrons import linear, lipschitz, mlp
 from robust_student.resnets import resnet8, resnet20, resnet32, resnet56, wrn
+from robust_student.runtime.hardware import require_buildable
 from robust_student.weights import load_weights
 
 Shape = tuple[int, ...]

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from robust_student import parallel
 from robust_student.core.settings import TrainingSettings
 from robust_student.objective import Terms
+from robust_student.runtime import distributed
 
 
 class Optimisation:
@@ -76,9 +76,9 @@ def agree(terms: list[Terms], size: float, stop: int) -> tuple[str | None, int]:
     flags = [stop, int(not math.isfinite(size))]
     flags += [int(not all(bool(part.values[name].isfinite().all()) for part in terms)) for name in names]
     flags += [int(not all(bool(part.loss.detach().isfinite()) for part in terms))]
-    if parallel.size() > 1:
+    if distributed.size() > 1:
         device = next(iter(terms[0].values.values())).device
-        flags = [int(flag) for flag in parallel.largest(torch.tensor(flags, device=device)).tolist()]
+        flags = [int(flag) for flag in distributed.largest(torch.tensor(flags, device=device)).tolist()]
     guilty = [name for name, flag in zip(names, flags[2:-1], strict=True) if flag]
     if guilty:
         return f"term '{guilty[0]}' is NaN or infinite", flags[0]

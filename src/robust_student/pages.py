@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from robust_student.comparison import p_text
 from robust_student.core.errors import UserError
 from robust_student.figures import BAND, NORMS, SIDES
-from robust_student.files import parse_jsonl, read_json, read_jsonl
 from robust_student.results import ROWS, SUMMARY
+from robust_student.runtime.files import parse_jsonl, read_json, read_jsonl
 
 T = TypeVar("T")
 LARGEST_ROWS = 2_000_000_000

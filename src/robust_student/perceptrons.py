@@ -5,7 +5,7 @@ import math
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from robust_student.limits import require_memory
+from robust_student.runtime.hardware import require_memory
 
 Shape = tuple[int, ...]
 

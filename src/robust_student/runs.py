@@ -17,11 +17,11 @@ from robust_student.core.errors import UserError
 from robust_student.core.module_state import device_of, evaluating
 from robust_student.data import Data
 from robust_student.factories import code_digest, require_own
-from robust_student.files import read_json, read_jsonl, require_writable, write_atomically, write_json
 from robust_student.intake import Intake, order_of
 from robust_student.models import Recipe, build, check_network, names_code, read, rebuild
 from robust_student.outputs import logits_of
 from robust_student.resizing import Resize
+from robust_student.runtime.files import read_json, read_jsonl, require_writable, write_atomically, write_json
 
 METRICS, SEARCH, TRAINING = "metrics.jsonl", "search.json", "training.json"
 """Records of training epochs and of a search for weights, beside the model; what an unfinished training is."""

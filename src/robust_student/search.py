@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from robust_student import parallel
 from robust_student.core.errors import UserError
 from robust_student.core.norms import Norm
 from robust_student.core.settings import DistillSettings, ObjectiveSettings
 from robust_student.data import Data
-from robust_student.files import read_json, write_json
 from robust_student.fingerprints import PROBE, difference, probe, probe_architecture
 from robust_student.runs import SEARCH, TRAINING, TRIES, Model, as_model, require_new
+from robust_student.runtime import distributed
+from robust_student.runtime.files import read_json, write_json
 from robust_student.training import Trained, distill
 
 RADIUS_FACTORS, WEIGHT_FACTORS = (1.0, 0.5, 1.5, 2.0), (1.0, 0.4, 2.5)
@@ -50,7 +50,7 @@ def search(
     base = settings.objective
     if base.secant.weight == 0 and base.gradient.weight == 0:
         raise UserError("search: the method has no gradient objective to search over; use secant or exact")
-    parallel.first(lambda: _make(output))
+    distributed.first(lambda: _make(output))
     known = as_model(teacher, data)
     with torch.random.fork_rng():
         beginner = as_model(student, data)
@@ -80,7 +80,7 @@ def search(
     def measure(objective: ObjectiveSettings, name: str) -> dict[str, float]:
         folder = output / TRIES / name
         if (folder / "model.json").exists():  # complete, but the interruption came before its record
-            parallel.first(lambda: shutil.rmtree(folder))
+            distributed.first(lambda: shutil.rmtree(folder))
         attempt = settings.model_copy(update={"training": short, "objective": objective})
         return distill(teacher, student, data, attempt, output=folder).validation
 
@@ -90,7 +90,7 @@ def search(
 
     if record["baseline"] is None:
         record["baseline"] = measure(_scaled(base, base.radius, 0.0), "plain")
-        parallel.first(note)
+        distributed.first(note)
     radius = base.radius or Norm.named(base.norm, data.scale).default_radius(data.input_range, data.shape)
     for r, w in _candidates()[:tries][len(record["tries"]) :]:
         candidate = _scaled(base, r * radius, w)
@@ -104,7 +104,7 @@ def search(
                 "accepted": accuracies["clean"] >= record["baseline"]["clean"] - max_accuracy_drop / 100,
             }
         )
-        parallel.first(note)
+        distributed.first(note)
     accepted = [k for k, attempt in enumerate(record["tries"]) if attempt["accepted"]]
     if not accepted:
         least = min(record["baseline"]["clean"] - attempt["validation"]["clean"] for attempt in record["tries"])
@@ -113,7 +113,7 @@ def search(
             f"loses {100 * least:.2f}); allow a larger drop or more tries"
         )
     record["chosen"] = max(accepted, key=lambda k: record["tries"][k]["validation"]["selection"])
-    parallel.first(note)
+    distributed.first(note)
     best = record["tries"][record["chosen"]]
     final = settings.model_copy(update={"objective": _scaled(base, best["radius"], best["factor"])})
     trained = distill(teacher, student, data, final, output=output)

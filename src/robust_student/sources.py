@@ -11,12 +11,12 @@ from torch import nn
 from robust_student.cards import ModelCard
 from robust_student.core.errors import UserError
 from robust_student.data import Data
-from robust_student.files import read_json
 from robust_student.hub import CARD, folder_of, is_repository
 from robust_student.intake import NATURAL_UNITS, Intake, order_of, read_names
 from robust_student.models import Recipe, is_built_in, names_code, read
 from robust_student.programs import open_program
 from robust_student.runs import PROGRAM, Model, assemble, load, require_fit
+from robust_student.runtime.files import read_json
 from robust_student.teacher_settings import IntakeSettings
 from robust_student.weights import load_weights
 

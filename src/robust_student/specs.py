@@ -1,6 +1,5 @@
 """What is asked of a reader: a source's spec taken apart, and the format that its images shall have."""
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -80,8 +79,3 @@ def parse_options(text: str, rest: str, names: Sequence[str]) -> tuple[str, dict
             raise UserError(f"data '{text}': option '{name}' {'is given twice' if value else 'has no value'}")
         options[name] = value
     return place, options
-
-
-def usable_cores() -> int:
-    """How many processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

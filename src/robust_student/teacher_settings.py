@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field, field_validator, model_validator
 
 from robust_student.core.settings import Settings
-from robust_student.limits import LARGEST_INPUT
+from robust_student.runtime.hardware import LARGEST_INPUT
 
 
 class IntakeSettings(Settings):

@@ -41,8 +41,8 @@ def show_search(record: dict[str, Any]) -> None:
 def show(records: list[dict[str, Any]], path: Path) -> None:
     """The headline figures as a table, how many examples they rest on, and where the rest is."""
     from robust_student.evaluation import headline
-    from robust_student.files import read_json
     from robust_student.results import EVALUATION
+    from robust_student.runtime.files import read_json
 
     details = read_json(path.parent / EVALUATION)
     table = Table(title="test accuracy in % with 95 % intervals", title_justify="left")

@@ -16,7 +16,7 @@ from robust_student.core.tensors import InputRange
 from robust_student.decoding import ALONE, in_order
 from robust_student.examples import Data, Examples, measured, numbered, require_sound
 from robust_student.pictures import GREY, Format, as_pixels
-from robust_student.specs import usable_cores
+from robust_student.runtime.hardware import usable_cores
 
 _BATCH = 64
 

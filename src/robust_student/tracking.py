@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from robust_student import parallel
 from robust_student.core.errors import UserError
+from robust_student.runtime import distributed
 
 TrackerName = Literal["tensorboard", "wandb", "mlflow"]
 FOLDER = "tracking"
@@ -22,7 +22,7 @@ class Tracking:
         Raises UserError where a tracker's package is missing or it does not start, or there is no output to write to.
         """
         self._trackers: list[Any] = []
-        if not names or parallel.rank() > 0:
+        if not names or distributed.rank() > 0:
             return
         if output is None:
             raise UserError("track: needs an output directory")

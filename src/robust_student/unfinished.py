@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from robust_student import parallel
 from robust_student.checkpoints import Checkpoints
 from robust_student.core.errors import UserError
-from robust_student.files import append_jsonl, read_json, write_json
 from robust_student.fingerprints import difference
 from robust_student.runs import METRICS, TRAINING, Model, require_new, save
+from robust_student.runtime import distributed
+from robust_student.runtime.files import append_jsonl, read_json, write_json
 
 LAST_GOOD = "last-good"
 """Name of the run directory inside an unfinished run that holds the weights from before a divergence."""
@@ -33,7 +33,7 @@ class Unfinished:
         Raises UserError where the directory holds anything else, and names the first mark that differs.
         """
         self.output, self.minutes = output, minutes
-        parallel.first(lambda: self._open(marks))
+        distributed.first(lambda: self._open(marks))
         self.checkpoints = Checkpoints(output)
         self._saved = time.monotonic()
 
@@ -62,19 +62,19 @@ class Unfinished:
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Write a checkpoint; UserError where that fails."""
-        parallel.first(lambda: self.checkpoints.save(step, state))
+        distributed.first(lambda: self.checkpoints.save(step, state))
         self._saved = time.monotonic()
 
     def record(self, history: Sequence[dict[str, Any]]) -> None:
         """Write the records of the epochs so far."""
-        if parallel.rank() == 0:
+        if distributed.rank() == 0:
             (self.output / METRICS).unlink(missing_ok=True)
             append_jsonl(self.output / METRICS, history)
 
     def keep_last_good(self, model: Model) -> Path:
         """Save weights from before a divergence as a run directory of its own; where it is."""
         folder = self.output / LAST_GOOD
-        if parallel.rank() == 0:
+        if distributed.rank() == 0:
             folder.mkdir(exist_ok=True)
             save(model, folder)
         return folder
@@ -94,4 +94,4 @@ class Unfinished:
             (self.output / TRAINING).unlink(missing_ok=True)
             self.checkpoints.clear()
 
-        parallel.first(write)
+        distributed.first(write)

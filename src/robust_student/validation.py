@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from robust_student import parallel
 from robust_student.ascent import random_start
 from robust_student.attacks import pgd
 from robust_student.core.module_state import device_of, evaluating
@@ -19,6 +18,7 @@ from robust_student.perturbations import gaussian_at_snr
 from robust_student.propagation import margin_bounds
 from robust_student.regions import Ball
 from robust_student.runs import Model
+from robust_student.runtime import distributed
 from robust_student.samples import stratified_sample
 
 _BATCH = 250  # examples attacked or certified together
@@ -126,10 +126,10 @@ class Validation:
 
 def _mine(count: int) -> Tensor:
     """Positions of the examples that this process measures: each example is one process's."""
-    return torch.arange(parallel.rank(), count, parallel.size())
+    return torch.arange(distributed.rank(), count, distributed.size())
 
 
 def _share(right: Sequence[Tensor], count: int, device: torch.device) -> float:
     """The share of `count` examples that the processes together found right."""
     found = torch.stack([part.sum() for part in right]).sum() if right else torch.zeros(())
-    return int(parallel.total(found.long().to(device))) / count
+    return int(distributed.total(found.long().to(device))) / count
