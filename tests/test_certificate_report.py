@@ -19,10 +19,11 @@ from robust_student import figures
 from robust_student.certificate_report import read
 from robust_student.cli import main
 from robust_student.core.errors import UserError
-from robust_student.intervals import wilson
 from robust_student.report import write_report
-from robust_student.results import Row, find, group
-from robust_student.sandwich import Bracket, brackets, certified_agreement, share_beyond, summarise_radii
+from robust_student.results.intervals import wilson
+from robust_student.results.radii import Bracket, brackets, certified_agreement, share_beyond, summarise_radii
+from robust_student.results.records import find
+from robust_student.results.rows import Row, group
 
 N, SLOW = 30, 20
 """Examples, and how many of them, counted from the first, the slow methods saw."""

@@ -15,11 +15,11 @@ from robust_student import certification
 from robust_student.certificates import Certifier
 from robust_student.certification import certify
 from robust_student.core.norms import Norm
-from robust_student.intervals import median, wilson
 from robust_student.measurement_settings import CertificationSettings, SmoothingSettings
-from robust_student.results import Key, Row
+from robust_student.results.intervals import median, wilson
+from robust_student.results.radii import radius_of, summarise_radii
+from robust_student.results.rows import Key, Row
 from robust_student.runs import as_model
-from robust_student.sandwich import radius_of, summarise_radii
 from robust_student.smallest import Effort, smallest_confidence_loss, smallest_decision_change
 
 DATA = toy_data()

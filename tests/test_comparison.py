@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from robust_student.comparison import Difference, adjust, holm, in_words, mcnemar, p_text, paired, unpaired
-from robust_student.intervals import Estimate, paired_difference
+from robust_student.results.comparison import Difference, adjust, holm, in_words, mcnemar, p_text, paired, unpaired
+from robust_student.results.intervals import Estimate, paired_difference
 
 COUNTS = st.integers(0, 60)
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=5)

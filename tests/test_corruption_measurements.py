@@ -19,9 +19,10 @@ from robust_student.corruption_measurements import corruption_kinds
 from robust_student.corruptions import IMAGENET_C, corrupt
 from robust_student.data import Data, Examples
 from robust_student.evaluation import evaluate
-from robust_student.intervals import mean_over_examples, relative_drop
 from robust_student.measurement_settings import CorruptionSettings, EvaluationSettings
-from robust_student.results import EVALUATION, ROWS, SUMMARY, find
+from robust_student.results.intervals import mean_over_examples, relative_drop
+from robust_student.results.records import find
+from robust_student.results.rows import EVALUATION, ROWS, SUMMARY
 from robust_student.runtime.files import append_jsonl, read_json, read_jsonl
 
 Records = list[dict[str, Any]]

@@ -17,16 +17,16 @@ from torch import Tensor, nn
 
 from robust_student import ledger, measurements
 from robust_student.bounds import estimated_confidence_radius, estimated_decision_radius
-from robust_student.breakdown import breakdown
 from robust_student.core.norms import Norm
 from robust_student.core.tensors import UNBOUNDED
 from robust_student.data import Data, Examples, load_data
 from robust_student.evaluation import evaluate, headline
-from robust_student.intervals import median, paired_difference, wilson
 from robust_student.ledger import Shard
 from robust_student.measurement_settings import EvaluationSettings, MaskingSettings
 from robust_student.report import write_report
-from robust_student.results import BREAKDOWN, EVALUATION, GALLERY, ROWS, SUMMARY, Row, group
+from robust_student.results.breakdown import breakdown
+from robust_student.results.intervals import median, paired_difference, wilson
+from robust_student.results.rows import BREAKDOWN, EVALUATION, GALLERY, ROWS, SUMMARY, Row, group
 from robust_student.runs import Model, as_model, save
 from robust_student.runtime.files import append_jsonl, read_json, read_jsonl
 

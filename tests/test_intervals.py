@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from robust_student.intervals import (
+from robust_student.results.intervals import (
     Estimate,
     mean_of_runs,
     mean_over_examples,

@@ -14,7 +14,7 @@ import torch
 
 from robust_student import DistillSettings, ObjectiveSettings, autoattack, distill, evaluate, load_data, train
 from robust_student.core.settings import METHODS, GradientSettings, SelectionSettings, TrainingSettings
-from robust_student.results import ROWS, Row, group
+from robust_student.results.rows import ROWS, Row, group
 from robust_student.runs import Model, as_model
 from robust_student.runtime.files import read_jsonl
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robust_student.masking import CHECKS, CheckName, judge
+from robust_student.results.masking import CHECKS, CheckName, judge
 
 CLEAN: dict[CheckName, float] = dict.fromkeys(CHECKS, 0.0)
 """A model in which no check finds anything."""

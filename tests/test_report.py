@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 
-from robust_student import masking
 from robust_student.cli import main
 from robust_student.core.errors import UserError
 from robust_student.evidence import read
 from robust_student.pages import number
 from robust_student.report import write_report
-from robust_student.results import Row, find, group, summarise
+from robust_student.results import masking
+from robust_student.results.records import find, summarise
+from robust_student.results.rows import Row, group
 
 N = 40
 PNG = base64.b64encode(b"not a picture, but the report does not look inside").decode()

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from robust_student.breakdown import breakdown
-from robust_student.intervals import median, paired_difference, wilson
-from robust_student.results import COST_UNITS, Key, Row, find, group, summarise
+from robust_student.results.breakdown import breakdown
+from robust_student.results.intervals import median, paired_difference, wilson
+from robust_student.results.records import COST_UNITS, find, summarise
+from robust_student.results.rows import Key, Row, group
 
 KEYS = {
     "schema",

@@ -12,7 +12,7 @@ from test_report import FAIL, Files, files, save
 
 from robust_student.cli import main
 from robust_student.evidence import read
-from robust_student.results import find
+from robust_student.results.records import find
 from robust_student.seeds import merge
 from robust_student.side_by_side import compare
 

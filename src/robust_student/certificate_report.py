@@ -14,17 +14,11 @@ from typing_extensions import TypedDict
 from robust_student import figures
 from robust_student.core.errors import UserError
 from robust_student.figures import SIDES, Style
-from robust_student.intervals import Estimate, wilson
 from robust_student.pages import checked, read_checked, read_rows, require_finished
-from robust_student.results import CERTIFICATION, ROWS, SUMMARY, SUMMARY_SCHEMA, Key, Row, find, group
-from robust_student.sandwich import (
-    MEANINGS,
-    Bracket,
-    brackets,
-    certified_agreement,
-    radii_by_kind,
-    share_beyond,
-)
+from robust_student.results.intervals import Estimate, wilson
+from robust_student.results.radii import MEANINGS, Bracket, brackets, certified_agreement, radii_by_kind, share_beyond
+from robust_student.results.records import SUMMARY_SCHEMA, find
+from robust_student.results.rows import CERTIFICATION, ROWS, SUMMARY, Key, Row, group
 
 Number = FiniteFloat | None
 Meaning = Literal["decision", "confidence"]

@@ -13,7 +13,7 @@ from robust_student.corruptions import CORRUPTIONS, IMAGENET_C, corrupt, require
 from robust_student.data import Data
 from robust_student.measurement_settings import CorruptionSettings, EvaluationSettings
 from robust_student.measurements import Batch, Measurement, rows_of
-from robust_student.results import CORRUPTION, Row
+from robust_student.results.rows import CORRUPTION, Row
 from robust_student.runs import Model
 
 

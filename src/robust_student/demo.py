@@ -9,7 +9,7 @@ from robust_student.data import load_data
 from robust_student.evaluation import evaluate
 from robust_student.measurement_settings import EvaluationSettings
 from robust_student.report import write_report
-from robust_student.results import BREAKDOWN, EVALUATION, GALLERY, ROWS, SUMMARY
+from robust_student.results.rows import BREAKDOWN, EVALUATION, GALLERY, ROWS, SUMMARY
 from robust_student.training import distill, train
 
 TEACHER, STUDENT = "cnn:24", "resnet8:4"

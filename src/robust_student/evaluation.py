@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import nn
 
-from robust_student.breakdown import breakdown
 from robust_student.core.errors import UserError
 from robust_student.corruption_measurements import (
     corruption_kinds,
@@ -22,7 +21,9 @@ from robust_student.ledger import Ledger, Sample, Shard, describe, fingerprint, 
 from robust_student.masking_checks import PREFIX, masking_plans, masking_verdict
 from robust_student.measurement_settings import EvaluationSettings
 from robust_student.measurements import autoattack_suite, plan, require_possible_budgets
-from robust_student.results import BREAKDOWN, EVALUATION, GALLERY, SUMMARY, Key, Row, find, summarise
+from robust_student.results.breakdown import breakdown
+from robust_student.results.records import find, summarise
+from robust_student.results.rows import BREAKDOWN, EVALUATION, GALLERY, SUMMARY, Key, Row
 from robust_student.runs import Model
 from robust_student.runtime.files import read_json, write_json
 from robust_student.runtime.hardware import resolve_device

@@ -11,26 +11,16 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from robust_student import figures
-from robust_student.breakdown import breakdown
-from robust_student.calibration import Bin
-from robust_student.comparison import Difference, in_words
 from robust_student.core.errors import UserError
 from robust_student.figures import NORMS, Style
-from robust_student.intervals import Estimate
-from robust_student.masking import CHECKS, Check
 from robust_student.pages import checked, place, read_checked, read_rows, require_finished
-from robust_student.results import (
-    CERTIFICATION,
-    EVALUATION,
-    GALLERY,
-    ROWS,
-    SUMMARY,
-    Key,
-    Row,
-    find,
-    group,
-    is_attack,
-)
+from robust_student.results.breakdown import breakdown
+from robust_student.results.calibration import Bin
+from robust_student.results.comparison import Difference, in_words
+from robust_student.results.intervals import Estimate
+from robust_student.results.masking import CHECKS, Check
+from robust_student.results.records import find, is_attack
+from robust_student.results.rows import CERTIFICATION, EVALUATION, GALLERY, ROWS, SUMMARY, Key, Row, group
 from robust_student.saved import Attacked, Details, Example, Masking, Record, Search
 
 Place = tuple[str, float | None]

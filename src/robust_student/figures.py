@@ -16,8 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from robust_student.calibration import Bin
-from robust_student.results import find
+from robust_student.results.calibration import Bin
+from robust_student.results.records import find
 
 Records = Sequence[Mapping[str, Any]]
 Bracket = tuple[float, float, float, float]

@@ -19,7 +19,7 @@ from robust_student.costs import serialised
 from robust_student.data import Data
 from robust_student.fingerprints import PROBE, difference, probe
 from robust_student.measurements import Batch, Measurement
-from robust_student.results import BREAKDOWN, GALLERY, ROWS, SUMMARY, Key, Row, group
+from robust_student.results.rows import BREAKDOWN, GALLERY, ROWS, SUMMARY, Key, Row, group
 from robust_student.runs import Model, as_model, require_fit
 from robust_student.runtime.files import (
     append_jsonl,

@@ -14,10 +14,10 @@ from robust_student.core.errors import UserError
 from robust_student.core.margins import input_gradient, margin, true_score
 from robust_student.core.tensors import Labels, Logits, PerExample, answers
 from robust_student.data import Data
-from robust_student.masking import CheckName, Verdict, judge
 from robust_student.measurement_settings import EvaluationSettings
 from robust_student.measurements import Batch, Measurement, autoattack_suite, grade, random_starts, rows_of
-from robust_student.results import Row
+from robust_student.results.masking import CheckName, Verdict, judge
+from robust_student.results.rows import Row
 from robust_student.runs import Model
 
 PREFIX = "masking_"

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from robust_student.certificate_report import Certificates
-from robust_student.comparison import p_text
 from robust_student.evidence import Evidence
 from robust_student.pages import number, percent
+from robust_student.results.comparison import p_text
 from robust_student.sections import Document, Section, Table
 
 MASKING_HEAD = ("Model", "Verdict", "Reasons", "Not run")

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from pydantic import ValidationError
 
-from robust_student.comparison import p_text
 from robust_student.core.errors import UserError
 from robust_student.figures import BAND, NORMS, SIDES
-from robust_student.results import ROWS, SUMMARY
+from robust_student.results.comparison import p_text
+from robust_student.results.rows import ROWS, SUMMARY
 from robust_student.runtime.files import parse_jsonl, read_json, read_jsonl
 
 T = TypeVar("T")

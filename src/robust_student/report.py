@@ -10,7 +10,7 @@ from robust_student.certificate_report import Certificates
 from robust_student.core.errors import UserError
 from robust_student.evidence import Evidence
 from robust_student.pages import render
-from robust_student.results import CERTIFICATION
+from robust_student.results.rows import CERTIFICATION
 from robust_student.runtime.files import write_atomically
 from robust_student.sections import Document, as_markdown
 

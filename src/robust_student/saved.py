@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import ConfigDict, Field, FiniteFloat
 from typing_extensions import TypedDict
 
-from robust_student.results import SUMMARY_SCHEMA
+from robust_student.results.records import SUMMARY_SCHEMA
 
 Number = FiniteFloat | None
 

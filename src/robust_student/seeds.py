@@ -8,9 +8,9 @@ import numpy as np
 
 from robust_student.core.errors import UserError
 from robust_student.evidence import Evidence
-from robust_student.intervals import mean_of_runs
 from robust_student.overview import REPORT_SCHEMA, plain_spaces, sample_words
 from robust_student.pages import number
+from robust_student.results.intervals import mean_of_runs
 from robust_student.sections import Document, Section, Table
 
 SHARES = ("accuracy", "worst_class_accuracy", "mean_corruption_accuracy")

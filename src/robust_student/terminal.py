@@ -41,7 +41,7 @@ def show_search(record: dict[str, Any]) -> None:
 def show(records: list[dict[str, Any]], path: Path) -> None:
     """The headline figures as a table, how many examples they rest on, and where the rest is."""
     from robust_student.evaluation import headline
-    from robust_student.results import EVALUATION
+    from robust_student.results.rows import EVALUATION
     from robust_student.runtime.files import read_json
 
     details = read_json(path.parent / EVALUATION)
@@ -76,7 +76,7 @@ def show(records: list[dict[str, Any]], path: Path) -> None:
 
 def show_radii(records: list[dict[str, Any]], path: Path) -> None:
     """Certified and attacked accuracy by budget and median radii, from the best deterministic certificate."""
-    from robust_student.results import find
+    from robust_student.results.records import find
 
     names = list(dict.fromkeys(record["model"] for record in records))
     kind, unit = "certified_decision_radius", records[0]["unit"]

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from robust_student.calibration import BINS, histogram
-from robust_student.results import Key, Row, class_accuracies
+from robust_student.results.calibration import BINS, histogram
+from robust_student.results.rows import Key, Row, class_accuracies
 
 
 def breakdown(groups: Mapping[Key, Mapping[int, Row]], split: str = "test") -> list[dict[str, Any]]:

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from robust_student.core.norms import NormName
-from robust_student.intervals import Estimate, median, ratio_of_medians, wilson
-from robust_student.results import Key, Row, record
+from robust_student.results.intervals import Estimate, median, ratio_of_medians, wilson
+from robust_student.results.records import record
+from robust_student.results.rows import Key, Row
 
 MEANINGS = ("decision", "confidence")
 """r_A and r_B."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from robust_student.intervals import LEVEL, Estimate
+from robust_student.results.intervals import LEVEL, Estimate
 
 BINS = 15
 """Equal-width bins of confidence, (k / 15, (k + 1) / 15]; a confidence of 0 is in the first."""

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-from robust_student.intervals import Estimate, paired_difference, wilson
+from robust_student.results.intervals import Estimate, paired_difference, wilson
 
 SIGNIFICANCE = 0.05
 """Largest (adjusted) p-value at which a difference is called larger than its uncertainty."""
