@@ -10,7 +10,7 @@ from reference import as_numpy, message_of
 
 from robust_student.core.rng import normal_per_example, uniform_per_example
 from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE, InputRange
-from robust_student.perturbations import gaussian_at_snr, impulse_at_snr, signal_power, uniform_at_snr
+from robust_student.corruptions.snr_noise import gaussian_at_snr, impulse_at_snr, signal_power, uniform_at_snr
 
 levels = pytest.mark.parametrize("snr_db", [20.0, 3.0, 0.0, -5.0])
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from reference import as_numpy
 from scipy import ndimage
 
-from robust_student.resampling import averaged, averaging_kernels, displaced, pixel_offsets
+from robust_student.corruptions.resampling import averaged, averaging_kernels, displaced, pixel_offsets
 
 
 def images(shape: tuple[int, ...] = (2, 3, 7, 9)) -> torch.Tensor:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from robust_student.core.settings import ObjectiveSettings as ObjectiveSettings
     from robust_student.core.settings import TrainingSettings as TrainingSettings
     from robust_student.core.tensors import InputRange as InputRange
-    from robust_student.corruptions import corrupt as corrupt
+    from robust_student.corruptions.kinds import corrupt as corrupt
     from robust_student.data import Data as Data
     from robust_student.data import data_from_datasets as data_from_datasets
     from robust_student.data import load_data as load_data
@@ -47,7 +47,7 @@ _PLACES = {
     "RobustStudentObjective": "robust_student.objective",
     "Terms": "robust_student.objective",
     # Evidence
-    "corrupt": "robust_student.corruptions",
+    "corrupt": "robust_student.corruptions.kinds",
     "evaluate": "robust_student.evaluation",
     # Bounds and norms
     "InputRange": "robust_student.core.tensors",

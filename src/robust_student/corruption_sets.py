@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from robust_student.core.errors import UserError, nearest
-from robust_student.corruptions import SEVERITIES
+from robust_student.corruptions.kinds import SEVERITIES
 from robust_student.data import Data
 
 LABELS = "labels"

@@ -12,9 +12,9 @@ from robust_student.core.module_state import device_of, evaluating
 from robust_student.core.norms import Norm
 from robust_student.core.settings import SelectionSettings
 from robust_student.core.tensors import answers
+from robust_student.corruptions.snr_noise import gaussian_at_snr
 from robust_student.examples import Examples
 from robust_student.graph import trace
-from robust_student.perturbations import gaussian_at_snr
 from robust_student.propagation import margin_bounds
 from robust_student.regions import Ball
 from robust_student.runs import Model

@@ -3,39 +3,39 @@
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 
-from robust_student import corruption_blur, corruption_digital, corruption_noise, corruption_weather
 from robust_student.core.errors import UserError, nearest
 from robust_student.core.tensors import InputRange, Inputs
-from robust_student.resampling import Images
+from robust_student.corruptions import blur, digital, noise, weather
+from robust_student.corruptions.resampling import Images
 
 SEVERITIES = (1, 2, 3, 4, 5)
 SMALLEST_SIDE = 8
 """Pixels along the shorter side from which the severities are calibrated."""
 
 IMAGENET_C: Mapping[str, Callable[[Images, int, Sequence[int]], Images]] = {
-    "gaussian_noise": corruption_noise.gaussian_noise,
-    "shot_noise": corruption_noise.shot_noise,
-    "impulse_noise": corruption_noise.impulse_noise,
-    "defocus_blur": corruption_blur.defocus_blur,
-    "glass_blur": corruption_blur.glass_blur,
-    "motion_blur": corruption_blur.motion_blur,
-    "zoom_blur": corruption_blur.zoom_blur,
-    "snow": corruption_weather.snow,
-    "frost": corruption_weather.frost,
-    "fog": corruption_weather.fog,
-    "brightness": corruption_digital.brightness,
-    "contrast": corruption_digital.contrast,
-    "elastic_transform": corruption_digital.elastic_transform,
-    "pixelate": corruption_digital.pixelate,
-    "jpeg_compression": corruption_digital.jpeg_compression,
+    "gaussian_noise": noise.gaussian_noise,
+    "shot_noise": noise.shot_noise,
+    "impulse_noise": noise.impulse_noise,
+    "defocus_blur": blur.defocus_blur,
+    "glass_blur": blur.glass_blur,
+    "motion_blur": blur.motion_blur,
+    "zoom_blur": blur.zoom_blur,
+    "snow": weather.snow,
+    "frost": weather.frost,
+    "fog": weather.fog,
+    "brightness": digital.brightness,
+    "contrast": digital.contrast,
+    "elastic_transform": digital.elastic_transform,
+    "pixelate": digital.pixelate,
+    "jpeg_compression": digital.jpeg_compression,
 }
 """The fifteen kinds of ImageNet-C: (images in [0, 1], severity from 1 to 5, one seed per image) -> images."""
 CORRUPTIONS: Mapping[str, Callable[[Images, int, Sequence[int]], Images]] = {
     **IMAGENET_C,
-    "uniform_noise": corruption_noise.uniform_noise,
-    "gaussian_blur": corruption_blur.gaussian_blur,
-    "rotate": corruption_digital.rotate,
-    "shift": corruption_digital.shift,
+    "uniform_noise": noise.uniform_noise,
+    "gaussian_blur": blur.gaussian_blur,
+    "rotate": digital.rotate,
+    "shift": digital.shift,
 }
 """Every kind: the fifteen and four of our own."""
 

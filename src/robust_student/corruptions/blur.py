@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from robust_student.core.rng import uniform_per_example
-from robust_student.resampling import Images, averaged, averaging_kernels, displaced, pixel_offsets, side
+from robust_student.corruptions.resampling import Images, averaged, averaging_kernels, displaced, pixel_offsets, side
 
 GAUSSIAN = (0.012, 0.018, 0.027, 0.038, 0.052)
 """Standard deviation of the Gaussian, shares of the side."""

@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from robust_student.core.rng import normal_per_example, uniform_per_example
-from robust_student.corruption_blur import gaussian_smoothed
-from robust_student.resampling import Images, displaced, pixel_offsets, side
+from robust_student.corruptions.blur import gaussian_smoothed
+from robust_student.corruptions.resampling import Images, displaced, pixel_offsets, side
 
 BRIGHTER = (0.06, 0.12, 0.19, 0.27, 0.36)
 """What is added to the value (the largest channel) of a pixel."""

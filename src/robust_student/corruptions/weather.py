@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from robust_student.core.rng import normal_per_example, uniform_per_example
-from robust_student.corruption_blur import along
-from robust_student.resampling import Images
+from robust_student.corruptions.blur import along
+from robust_student.corruptions.resampling import Images
 
 FLAKES = (0.012, 0.02, 0.03, 0.045, 0.065)
 """Share of the picture that flakes cover before they fall."""
