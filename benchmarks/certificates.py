@@ -19,13 +19,13 @@ from collections.abc import Callable
 import torch
 
 from robust_student import load, load_data
+from robust_student.bounds.ball import Ball
+from robust_student.bounds.propagation import METHODS_OF_BOUNDS, Method, margin_bounds
+from robust_student.bounds.trace import trace
 from robust_student.core.norms import Norm
 from robust_student.core.tensors import UNIT_RANGE
 from robust_student.data import stratified_sample
-from robust_student.graph import trace
 from robust_student.models import build, count_parameters
-from robust_student.propagation import METHODS_OF_BOUNDS, Method, margin_bounds
-from robust_student.regions import Ball
 
 NETWORKS = (("cnn:4", 28), ("cnn:8", 28), ("cnn:16", 28), ("cnn:8", 20), ("cnn:8", 40))
 """Network and side of its square grey input."""

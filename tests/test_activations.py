@@ -14,7 +14,7 @@ from reference import Array, as_numpy
 from scipy import special
 from torch import Tensor
 
-from robust_student.activations import (
+from robust_student.bounds.activations import (
     ABSOLUTE,
     GELU,
     GELU_TANH,

@@ -18,7 +18,7 @@ from reference import (
 )
 from torch import Tensor, nn
 
-from robust_student.bounds import estimated_confidence_radius, estimated_decision_radius
+from robust_student.bounds.estimated import estimated_confidence_radius, estimated_decision_radius
 from robust_student.core.margins import Score, log_odds, margin
 from robust_student.core.norms import Norm, NormName
 

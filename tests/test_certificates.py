@@ -8,14 +8,14 @@ from reference import NORMS, norm_for
 from torch import Tensor, nn
 from zoo import ALL, DEEPER, inputs_of, matrix_of, network_of, points_of
 
-from robust_student.certificates import SLACK, Certifier
+from robust_student.bounds.ball import Ball
+from robust_student.bounds.certified import SLACK, Certifier
+from robust_student.bounds.propagation import METHODS_OF_BOUNDS, Method, margin_bounds
+from robust_student.bounds.trace import trace
 from robust_student.core.margins import log_odds, margin
 from robust_student.core.norms import Norm, NormName
 from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE
-from robust_student.graph import trace
 from robust_student.models import NETWORKS, build
-from robust_student.propagation import METHODS_OF_BOUNDS, Method, margin_bounds
-from robust_student.regions import Ball
 
 SHAPE = (1, 6, 6)
 

@@ -12,7 +12,7 @@ from reference import Silent, message_of, prototype_classifier, toy_data
 from torch import nn
 
 from robust_student import certification
-from robust_student.certificates import Certifier
+from robust_student.bounds.certified import Certifier
 from robust_student.certification import certify
 from robust_student.core.norms import Norm
 from robust_student.measurement_settings import CertificationSettings, SmoothingSettings

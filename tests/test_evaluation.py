@@ -16,7 +16,7 @@ from reference import Silent, affine, assert_state, message_of, prototype_classi
 from torch import Tensor, nn
 
 from robust_student import ledger, measurements
-from robust_student.bounds import estimated_confidence_radius, estimated_decision_radius
+from robust_student.bounds.estimated import estimated_confidence_radius, estimated_decision_radius
 from robust_student.core.norms import Norm
 from robust_student.core.tensors import UNBOUNDED
 from robust_student.data import Data, Examples, load_data

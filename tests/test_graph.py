@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from zoo import ALL, COLOUR, IMAGE, SIGNAL, VECTOR, Body, double, inputs_of, layers_of, network_of, traced
 
+from robust_student.bounds.layers import Layers
+from robust_student.bounds.operations import Affine, Elementwise, Maximum
+from robust_student.bounds.trace import trace
 from robust_student.core.errors import UserError
-from robust_student.graph import trace
 from robust_student.models import NETWORKS, build
-from robust_student.operations import Affine, Elementwise, Maximum
-from robust_student.steps import Layers
 
 every_network = pytest.mark.parametrize("name", ALL)
 

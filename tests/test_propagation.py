@@ -15,13 +15,20 @@ from scipy import optimize
 from torch import Tensor, nn
 from zoo import AFFINE, ALL, Body, ball_for, inputs_of, layers_of, matrix_of, network_of, points_of
 
+from robust_student.bounds.ball import Ball
+from robust_student.bounds.layers import Layers
+from robust_student.bounds.propagation import (
+    CHEAP,
+    METHODS_OF_BOUNDS,
+    Method,
+    bound_steps,
+    margin_bounds,
+    margin_slopes,
+)
+from robust_student.bounds.trace import trace
 from robust_student.core.margins import margins
 from robust_student.core.norms import Norm, NormName
 from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE, InputRange
-from robust_student.graph import trace
-from robust_student.propagation import CHEAP, METHODS_OF_BOUNDS, Method, bound_steps, margin_bounds, margin_slopes
-from robust_student.regions import Ball
-from robust_student.steps import Layers
 
 every_norm = pytest.mark.parametrize("norm_name", NORMS)
 every_method = pytest.mark.parametrize("method", METHODS_OF_BOUNDS)

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 
-from robust_student.graph import trace
+from robust_student.bounds.trace import trace
 from robust_student.resizing import Resize
 
 SIDES = st.integers(1, 24)

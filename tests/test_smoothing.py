@@ -23,9 +23,9 @@ from reference import (
 from scipy import optimize, special, stats
 from torch import Tensor, nn
 
+from robust_student.bounds.smoothing import ABSTAIN, SmoothedRadius, certified_smoothing_radius, smoothed_prediction
 from robust_student.core.norms import Norm
 from robust_student.core.tensors import UNBOUNDED
-from robust_student.smoothing import ABSTAIN, SmoothedRadius, certified_smoothing_radius, smoothed_prediction
 
 SHAPE: Shape = (2, 3)
 L2 = Norm.named("l2")

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations
 
+from robust_student.bounds.ball import Ball
+from robust_student.bounds.layers import Layers
+from robust_student.bounds.trace import Graph, trace
 from robust_student.core.norms import Norm, NormName
 from robust_student.core.tensors import InputRange
 from robust_student.fitnets import Maxout
-from robust_student.graph import Graph, trace
 from robust_student.mobilenets import InvertedResidual
 from robust_student.models import NETWORKS
-from robust_student.regions import Ball
 from robust_student.resizing import Resize
-from robust_student.steps import Layers
 
 CLASSES = 3
 IMAGE: Shape = (1, 6, 6)

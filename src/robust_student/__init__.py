@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from robust_student.bounds import estimated_confidence_radius as estimated_confidence_radius
-    from robust_student.bounds import estimated_decision_radius as estimated_decision_radius
+    from robust_student.bounds.estimated import estimated_confidence_radius as estimated_confidence_radius
+    from robust_student.bounds.estimated import estimated_decision_radius as estimated_decision_radius
     from robust_student.core.errors import UserError as UserError
     from robust_student.core.norms import Norm as Norm
     from robust_student.core.settings import METHODS as METHODS
@@ -52,8 +52,8 @@ _PLACES = {
     # Bounds and norms
     "InputRange": "robust_student.core.tensors",
     "Norm": "robust_student.core.norms",
-    "estimated_confidence_radius": "robust_student.bounds",
-    "estimated_decision_radius": "robust_student.bounds",
+    "estimated_confidence_radius": "robust_student.bounds.estimated",
+    "estimated_decision_radius": "robust_student.bounds.estimated",
     # Settings
     "METHODS": "robust_student.core.settings",
     "CorruptionSettings": "robust_student.measurement_settings",

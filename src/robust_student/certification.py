@@ -9,30 +9,30 @@ import torch
 from torch import Tensor, nn
 
 from robust_student.attacks import pgd
-from robust_student.bounds import (
+from robust_student.bounds.certified import Certifier
+from robust_student.bounds.estimated import (
     estimated_confidence_radius,
     estimated_decision_radius,
     sampled_confidence_radius,
     sampled_decision_radius,
 )
-from robust_student.certificates import Certifier
+from robust_student.bounds.propagation import Method
+from robust_student.bounds.smoothing import ABSTAIN, certified_smoothing_radius
+from robust_student.bounds.trace import trace
 from robust_student.core.errors import UserError
 from robust_student.core.norms import Norm
 from robust_student.core.rng import example_seeds
 from robust_student.core.tensors import answers
 from robust_student.data import Data, nested_sample
-from robust_student.graph import trace
 from robust_student.ledger import Ledger, Sample, describe, fingerprint, prepare
 from robust_student.measurement_settings import CertificationSettings
 from robust_student.measurements import Batch, Measurement, radius_fields, require_possible, rows_of
-from robust_student.propagation import Method
 from robust_student.results.radii import summarise_radii
 from robust_student.results.rows import CERTIFICATION, SUMMARY, Row
 from robust_student.runs import Model
 from robust_student.runtime.files import read_json, write_json
 from robust_student.runtime.hardware import resolve_device
 from robust_student.smallest import require_attacks, smallest_confidence_loss, smallest_decision_change
-from robust_student.smoothing import ABSTAIN, certified_smoothing_radius
 
 RELATIVE_BUDGETS = (0.2, 0.5, 1.0)
 """Budgets in units of the norm's default radius, where the user gives none."""

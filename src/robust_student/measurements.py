@@ -11,8 +11,8 @@ from torch import Tensor
 
 from robust_student.attacks import pgd
 from robust_student.autoattack import AutoAttack
-from robust_student.bounds import estimated_confidence_radius, estimated_decision_radius
-from robust_student.certificates import Certifier
+from robust_student.bounds.certified import Certifier
+from robust_student.bounds.estimated import estimated_confidence_radius, estimated_decision_radius
 from robust_student.core.errors import UserError
 from robust_student.core.norms import Norm, NormName
 from robust_student.core.rng import example_seeds, normal_per_example, uniform_per_example

@@ -10,6 +10,9 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from robust_student.ascent import Uphill, ascend, default_step, random_start
+from robust_student.bounds.ball import Ball
+from robust_student.bounds.propagation import margin_bounds
+from robust_student.bounds.trace import Graph, trace
 from robust_student.core.errors import UserError
 from robust_student.core.margins import Form, is_rival, margin, margins, scores, true_score
 from robust_student.core.module_state import evaluating
@@ -17,10 +20,7 @@ from robust_student.core.norms import Norm
 from robust_student.core.rng import Source
 from robust_student.core.settings import METHODS, DistillationSettings, ObjectiveSettings, ScoreSettings
 from robust_student.core.tensors import UNIT_RANGE, InputRange, Inputs, Labels, Logits, PerExample
-from robust_student.graph import Graph, trace
 from robust_student.passes import Passes, Precision
-from robust_student.propagation import margin_bounds
-from robust_student.regions import Ball
 from robust_student.slopes import exact_slope, projected_jacobian, radius_hinge, require_twice_differentiable
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
-from robust_student.bounds import estimated_decision_radius
+from robust_student.bounds.estimated import estimated_decision_radius
 from robust_student.core.errors import UserError
 from robust_student.core.margins import Form, Score, confidence, input_gradient, margin, scores
 from robust_student.core.module_state import evaluating

@@ -8,15 +8,15 @@ from torch import Tensor
 
 from robust_student.ascent import random_start
 from robust_student.attacks import pgd
+from robust_student.bounds.ball import Ball
+from robust_student.bounds.propagation import margin_bounds
+from robust_student.bounds.trace import trace
 from robust_student.core.module_state import device_of, evaluating
 from robust_student.core.norms import Norm
 from robust_student.core.settings import SelectionSettings
 from robust_student.core.tensors import answers
 from robust_student.corruptions.snr_noise import gaussian_at_snr
 from robust_student.examples import Examples
-from robust_student.graph import trace
-from robust_student.propagation import margin_bounds
-from robust_student.regions import Ball
 from robust_student.runs import Model
 from robust_student.runtime import distributed
 from robust_student.samples import stratified_sample

@@ -16,11 +16,11 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from robust_student.activations import Interval, Lines
+from robust_student.bounds.activations import Interval, Lines
+from robust_student.bounds.ball import Ball
+from robust_student.bounds.layers import Layers
+from robust_student.bounds.operations import Affine, Faces
 from robust_student.core.tensors import Labels, Logits
-from robust_student.operations import Affine, Faces
-from robust_student.regions import Ball
-from robust_student.steps import Layers
 
 Method: TypeAlias = Literal["interval", "gradient", "linear", "lipschitz"]
 """How a margin is bounded."""

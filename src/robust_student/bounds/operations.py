@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from robust_student.activations import Activation, Interval, Lines
+from robust_student.bounds.activations import Activation, Interval, Lines
 
 Shape: TypeAlias = tuple[int, ...]
 Map: TypeAlias = Callable[..., Tensor]

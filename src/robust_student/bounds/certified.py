@@ -11,13 +11,13 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from robust_student.bounds.ball import Ball
+from robust_student.bounds.propagation import Method, margin_bounds
+from robust_student.bounds.trace import Graph, trace
 from robust_student.core.margins import is_rival, log_odds, margin
 from robust_student.core.module_state import dtype_of, evaluating
 from robust_student.core.norms import Norm
 from robust_student.core.tensors import InputRange, Inputs, Labels, Logits, PerExample
-from robust_student.graph import Graph, trace
-from robust_student.propagation import Method, margin_bounds
-from robust_student.regions import Ball
 
 SLACK = 256.0
 """A margin must exceed this many machine epsilons of the network's dtype, times its largest |logit| at x."""

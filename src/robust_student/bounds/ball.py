@@ -6,7 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from robust_student.activations import Interval
+from robust_student.bounds.activations import Interval
 from robust_student.core.norms import Norm
 from robust_student.core.tensors import InputRange, column
 
