@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 
-from robust_student.attacks import pgd
-from robust_student.borrowed_attacks import foolbox_for
+from robust_student.attacks.foolbox_attacks import foolbox_for
+from robust_student.attacks.minimum_norm import smallest_decision_change
+from robust_student.attacks.pgd import pgd
 from robust_student.core.norms import Norm, NormName
 from robust_student.core.rng import example_seeds
 from robust_student.core.tensors import UNIT_RANGE
 from robust_student.data import load_data, stratified_sample
 from robust_student.runs import load
-from robust_student.smallest import smallest_decision_change
 
 STEPS = 50
 

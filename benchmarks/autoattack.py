@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from robust_student.autoattack import AutoAttack
+from robust_student.attacks.autoattack import AutoAttack
 from robust_student.core.norms import Norm
 from robust_student.core.rng import example_seeds
 from robust_student.core.tensors import UNIT_RANGE

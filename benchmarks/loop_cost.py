@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from robust_student import METHODS, RobustStudentObjective
-from robust_student.ascent import random_start
+from robust_student.attacks.ascent import random_start
 from robust_student.augmentation import augment
 from robust_student.core.norms import Norm
 from robust_student.core.rng import Draws, seed_generators, step_seed

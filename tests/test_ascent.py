@@ -19,7 +19,7 @@ from reference import (
 )
 from torch import Tensor, nn
 
-from robust_student.ascent import ascend, default_step, random_start
+from robust_student.attacks.ascent import ascend, default_step, random_start
 from robust_student.core.norms import NormName
 from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE, InputRange
 

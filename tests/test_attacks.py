@@ -18,7 +18,7 @@ from reference import (
 )
 from torch import Tensor, nn
 
-from robust_student.attacks import Loss, descend, pgd
+from robust_student.attacks.pgd import Loss, descend, pgd
 from robust_student.core.margins import log_odds, margin
 from robust_student.core.norms import Norm, NormName
 from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE, InputRange

@@ -27,14 +27,14 @@ from reference import (
 from scipy.optimize import linprog, minimize
 from torch import Tensor, nn
 
-from robust_student.apgd import apgd, cross_entropy, targeted_dlr, targeted_margin
-from robust_student.autoattack import AutoAttack, Tier
+from robust_student.attacks.apgd import apgd, cross_entropy, targeted_dlr, targeted_margin
+from robust_student.attacks.autoattack import AutoAttack, Tier
+from robust_student.attacks.fab import fab, to_hyperplane
+from robust_student.attacks.feasible_set import Feasible
+from robust_student.attacks.square import square
 from robust_student.core.norms import Norm, NormName
 from robust_student.core.rng import generators
 from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE, InputRange, answers
-from robust_student.fab import fab, to_hyperplane
-from robust_student.feasible import Feasible
-from robust_student.square import square
 
 CPU = torch.device("cpu")
 POWERS = [1.0, 2.0, math.inf]

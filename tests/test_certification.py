@@ -12,6 +12,7 @@ from reference import Silent, message_of, prototype_classifier, toy_data
 from torch import nn
 
 from robust_student import certification
+from robust_student.attacks.minimum_norm import Effort, smallest_confidence_loss, smallest_decision_change
 from robust_student.bounds.certified import Certifier
 from robust_student.certification import certify
 from robust_student.core.norms import Norm
@@ -20,7 +21,6 @@ from robust_student.results.intervals import median, wilson
 from robust_student.results.radii import radius_of, summarise_radii
 from robust_student.results.rows import Key, Row
 from robust_student.runs import as_model
-from robust_student.smallest import Effort, smallest_confidence_loss, smallest_decision_change
 
 DATA = toy_data()
 BASE: dict[str, Any] = {

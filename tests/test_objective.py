@@ -24,7 +24,7 @@ from reference import (
 from torch import Tensor, nn
 
 from robust_student import objective as objective_module
-from robust_student.ascent import random_start
+from robust_student.attacks.ascent import random_start
 from robust_student.core.errors import UserError
 from robust_student.core.margins import Form, Score
 from robust_student.core.norms import Norm, NormName

@@ -26,9 +26,7 @@ from reference import (
 from scipy import optimize
 from torch import Tensor, nn
 
-from robust_student.core.norms import Norm, NormName
-from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE, InputRange
-from robust_student.smallest import (
+from robust_student.attacks.minimum_norm import (
     ATTACKS,
     DEFAULT_ATTACKS,
     Effort,
@@ -36,6 +34,8 @@ from robust_student.smallest import (
     smallest_confidence_loss,
     smallest_decision_change,
 )
+from robust_student.core.norms import Norm, NormName
+from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE, InputRange
 
 CPU = torch.device("cpu")
 SHAPE: Shape = (1, 2, 3)

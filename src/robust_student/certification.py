@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robust_student.attacks import pgd
+from robust_student.attacks.minimum_norm import require_attacks, smallest_confidence_loss, smallest_decision_change
+from robust_student.attacks.pgd import pgd
 from robust_student.bounds.certified import Certifier
 from robust_student.bounds.estimated import (
     estimated_confidence_radius,
@@ -32,7 +33,6 @@ from robust_student.results.rows import CERTIFICATION, SUMMARY, Row
 from robust_student.runs import Model
 from robust_student.runtime.files import read_json, write_json
 from robust_student.runtime.hardware import resolve_device
-from robust_student.smallest import require_attacks, smallest_confidence_loss, smallest_decision_change
 
 RELATIVE_BUDGETS = (0.2, 0.5, 1.0)
 """Budgets in units of the norm's default radius, where the user gives none."""

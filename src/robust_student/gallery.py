@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from robust_student.attacks import pgd
+from robust_student.attacks.pgd import pgd
 from robust_student.core.norms import Norm
 from robust_student.core.rng import example_seeds, normal_per_example
 from robust_student.core.tensors import answers

@@ -8,8 +8,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from robust_student.ascent import ascend
-from robust_student.attacks import Excess, Loss, descend
+from robust_student.attacks.ascent import ascend
+from robust_student.attacks.pgd import Excess, Loss, descend
 from robust_student.core.errors import UserError
 from robust_student.core.margins import input_gradient, margin, true_score
 from robust_student.core.tensors import Labels, Logits, PerExample, answers

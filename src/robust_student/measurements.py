@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robust_student.attacks import pgd
-from robust_student.autoattack import AutoAttack
+from robust_student.attacks.autoattack import AutoAttack
+from robust_student.attacks.pgd import pgd
 from robust_student.bounds.certified import Certifier
 from robust_student.bounds.estimated import estimated_confidence_radius, estimated_decision_radius
 from robust_student.core.errors import UserError

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from robust_student.ascent import Uphill, ascend, default_step, random_start
+from robust_student.attacks.ascent import Uphill, ascend, default_step, random_start
 from robust_student.bounds.ball import Ball
 from robust_student.bounds.propagation import margin_bounds
 from robust_student.bounds.trace import Graph, trace

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from robust_student.ascent import random_start
-from robust_student.attacks import pgd
+from robust_student.attacks.ascent import random_start
+from robust_student.attacks.pgd import pgd
 from robust_student.bounds.ball import Ball
 from robust_student.bounds.propagation import margin_bounds
 from robust_student.bounds.trace import trace

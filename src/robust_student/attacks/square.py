@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from robust_student.attacks.feasible_set import Feasible
 from robust_student.core.margins import margin
 from robust_student.core.tensors import Inputs, Labels, PerExample, answers
-from robust_student.feasible import Feasible
 
 _SHARE = 0.8  # of the image that the first square covers
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries after which that share is halved

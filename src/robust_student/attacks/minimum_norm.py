@@ -13,15 +13,15 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor, nn
 
-from robust_student.attacks import Excess, descend
-from robust_student.borrowed_attacks import Standing, ddn, deepfool, fmn, foolbox_for
+from robust_student.attacks.fab import fab
+from robust_student.attacks.feasible_set import Feasible, Scaled
+from robust_student.attacks.foolbox_attacks import Standing, ddn, deepfool, fmn, foolbox_for
+from robust_student.attacks.pgd import Excess, descend
 from robust_student.core.errors import UserError
 from robust_student.core.margins import by_score, input_gradient, log_odds, margin
 from robust_student.core.module_state import evaluating, frozen
 from robust_student.core.norms import Norm, NormName
 from robust_student.core.tensors import InputRange, Inputs, Labels, Logits, PerExample, answers, column
-from robust_student.fab import fab
-from robust_student.feasible import Feasible, Scaled
 
 DEFAULT_ATTACKS = ("pgd-bisection", "fab")
 """The attacks that need nothing but the product's own dependencies."""

@@ -7,15 +7,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from robust_student.apgd import apgd, cross_entropy, targeted_dlr, targeted_margin
+from robust_student.attacks.apgd import apgd, cross_entropy, targeted_dlr, targeted_margin
+from robust_student.attacks.fab import fab
+from robust_student.attacks.feasible_set import Feasible, Scaled
+from robust_student.attacks.square import square
 from robust_student.core.margins import by_score
 from robust_student.core.module_state import frozen
 from robust_student.core.norms import Norm
 from robust_student.core.rng import generators
 from robust_student.core.tensors import InputRange, Inputs, Labels, column
-from robust_student.fab import fab
-from robust_student.feasible import Feasible, Scaled
-from robust_student.square import square
 
 Tier = Literal["fast", "standard"]
 _TARGETS = 9  # rival classes that targeted attacks aim at, those of largest score first

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-from robust_student.ascent import ascend
+from robust_student.attacks.ascent import ascend
 from robust_student.core.margins import log_odds, margin
 from robust_student.core.norms import Norm
 from robust_student.core.tensors import InputRange, Inputs, Labels, Logits, PerExample, Size

@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from robust_student.attacks.feasible_set import Feasible
 from robust_student.core.margins import input_gradient
 from robust_student.core.tensors import Inputs, Labels, answers, column
-from robust_student.feasible import Feasible
 
 STEPS = 100
 _OVERSHOOT = 1.05

@@ -14,9 +14,9 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
+from robust_student.attacks.feasible_set import Feasible
 from robust_student.core.margins import input_gradient
 from robust_student.core.tensors import Inputs, Labels, Logits, PerExample, answers, column
-from robust_student.feasible import Feasible
 
 STEPS = 100
 _NEW = 0.75  # share of the new step in a move; the rest is the last move
