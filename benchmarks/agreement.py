@@ -20,7 +20,7 @@ from robust_student.attacks.pgd import pgd
 from robust_student.core.norms import Norm, NormName
 from robust_student.core.rng import example_seeds
 from robust_student.core.tensors import UNIT_RANGE
-from robust_student.data import load_data, stratified_sample
+from robust_student.data.readers.load import load_data, stratified_sample
 from robust_student.runs import load
 
 STEPS = 50

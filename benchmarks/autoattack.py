@@ -19,7 +19,7 @@ from robust_student.attacks.autoattack import AutoAttack
 from robust_student.core.norms import Norm
 from robust_student.core.rng import example_seeds
 from robust_student.core.tensors import UNIT_RANGE
-from robust_student.data import load_data, stratified_sample
+from robust_student.data.readers.load import load_data, stratified_sample
 from robust_student.runs import Model, load
 
 BATCH = 250

@@ -24,7 +24,7 @@ from robust_student.bounds.propagation import METHODS_OF_BOUNDS, Method, margin_
 from robust_student.bounds.trace import trace
 from robust_student.core.norms import Norm
 from robust_student.core.tensors import UNIT_RANGE
-from robust_student.data import stratified_sample
+from robust_student.data.readers.load import stratified_sample
 from robust_student.models import build, count_parameters
 
 NETWORKS = (("cnn:4", 28), ("cnn:8", 28), ("cnn:16", 28), ("cnn:8", 20), ("cnn:8", 40))

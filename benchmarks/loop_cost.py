@@ -19,12 +19,12 @@ from rich.table import Table
 
 from robust_student import METHODS, RobustStudentObjective
 from robust_student.attacks.ascent import random_start
-from robust_student.augmentation import augment
 from robust_student.core.norms import Norm
 from robust_student.core.rng import Draws, seed_generators, step_seed
 from robust_student.core.settings import AugmentationSettings, TrainingSettings
 from robust_student.core.tensors import UNIT_RANGE
-from robust_student.data import Examples
+from robust_student.data.augmentation import augment
+from robust_student.data.readers.load import Examples
 from robust_student.feed import Feed, Part
 from robust_student.models import build
 from robust_student.optimisation import Optimisation, agree, averaged, limit_gradient, mean_of

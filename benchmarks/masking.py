@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from robust_student import METHODS, DistillSettings, EvaluationSettings, Model, distill, evaluate, load_data, train
 from robust_student.core.settings import GradientSettings, SecantSettings, SelectionSettings, TrainingSettings
-from robust_student.data import Data
+from robust_student.data.readers.load import Data
 from robust_student.measurement_settings import MaskingSettings
 from robust_student.results.rows import ROWS, Row, group
 from robust_student.runs import as_model

@@ -46,10 +46,10 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler, TensorDataset
 
 from robust_student import METHODS, DistillSettings
-from robust_student.caches import VARIABLE
 from robust_student.core.settings import AugmentationSettings, SelectionSettings, TrainingSettings
 from robust_student.core.tensors import UNIT_RANGE
-from robust_student.data import Data, Examples
+from robust_student.data.cache import VARIABLE
+from robust_student.data.readers.load import Data, Examples
 from robust_student.objective import RobustStudentObjective
 from robust_student.runs import Model, as_model
 from robust_student.training import distill

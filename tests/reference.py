@@ -22,7 +22,7 @@ from robust_student.core.margins import Form, Score
 from robust_student.core.norms import Norm, NormName
 from robust_student.core.settings import DistillationSettings, ObjectiveSettings, ScoreSettings
 from robust_student.core.tensors import UNIT_RANGE, InputRange
-from robust_student.data import Data, Examples
+from robust_student.data.readers.load import Data, Examples
 
 Array = npt.NDArray[np.float64]
 Shape = tuple[int, ...]

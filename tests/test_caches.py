@@ -19,20 +19,23 @@ from PIL import Image
 from reference import message_of
 from torch.utils.data import DataLoader
 
-from robust_student import TrainingSettings, caches, decoding, folders, train
-from robust_student.caches import Stored, cache_directory, remember, store
+from robust_student import TrainingSettings, train
 from robust_student.core.errors import UserError
-from robust_student.data import Data, load_data
-from robust_student.pictures import Pixels
+from robust_student.data import cache as cache_module
+from robust_student.data import decoding
+from robust_student.data.cache import Stored, cache_directory, remember, store
+from robust_student.data.images import Pixels
+from robust_student.data.readers import image_folder
+from robust_student.data.readers.load import Data, load_data
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache directory that every set of more than 100 bytes goes to, in blocks of 64 bytes."""
     folder = tmp_path / "cache"
-    monkeypatch.setenv(caches.VARIABLE, str(folder))
-    monkeypatch.setattr(caches, "IN_MEMORY", 100)
-    monkeypatch.setattr(caches, "BLOCK", 64)
+    monkeypatch.setenv(cache_module.VARIABLE, str(folder))
+    monkeypatch.setattr(cache_module, "IN_MEMORY", 100)
+    monkeypatch.setattr(cache_module, "BLOCK", 64)
     monkeypatch.setattr(decoding, "_BATCH", 3)
     return folder
 
@@ -68,7 +71,7 @@ def files(folder: Path, suffix: str) -> list[Path]:
 
 
 def test_a_small_folder_stays_in_memory(photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(caches, "IN_MEMORY", 14 * 3 * 5 * 4)
+    monkeypatch.setattr(cache_module, "IN_MEMORY", 14 * 3 * 5 * 4)
     train = load_data(f"folder:{photos}").training_examples
     assert not train.mapped and torch.equal(train.inputs, expected(photos)) and not cache.exists()
 
@@ -91,7 +94,7 @@ def test_the_pixels_do_not_depend_on_the_number_of_workers(
     monkeypatch.setattr(decoding, "ALONE", 0)
     contents = set()
     for workers in (1, 2, 3):
-        monkeypatch.setenv(caches.VARIABLE, str(cache / str(workers)))
+        monkeypatch.setenv(cache_module.VARIABLE, str(cache / str(workers)))
         train = load_data(f"folder:{photos}", workers=workers).training_examples
         assert train.mapped and torch.equal(train.inputs, expected(photos))
         contents.add((train.digest(), *(path.read_bytes() for path in files(cache / str(workers), ".pixels"))))
@@ -155,14 +158,14 @@ def test_an_unreadable_image_is_named_and_leaves_nothing(
 
 def test_an_image_that_vanishes_is_named(photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = photos / "train" / "dog" / "4.png"
-    listed = folders._list_images
+    listed = image_folder._list_images
 
-    def then_gone(root: Path) -> folders.Listing:
+    def then_gone(root: Path) -> image_folder.Listing:
         found = listed(root)
         path.unlink(missing_ok=True)
         return found
 
-    monkeypatch.setattr(folders, "_list_images", then_gone)
+    monkeypatch.setattr(image_folder, "_list_images", then_gone)
     assert str(path) in message_of(lambda: load_data(f"folder:{photos}", shape=(3, 5, 4)))
 
 
@@ -170,20 +173,20 @@ def test_an_image_that_vanishes_while_others_are_decoded_is_named(
     photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = photos / "train" / "dog" / "4.png"
-    stamped = caches.stamps
+    stamped = cache_module.stamps
 
     def then_gone(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
         found = stamped(paths)
         path.unlink(missing_ok=True)
         return found
 
-    monkeypatch.setattr("robust_student.folders.stamps", then_gone)
+    monkeypatch.setattr("robust_student.data.readers.image_folder.stamps", then_gone)
     assert f"{path}: cannot read it" in message_of(lambda: load_data(f"folder:{photos}", shape=(3, 5, 4)))
     assert not files(cache, ".partial") and not files(cache, ".pixels")
 
 
 def test_the_format_of_many_images_is_remembered(photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folders, "ALONE", 0)
+    monkeypatch.setattr(image_folder, "ALONE", 0)
     first = load_data(f"folder:{photos}").shape
     monkeypatch.setattr(decoding, "look", None)
     assert load_data(f"folder:{photos}").shape == first == (3, 5, 4)
@@ -192,8 +195,8 @@ def test_the_format_of_many_images_is_remembered(photos: Path, cache: Path, monk
 def test_many_small_images_are_kept_in_a_file_and_held_in_memory(
     photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(caches, "IN_MEMORY", 10**9)
-    monkeypatch.setattr(caches, "KEPT", 4)
+    monkeypatch.setattr(cache_module, "IN_MEMORY", 10**9)
+    monkeypatch.setattr(cache_module, "KEPT", 4)
     for _ in range(2):
         train = load_data(f"folder:{photos}").training_examples
         assert not train.mapped and torch.equal(train.inputs, expected(photos))
@@ -202,8 +205,8 @@ def test_many_small_images_are_kept_in_a_file_and_held_in_memory(
 
 
 def test_what_fits_into_memory_needs_no_cache(photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(caches, "IN_MEMORY", 10**9)
-    monkeypatch.setattr(caches, "KEPT", 4)
+    monkeypatch.setattr(cache_module, "IN_MEMORY", 10**9)
+    monkeypatch.setattr(cache_module, "KEPT", 4)
     with_cache = load_data(f"folder:{photos}").training_examples
     shutil.rmtree(cache)
     cache.write_text("a file where the directory should be")
@@ -217,7 +220,7 @@ def test_training_on_mapped_images_is_training_on_images_in_memory(
     settings = TrainingSettings(epochs=2, batch_size=4, validation_fraction=0.2)
     weights = []
     for limit in (10**9, 100):
-        monkeypatch.setattr(caches, "IN_MEMORY", limit)
+        monkeypatch.setattr(cache_module, "IN_MEMORY", limit)
         data = load_data(f"folder:{photos}")
         assert data.training_examples.mapped == (limit == 100)
         weights.append(train("mlp:4", data, settings).model.state_dict())
@@ -241,9 +244,9 @@ def test_checksums_are_those_of_the_blocks_however_the_rows_arrive(count: int, s
     pixels = rows(count, 3)
     data = pixels.tobytes()
     with pytest.MonkeyPatch.context() as patch, Path(os.devnull).open("r+b") as file:
-        patch.setattr(caches, "BLOCK", block)
+        patch.setattr(cache_module, "BLOCK", block)
         patch.setattr(os, "fsync", lambda handle: None)
-        found = caches._write(file, in_blocks(pixels, size), Path(), len(data))
+        found = cache_module._write(file, in_blocks(pixels, size), Path(), len(data))
     assert found == [hashlib.sha256(data[k : k + block]).hexdigest() for k in range(0, len(data), block)]
 
 
@@ -271,7 +274,7 @@ def test_a_full_disk_gives_one_line_and_leaves_nothing_half_written(cache: Path)
         other = message_of(lambda: store(pixels.shape, lambda: in_blocks(pixels), None))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert "disk full" in message and caches.VARIABLE in message and "disk full" in other
+    assert "disk full" in message and cache_module.VARIABLE in message and "disk full" in other
     assert not files(cache, ".partial") and not files(cache, ".pixels") and not files(cache, ".json")
     found = store(pixels.shape, lambda: in_blocks(pixels), {"some": "key"})
     assert np.array_equal(found.inputs.numpy(), pixels)
@@ -281,7 +284,7 @@ def test_a_cache_that_cannot_be_written_gives_one_line(cache: Path) -> None:
     cache.write_text("a file where the directory should be")
     pixels = rows()
     message = message_of(lambda: store(pixels.shape, lambda: in_blocks(pixels), {"some": "key"}))
-    assert str(cache) in message and caches.VARIABLE in message
+    assert str(cache) in message and cache_module.VARIABLE in message
 
 
 def test_trouble_with_the_source_is_not_blamed_on_the_cache(cache: Path) -> None:
@@ -327,7 +330,7 @@ def test_two_that_want_the_same_file_make_it_once(cache: Path) -> None:
 def test_of_a_very_large_file_evenly_spread_blocks_are_checked(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = rows(64, 10)  # ten blocks of 64 bytes
     store(pixels.shape, lambda: in_blocks(pixels), {"some": "key"})
-    monkeypatch.setattr(caches, "CHECKED", 320)
+    monkeypatch.setattr(cache_module, "CHECKED", 320)
     (path,) = files(cache, ".pixels")
     content = bytearray(path.read_bytes())
     for block, noticed in ((1, False), (2, True)):
@@ -340,9 +343,9 @@ def test_of_a_very_large_file_evenly_spread_blocks_are_checked(cache: Path, monk
 
 def test_the_cache_directory_is_where_the_user_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv(caches.VARIABLE, str(tmp_path / "mine"))
+    monkeypatch.setenv(cache_module.VARIABLE, str(tmp_path / "mine"))
     assert cache_directory() == tmp_path / "mine"
-    monkeypatch.delenv(caches.VARIABLE)
+    monkeypatch.delenv(cache_module.VARIABLE)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert cache_directory() == tmp_path / "xdg" / "robust-student"
     monkeypatch.delenv("XDG_CACHE_HOME")

@@ -18,9 +18,9 @@ from test_parquet import encoded, pictures, write
 
 from robust_student.core.errors import UserError
 from robust_student.core.tensors import UNIT_RANGE
-from robust_student.data import load_data
-from robust_student.pickles import read_pickle
-from robust_student.pictures import Pixels
+from robust_student.data.images import Pixels
+from robust_student.data.readers.load import load_data
+from robust_student.data.readers.pickles import read_pickle
 
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 TRAINING = [f"data_batch_{k}" for k in range(1, 6)]
@@ -255,7 +255,7 @@ def load_data_of(folder: Path, content: bytes) -> None:
 
 def test_a_pickle_that_multiplies_its_values_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten lists, each holding the one before it a hundred times: 10^20 values in two kilobytes."""
-    monkeypatch.setattr("robust_student.pickles._MOST_VALUES", 1_000)
+    monkeypatch.setattr("robust_student.data.readers.pickles._MOST_VALUES", 1_000)
     content = b"\x80\x02" + b"]q\x00"
     for k in range(10):
         content += b"](" + b"h" + bytes([k]) + (b"h" + bytes([k])) * 99 + b"eq" + bytes([k + 1])

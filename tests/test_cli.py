@@ -17,7 +17,7 @@ from reference import message_of
 from robust_student import ledger
 from robust_student.arguments import parse
 from robust_student.cli import COMMANDS, main
-from robust_student.data import load_data
+from robust_student.data.readers.load import load_data
 from robust_student.measurement_settings import SUITES, EvaluationSettings
 from robust_student.measuring import Evaluate
 from robust_student.runs import load, save

@@ -17,7 +17,7 @@ from robust_student.core.rng import example_seeds
 from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE
 from robust_student.corruption_measurements import corruption_kinds
 from robust_student.corruptions.kinds import IMAGENET_C, corrupt
-from robust_student.data import Data, Examples
+from robust_student.data.readers.load import Data, Examples
 from robust_student.evaluation import evaluate
 from robust_student.measurement_settings import CorruptionSettings, EvaluationSettings
 from robust_student.results.intervals import mean_over_examples, relative_drop

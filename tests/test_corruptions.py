@@ -17,7 +17,7 @@ from robust_student.corruptions import blur, digital, weather
 from robust_student.corruptions import noise as noise_module
 from robust_student.corruptions.kinds import CORRUPTIONS, IMAGENET_C, SEVERITIES, corrupt
 from robust_student.corruptions.resampling import Images
-from robust_student.data import load_data
+from robust_student.data.readers.load import load_data
 
 SEEDS = [3, 2**62, 11]
 DETERMINISTIC = {"defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression", "gaussian_blur"}

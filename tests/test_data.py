@@ -22,8 +22,8 @@ from torch import Tensor
 
 from robust_student.core.errors import UserError
 from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE
-from robust_student.data import READERS, Data, Examples, load_data, read_image, split, stratified_sample
-from robust_student.samples import held_out_by_name
+from robust_student.data.readers.load import READERS, Data, Examples, load_data, read_image, split, stratified_sample
+from robust_student.data.samples import held_out_by_name
 
 Array = npt.NDArray[Any]
 MNIST_VARIABLE = "ROBUST_STUDENT_MNIST"
@@ -735,7 +735,7 @@ def test_statistics_of_mapped_examples_agree_with_those_in_memory() -> None:
 
 
 def test_statistics_of_many_mapped_examples_use_evenly_spread_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("robust_student.examples.STATISTICS_EXAMPLES", 10)
+    monkeypatch.setattr("robust_student.data.examples.STATISTICS_EXAMPLES", 10)
     table = torch.arange(100.0).square()[:, None]
     mean, std = replace(
         data_of(table), train=Examples(table, torch.zeros(100, dtype=torch.int64), mapped=True)

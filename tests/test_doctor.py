@@ -17,7 +17,7 @@ from robust_student.cli import main
 from robust_student.core.errors import UserError
 from robust_student.core.settings import TrainingSettings
 from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE
-from robust_student.data import Data, Examples, Stream, load_data
+from robust_student.data.readers.load import Data, Examples, Stream, load_data
 from robust_student.data_checks import check_data
 from robust_student.doctor import examine, validation_sample
 from robust_student.findings import Finding

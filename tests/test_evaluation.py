@@ -19,7 +19,7 @@ from robust_student import ledger, measurements
 from robust_student.bounds.estimated import estimated_confidence_radius, estimated_decision_radius
 from robust_student.core.norms import Norm
 from robust_student.core.tensors import UNBOUNDED
-from robust_student.data import Data, Examples, load_data
+from robust_student.data.readers.load import Data, Examples, load_data
 from robust_student.evaluation import evaluate, headline
 from robust_student.ledger import Shard
 from robust_student.measurement_settings import EvaluationSettings, MaskingSettings

@@ -7,10 +7,10 @@ import torch
 from reference import message_of
 from torch import Tensor
 
-from robust_student.examples import Examples
+from robust_student.data.examples import Examples
+from robust_student.data.streams import Stream
 from robust_student.feed import Feed, Part
 from robust_student.runtime import distributed
-from robust_student.streams import Stream
 
 CPU = torch.device("cpu")
 

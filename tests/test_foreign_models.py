@@ -294,7 +294,7 @@ def test_a_model_has_a_name_of_its_own_or_its_last_part(word: str, expected: tup
 
 
 def test_a_run_may_declare_its_accuracy(photos: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from robust_student.data import load_data
+    from robust_student.data.readers.load import load_data
 
     data = load_data(f"folder:{photos}", image_size=8)
     trained = train("linear", data, TrainingSettings(epochs=1, learning_rate=1e-6))

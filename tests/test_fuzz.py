@@ -27,8 +27,8 @@ from robust_student import arguments
 from robust_student.cli import COMMANDS, main
 from robust_student.core.errors import UserError
 from robust_student.core.settings import read_yaml
-from robust_student.data import load_data
-from robust_student.pictures import Format, decode, look
+from robust_student.data.images import Format, decode, look
+from robust_student.data.readers.load import load_data
 from robust_student.report import write_report
 from robust_student.runs import load
 from robust_student.weights import load_weights

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from robust_student import pages
 from robust_student.cli import main
-from robust_student.data import load_data
+from robust_student.data.readers.load import load_data
 from robust_student.models import build
 from robust_student.report import write_report
 from robust_student.runs import load

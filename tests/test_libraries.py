@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robust_student import libraries
 from robust_student.core.errors import UserError
-from robust_student.data import Data
+from robust_student.data.readers.load import Data
 from robust_student.intake import Intake
 from robust_student.libraries import LibraryNetwork, library_module
 from robust_student.models import build, count_parameters, read

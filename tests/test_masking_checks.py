@@ -12,7 +12,7 @@ from reference import message_of, prototype_classifier, toy_data
 from torch import Tensor, nn
 
 from robust_student.core.tensors import UNBOUNDED
-from robust_student.data import Data
+from robust_student.data.readers.load import Data
 from robust_student.evaluation import evaluate
 from robust_student.masking_checks import PREFIX, masking_verdict
 from robust_student.measurement_settings import EvaluationSettings, MaskingSettings

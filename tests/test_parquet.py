@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from reference import message_of
 
-from robust_student.data import load_data
+from robust_student.data.readers.load import load_data
 
 NAMES = ["cat", "dog", "owl"]
 

@@ -13,7 +13,7 @@ from reference import message_of, toy_data
 from torch import Tensor, nn
 
 from robust_student.core.errors import UserError
-from robust_student.data import Data
+from robust_student.data.readers.load import Data
 from robust_student.programs import open_program
 from robust_student.sources import open_model
 from robust_student.teacher_settings import IntakeSettings

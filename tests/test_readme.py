@@ -16,7 +16,7 @@ import robust_student
 from robust_student import training
 from robust_student.cli import main
 from robust_student.core.settings import DistillSettings, read_yaml
-from robust_student.data import Data
+from robust_student.data.readers.load import Data
 from robust_student.models import build
 from robust_student.training import Trained
 

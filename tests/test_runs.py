@@ -15,7 +15,7 @@ from reference import affine, assert_state, message_of, state_of, toy_data
 from torch import Tensor, nn
 
 from robust_student.core.tensors import UNBOUNDED, InputRange
-from robust_student.data import Data
+from robust_student.data.readers.load import Data
 from robust_student.runs import METRICS, SEARCH, Model, as_model, load, require_fit, require_new, save
 from robust_student.runtime.files import (
     append_jsonl,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from robust_student.bounds.trace import trace
 from robust_student.core.tensors import UNBOUNDED
-from robust_student.data import Data
+from robust_student.data.readers.load import Data
 from robust_student.models import build
 from robust_student.runs import Model, as_model, load, save
 from robust_student.runtime.files import read_json, write_json

@@ -21,15 +21,17 @@ from PIL import Image
 from reference import message_of
 from torch import Tensor
 
-from robust_student import examples, load, load_data, shards
+from robust_student import load, load_data
 from robust_student.cli import main
 from robust_student.core.errors import UserError
 from robust_student.core.tensors import UNIT_RANGE
-from robust_student.examples import Data
-from robust_student.pictures import Format
+from robust_student.data import examples
+from robust_student.data.examples import Data
+from robust_student.data.images import Format
+from robust_student.data.readers import shards
+from robust_student.data.readers.shards import Sample, ShardedStream, Shards, mixed
+from robust_student.data.streams import Stream
 from robust_student.runtime.files import read_json
-from robust_student.shards import Sample, ShardedStream, Shards, mixed
-from robust_student.streams import Stream
 
 SHAPE = (5, 4, 3)
 
@@ -455,7 +457,7 @@ def test_class_names_are_needed_and_must_be_readable(tmp_path: Path) -> None:
 
 def test_the_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = web_shards(tmp_path)
-    monkeypatch.setattr("robust_student.webdatasets.find_spec", lambda name: None)
+    monkeypatch.setattr("robust_student.data.readers.webdataset.find_spec", lambda name: None)
     assert "pip install 'robust-student[streaming]'" in message_of(lambda: load_data(spec))
     monkeypatch.setitem(sys.modules, "datasets", None)
     assert "pip install 'robust-student[data]'" in message_of(lambda: load_data("hf-stream:some/name,size=5"))

@@ -15,8 +15,8 @@ from reference import as_numpy, message_of
 from robust_student import TrainingSettings, train
 from robust_student.core.norms import Norm
 from robust_student.core.tensors import UNBOUNDED
-from robust_student.data import load_data
-from robust_student.tables import read_table
+from robust_student.data.readers.csv_table import read_table
+from robust_student.data.readers.load import load_data
 
 HEADER = ["width", "label", "height"]
 ROWS = [[1.5, "cat", -2], [2, "dog", 3e5], [0.25, "cat", 7], [-1, "owl", 8], [1, "dog", 9], [3, "owl", 1]]

@@ -12,10 +12,13 @@ from PIL import Image
 from reference import as_numpy, message_of
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from robust_student import caches, data_from_datasets, decoding, torch_datasets
+from robust_student import data_from_datasets
 from robust_student.core.errors import UserError
 from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE, InputRange
-from robust_student.data import Data
+from robust_student.data import cache as cache_module
+from robust_student.data import decoding
+from robust_student.data.readers import torch_dataset
+from robust_student.data.readers.load import Data
 
 
 class Items(Dataset[Any]):
@@ -102,9 +105,9 @@ def test_many_items_are_mapped_and_the_number_of_workers_changes_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     cache = tmp_path_factory.mktemp("cache")
-    monkeypatch.setenv(caches.VARIABLE, str(cache))
-    monkeypatch.setattr(caches, "IN_MEMORY", 100)
-    monkeypatch.setattr(torch_datasets, "_BATCH", 3)
+    monkeypatch.setenv(cache_module.VARIABLE, str(cache))
+    monkeypatch.setattr(cache_module, "IN_MEMORY", 100)
+    monkeypatch.setattr(torch_dataset, "_BATCH", 3)
     found = [of(list(PIXELS), workers=workers).training_examples for workers in (1, 2)]
     assert all(one.mapped for one in found) and torch.equal(found[0].inputs, found[1].inputs)
     assert found[0].labels.tolist() == found[1].labels.tolist() == LABELS
@@ -175,7 +178,7 @@ class Broken(Items):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_error_of_the_dataset_itself_is_passed_on(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_datasets, "_BATCH", 2)
+    monkeypatch.setattr(torch_dataset, "_BATCH", 2)
     items = Broken(list(zip(PIXELS, LABELS, strict=True)))
     with pytest.raises(RuntimeError, match="broken in a DataLoader worker of mine"):
         data_from_datasets(items, items, workers=workers)
@@ -214,9 +217,9 @@ def test_workers_start_only_for_many_items(monkeypatch: pytest.MonkeyPatch) -> N
         return DataLoader(*arguments, **options | {"num_workers": 0})
 
     monkeypatch.setattr(decoding, "DataLoader", watched)
-    monkeypatch.setattr(torch_datasets, "usable_cores", lambda: 2)
+    monkeypatch.setattr(torch_dataset, "usable_cores", lambda: 2)
     of(list(PIXELS))
-    monkeypatch.setattr(torch_datasets, "ALONE", 4)
-    monkeypatch.setattr(torch_datasets, "_BATCH", 2)
+    monkeypatch.setattr(torch_dataset, "ALONE", 4)
+    monkeypatch.setattr(torch_dataset, "_BATCH", 2)
     of(list(PIXELS))
     assert asked == [0, 0, 2, 0]

@@ -20,7 +20,6 @@ from reference import (
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robust_student.augmentation import Mixed, augment
 from robust_student.core.rng import step_seed
 from robust_student.core.settings import (
     METHODS,
@@ -30,7 +29,8 @@ from robust_student.core.settings import (
     SelectionSettings,
     TrainingSettings,
 )
-from robust_student.data import load_data, split
+from robust_student.data.augmentation import Mixed, augment
+from robust_student.data.readers.load import load_data, split
 from robust_student.runs import METRICS, Model, as_model, load
 from robust_student.training import TEACHER_SETTINGS, Trained, distill, train
 from robust_student.validation import Validation, choose_epoch

@@ -23,7 +23,7 @@ from robust_student.core.settings import (
     SelectionSettings,
     TrainingSettings,
 )
-from robust_student.data import load_data
+from robust_student.data.readers.load import load_data
 from robust_student.guide import Guide
 from robust_student.runs import as_model
 from robust_student.runtime import distributed, interruption

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from robust_student.core.settings import TrainingSettings as TrainingSettings
     from robust_student.core.tensors import InputRange as InputRange
     from robust_student.corruptions.kinds import corrupt as corrupt
-    from robust_student.data import Data as Data
-    from robust_student.data import data_from_datasets as data_from_datasets
-    from robust_student.data import load_data as load_data
+    from robust_student.data.readers.load import Data as Data
+    from robust_student.data.readers.load import data_from_datasets as data_from_datasets
+    from robust_student.data.readers.load import load_data as load_data
     from robust_student.evaluation import evaluate as evaluate
     from robust_student.measurement_settings import CorruptionSettings as CorruptionSettings
     from robust_student.measurement_settings import EvaluationSettings as EvaluationSettings
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
 _PLACES = {
     # Models and data
-    "Data": "robust_student.data",
+    "Data": "robust_student.data.readers.load",
     "Model": "robust_student.runs",
-    "data_from_datasets": "robust_student.data",
+    "data_from_datasets": "robust_student.data.readers.load",
     "load": "robust_student.runs",
-    "load_data": "robust_student.data",
+    "load_data": "robust_student.data.readers.load",
     "open_model": "robust_student.sources",
     # Training
     "distill": "robust_student.training",

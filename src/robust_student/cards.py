@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from robust_student.core.settings import Settings
 from robust_student.core.tensors import InputRange
-from robust_student.examples import unshowable
+from robust_student.data.examples import unshowable
 from robust_student.runtime.hardware import LARGEST_INPUT
 
 MODEL_SCHEMA = 1

@@ -24,7 +24,7 @@ from robust_student.core.errors import UserError
 from robust_student.core.norms import Norm
 from robust_student.core.rng import example_seeds
 from robust_student.core.tensors import answers
-from robust_student.data import Data, nested_sample
+from robust_student.data.readers.load import Data, nested_sample
 from robust_student.ledger import Ledger, Sample, describe, fingerprint, prepare
 from robust_student.measurement_settings import CertificationSettings
 from robust_student.measurements import Batch, Measurement, radius_fields, require_possible, rows_of

@@ -72,7 +72,7 @@ class Train(Command):
 
     def run(self) -> None:
         """Do it."""
-        from robust_student.data import load_data, require_outside
+        from robust_student.data.readers.load import load_data, require_outside
         from robust_student.runs import require_new
         from robust_student.runtime.distributed import first, joined, rank
         from robust_student.training import train
@@ -138,7 +138,7 @@ class Distill(Command):
 
     def run(self) -> None:
         """Do it."""
-        from robust_student.data import load_data, require_outside
+        from robust_student.data.readers.load import load_data, require_outside
         from robust_student.runs import require_new
         from robust_student.runtime.distributed import first, joined, rank
         from robust_student.search import search
@@ -235,7 +235,7 @@ class Predict(Command):
         import torch
 
         from robust_student.core.tensors import answers
-        from robust_student.data import read_image
+        from robust_student.data.readers.load import read_image
         from robust_student.runtime.hardware import resolve_device
         from robust_student.sources import open_model
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robust_student.core.errors import UserError, nearest
 from robust_student.corruptions.kinds import SEVERITIES
-from robust_student.data import Data
+from robust_student.data.readers.load import Data
 
 LABELS = "labels"
 

@@ -7,7 +7,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from robust_student.data import Data, Examples, Stream
+from robust_student.data.readers.load import Data, Examples, Stream
 from robust_student.findings import Finding, Level
 from robust_student.runtime.hardware import readable
 

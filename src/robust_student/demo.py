@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from robust_student.core.settings import METHODS, DistillSettings, SecantSettings, SelectionSettings, TrainingSettings
-from robust_student.data import load_data
+from robust_student.data.readers.load import load_data
 from robust_student.evaluation import evaluate
 from robust_student.measurement_settings import EvaluationSettings
 from robust_student.report import write_report

@@ -9,7 +9,7 @@ import torch
 
 from robust_student.core.errors import UserError
 from robust_student.core.settings import TrainingSettings
-from robust_student.data import Data, Examples, load_data, require_outside, stratified_sample
+from robust_student.data.readers.load import Data, Examples, load_data, require_outside, stratified_sample
 from robust_student.data_checks import check_data
 from robust_student.findings import Finding
 from robust_student.machine_checks import check_arithmetic, check_devices, check_output, check_packages

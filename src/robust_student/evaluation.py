@@ -14,7 +14,7 @@ from robust_student.corruption_measurements import (
     describe_corruptions,
 )
 from robust_student.costs import costs
-from robust_student.data import Data, nested_sample
+from robust_student.data.readers.load import Data, nested_sample
 from robust_student.gallery import gallery, worst_examples
 from robust_student.layouts import channels_last
 from robust_student.ledger import Ledger, Sample, Shard, describe, fingerprint, prepare

@@ -9,9 +9,9 @@ from torch import Tensor
 from robust_student.core.errors import UserError
 from robust_student.core.rng import step_seed
 from robust_student.core.tensors import Inputs, Labels
-from robust_student.examples import Examples
+from robust_student.data.examples import Examples
+from robust_student.data.streams import Stream
 from robust_student.runtime import distributed
-from robust_student.streams import Stream
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from robust_student.core.errors import UserError
 from robust_student.core.settings import Settings
 from robust_student.costs import serialised
-from robust_student.data import Data
+from robust_student.data.readers.load import Data
 from robust_student.fingerprints import PROBE, difference, probe
 from robust_student.measurements import Batch, Measurement
 from robust_student.results.rows import BREAKDOWN, GALLERY, ROWS, SUMMARY, Key, Row, group

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from robust_student.augmentation import Mixed, augment
 from robust_student.core.errors import UserError
 from robust_student.core.rng import Draws, seed_generators, step_seed
 from robust_student.core.settings import TrainingSettings
+from robust_student.data.augmentation import Mixed, augment
 from robust_student.feed import Feed, Part
 from robust_student.objective import Terms
 from robust_student.optimisation import Optimisation, agree, averaged, limit_gradient, mean_of

@@ -13,7 +13,7 @@ from robust_student.attacks.pgd import Excess, Loss, descend
 from robust_student.core.errors import UserError
 from robust_student.core.margins import input_gradient, margin, true_score
 from robust_student.core.tensors import Labels, Logits, PerExample, answers
-from robust_student.data import Data
+from robust_student.data.readers.load import Data
 from robust_student.measurement_settings import EvaluationSettings
 from robust_student.measurements import Batch, Measurement, autoattack_suite, grade, random_starts, rows_of
 from robust_student.results.masking import CheckName, Verdict, judge

@@ -127,7 +127,7 @@ class Certify(Command):
 
 def _models(command: Evaluate | Certify, name: str) -> tuple[dict[str, Any], Any]:
     """The models that a command names as [NAME=]SPEC, and the data."""
-    from robust_student.data import load_data, require_outside
+    from robust_student.data.readers.load import load_data, require_outside
     from robust_student.sources import expected_shape, open_model
 
     if not command.models:

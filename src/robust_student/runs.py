@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from robust_student.cards import ModelCard
 from robust_student.core.errors import UserError
 from robust_student.core.module_state import device_of, evaluating
-from robust_student.data import Data
+from robust_student.data.readers.load import Data
 from robust_student.factories import code_digest, require_own
 from robust_student.intake import Intake, order_of
 from robust_student.models import Recipe, build, check_network, names_code, read, rebuild

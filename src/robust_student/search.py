@@ -12,7 +12,7 @@ from torch import nn
 from robust_student.core.errors import UserError
 from robust_student.core.norms import Norm
 from robust_student.core.settings import DistillSettings, ObjectiveSettings
-from robust_student.data import Data
+from robust_student.data.readers.load import Data
 from robust_student.fingerprints import PROBE, difference, probe, probe_architecture
 from robust_student.runs import SEARCH, TRAINING, TRIES, Model, as_model, require_new
 from robust_student.runtime import distributed

@@ -10,7 +10,7 @@ from torch import nn
 
 from robust_student.cards import ModelCard
 from robust_student.core.errors import UserError
-from robust_student.data import Data
+from robust_student.data.readers.load import Data
 from robust_student.hub import CARD, folder_of, is_repository
 from robust_student.intake import NATURAL_UNITS, Intake, order_of, read_names
 from robust_student.models import Recipe, is_built_in, names_code, read

@@ -3,7 +3,7 @@
 from torch import nn
 from torch.nn import functional
 
-from robust_student.augmentation import Mixed
+from robust_student.data.augmentation import Mixed
 from robust_student.objective import Terms
 from robust_student.passes import Passes, Precision
 

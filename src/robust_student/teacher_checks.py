@@ -9,7 +9,7 @@ from torch import Tensor
 from robust_student.core.errors import UserError
 from robust_student.core.margins import margin
 from robust_student.core.module_state import device_of, evaluating
-from robust_student.data import Examples
+from robust_student.data.readers.load import Examples
 from robust_student.findings import Finding
 from robust_student.models import count_parameters
 from robust_student.runs import Model

@@ -4,7 +4,7 @@ from scipy.stats import binom
 
 from robust_student.core.errors import UserError
 from robust_student.core.tensors import answers
-from robust_student.data import Data, Examples, split, stratified_sample
+from robust_student.data.readers.load import Data, Examples, split, stratified_sample
 from robust_student.runs import Model
 from robust_student.sources import open_model
 from robust_student.teacher_settings import TeacherSettings

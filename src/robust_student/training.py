@@ -12,13 +12,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from robust_student.augmentation import Mixed
 from robust_student.core.errors import UserError
 from robust_student.core.module_state import evaluating
 from robust_student.core.norms import Norm
 from robust_student.core.rng import Draws
 from robust_student.core.settings import DistillSettings, SelectionSettings, Settings, TrainingSettings
-from robust_student.examples import Data, Examples
+from robust_student.data.augmentation import Mixed
+from robust_student.data.examples import Data, Examples
+from robust_student.data.samples import split
+from robust_student.data.streams import Stream
 from robust_student.feed import Feed, Part
 from robust_student.fingerprints import PROBE, probe, probe_architecture
 from robust_student.guide import Guide
@@ -28,8 +30,6 @@ from robust_student.runs import Model, as_model, require_fit
 from robust_student.runtime.hardware import resolve_device
 from robust_student.runtime.interruption import Wish, listening
 from robust_student.runtime.provenance import provenance
-from robust_student.samples import split
-from robust_student.streams import Stream
 from robust_student.supervised import LabelObjective
 from robust_student.tracking import Tracking
 from robust_student.unfinished import Unfinished

@@ -16,10 +16,10 @@ from robust_student.core.norms import Norm
 from robust_student.core.settings import SelectionSettings
 from robust_student.core.tensors import answers
 from robust_student.corruptions.snr_noise import gaussian_at_snr
-from robust_student.examples import Examples
+from robust_student.data.examples import Examples
+from robust_student.data.samples import stratified_sample
 from robust_student.runs import Model
 from robust_student.runtime import distributed
-from robust_student.samples import stratified_sample
 
 _BATCH = 250  # examples attacked or certified together
 _CLEAN = 4096  # examples read together

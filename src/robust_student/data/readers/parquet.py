@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from robust_student.caches import stamps
 from robust_student.core.errors import UserError
 from robust_student.core.tensors import UNIT_RANGE
-from robust_student.decoding import Pictures, decode_all, uniform_format
-from robust_student.examples import Data, numbered
-from robust_student.specs import Spec
+from robust_student.data.cache import stamps
+from robust_student.data.decoding import Pictures, decode_all, uniform_format
+from robust_student.data.examples import Data, numbered
+from robust_student.data.spec import Spec
 
 _IMAGES, _LABELS = ("image", "img"), ("label", "labels", "fine_label")
 _ROWS = 512  # read at a time

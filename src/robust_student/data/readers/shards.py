@@ -14,10 +14,10 @@ from torch import Tensor
 
 from robust_student.core.errors import UserError
 from robust_student.core.tensors import UNIT_RANGE
-from robust_student.examples import Data, Examples
-from robust_student.pictures import Format, Pixels, decode
-from robust_student.specs import Spec
-from robust_student.streams import Stream
+from robust_student.data.examples import Data, Examples
+from robust_student.data.images import Format, Pixels, decode
+from robust_student.data.spec import Spec
+from robust_student.data.streams import Stream
 
 OPTIONS = ("size", "channels", "classes", "length", "shuffle", "held_out")
 """Options of every sharded source."""

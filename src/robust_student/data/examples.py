@@ -14,7 +14,7 @@ from torch import Tensor
 
 from robust_student.core.errors import UserError
 from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE, InputRange
-from robust_student.streams import Stream
+from robust_student.data.streams import Stream
 
 STATISTICS_EXAMPLES = 10_000
 """How many training examples the statistics of mapped and streamed data are computed from."""

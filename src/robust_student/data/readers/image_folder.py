@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from robust_student.caches import remember, stamps
 from robust_student.core.errors import UserError
 from robust_student.core.tensors import UNIT_RANGE
-from robust_student.decoding import ALONE, Pictures, decode_all, look_all
-from robust_student.examples import Data, Examples
-from robust_student.pictures import IMAGE_SUFFIXES, Format, common_format
-from robust_student.samples import held_out_by_name
-from robust_student.specs import Spec
+from robust_student.data.cache import remember, stamps
+from robust_student.data.decoding import ALONE, Pictures, decode_all, look_all
+from robust_student.data.examples import Data, Examples
+from robust_student.data.images import IMAGE_SUFFIXES, Format, common_format
+from robust_student.data.samples import held_out_by_name
+from robust_student.data.spec import Spec
 
 VALIDATION = ("validation", "val", "valid")
 """Names of the folder of validation images."""

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from robust_student.core.errors import UserError, nearest
-from robust_student.examples import Data, Examples, standardised
-from robust_student.samples import TEST_FRACTION, split
-from robust_student.specs import Spec
+from robust_student.data.examples import Data, Examples, standardised
+from robust_student.data.samples import TEST_FRACTION, split
+from robust_student.data.spec import Spec
 
 OPTIONS = ("label", "test", "validation")
 """Names that may follow the file: the label's column, and the files of the other parts."""

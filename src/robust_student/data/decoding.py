@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
 
-from robust_student.caches import remember, store
 from robust_student.core.errors import UserError
-from robust_student.examples import Examples
-from robust_student.pictures import Format, Look, Pixels, decode, look, quiet
-from robust_student.specs import Spec
+from robust_student.data.cache import remember, store
+from robust_student.data.examples import Examples
+from robust_student.data.images import Format, Look, Pixels, decode, look, quiet
+from robust_student.data.spec import Spec
 
 ALONE = 2_000
 """Up to this many images are decoded without worker processes: starting those would take longer."""

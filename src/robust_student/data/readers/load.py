@@ -6,29 +6,29 @@ from typing import NamedTuple
 
 import torch
 
-from robust_student import huggingface, huggingface_streams, tables, webdatasets
-from robust_student.arrays import read_npz
-from robust_student.cifar import read_cifar10, read_cifar100
 from robust_student.core.errors import UserError, nearest
 from robust_student.core.tensors import UNIT_RANGE
-from robust_student.examples import Data as Data
-from robust_student.examples import Examples as Examples
-from robust_student.examples import require_sound
-from robust_student.folders import read_folder
-from robust_student.huggingface import read_hf
-from robust_student.huggingface_streams import read_hf_stream
-from robust_student.idx import read_idx
-from robust_student.parquet import read_parquet
-from robust_student.pictures import read_image as read_image
+from robust_student.data.examples import Data as Data
+from robust_student.data.examples import Examples as Examples
+from robust_student.data.examples import require_sound
+from robust_student.data.images import read_image as read_image
+from robust_student.data.readers import csv_table, huggingface, huggingface_stream, webdataset
+from robust_student.data.readers.cifar import read_cifar10, read_cifar100
+from robust_student.data.readers.csv_table import read_csv
+from robust_student.data.readers.huggingface import read_hf
+from robust_student.data.readers.huggingface_stream import read_hf_stream
+from robust_student.data.readers.image_folder import read_folder
+from robust_student.data.readers.mnist import read_idx
+from robust_student.data.readers.npz import read_npz
+from robust_student.data.readers.parquet import read_parquet
+from robust_student.data.readers.torch_dataset import data_from_datasets as data_from_datasets
+from robust_student.data.readers.webdataset import read_wds
+from robust_student.data.samples import nested_sample as nested_sample
+from robust_student.data.samples import split as split
+from robust_student.data.samples import stratified_sample as stratified_sample
+from robust_student.data.spec import Spec, parse_options
+from robust_student.data.streams import Stream as Stream
 from robust_student.runtime.hardware import usable_cores
-from robust_student.samples import nested_sample as nested_sample
-from robust_student.samples import split as split
-from robust_student.samples import stratified_sample as stratified_sample
-from robust_student.specs import Spec, parse_options
-from robust_student.streams import Stream as Stream
-from robust_student.tables import read_csv
-from robust_student.torch_datasets import data_from_datasets as data_from_datasets
-from robust_student.webdatasets import read_wds
 
 SMALLEST_SIDE, LARGEST_SIDE = 4, 4096
 """Pixels to which a side of an image may be resized."""
@@ -114,10 +114,10 @@ READERS: dict[str, Reader] = {
     "folder": Reader(read_folder, "DIR", decodes=True),
     "npz": Reader(read_npz, "FILE.npz"),
     "parquet": Reader(read_parquet, "DIR", decodes=True),
-    "csv": Reader(read_csv, "FILE.csv", options=tables.OPTIONS),
+    "csv": Reader(read_csv, "FILE.csv", options=csv_table.OPTIONS),
     "hf": Reader(read_hf, "NAME_OR_PATH", decodes=True, options=huggingface.OPTIONS),
-    "wds": Reader(read_wds, "PATTERN", decodes=True, options=webdatasets.OPTIONS),
-    "hf-stream": Reader(read_hf_stream, "NAME_OR_PATH", decodes=True, options=huggingface_streams.OPTIONS),
+    "wds": Reader(read_wds, "PATTERN", decodes=True, options=webdataset.OPTIONS),
+    "hf-stream": Reader(read_hf_stream, "NAME_OR_PATH", decodes=True, options=huggingface_stream.OPTIONS),
     "cifar10": Reader(read_cifar10, "DIR"),
     "cifar100": Reader(read_cifar100, "DIR"),
 }

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from robust_student.core.errors import UserError
-from robust_student.examples import Data, Examples, measured, numbered
+from robust_student.data.examples import Data, Examples, measured, numbered
+from robust_student.data.samples import TEST_FRACTION, split
+from robust_student.data.spec import Spec
 from robust_student.runtime.hardware import require_memory
-from robust_student.samples import TEST_FRACTION, split
-from robust_student.specs import Spec
 
 
 def read_npz(spec: Spec) -> Data:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from robust_student.core.errors import UserError
-from robust_student.examples import Examples
+from robust_student.data.examples import Examples
 
 TEST_FRACTION = 0.2
 """Share of the examples held out for testing where a source has no test split of its own."""

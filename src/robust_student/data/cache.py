@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from robust_student.core.errors import UserError
-from robust_student.pictures import Pixels
+from robust_student.data.images import Pixels
 
 IN_MEMORY = 256 * 2**20
 """Bytes of pixels up to which a part of a set is held in memory; larger parts are mapped from a file."""

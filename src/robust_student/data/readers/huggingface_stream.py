@@ -4,11 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from robust_student.core.errors import UserError
-from robust_student.examples import Data
-from robust_student.huggingface import (
-    OPTIONS as NAMED,
-)
-from robust_student.huggingface import (
+from robust_student.data.examples import Data
+from robust_student.data.readers.huggingface import OPTIONS as NAMED
+from robust_student.data.readers.huggingface import (
     Columns,
     choose_splits,
     class_number,
@@ -17,9 +15,9 @@ from robust_student.huggingface import (
     load,
     undecoded,
 )
-from robust_student.shards import OPTIONS as SHARED
-from robust_student.shards import Sample, Shards, asked_format, class_names, number_option, streamed
-from robust_student.specs import Spec
+from robust_student.data.readers.shards import OPTIONS as SHARED
+from robust_student.data.readers.shards import Sample, Shards, asked_format, class_names, number_option, streamed
+from robust_student.data.spec import Spec
 
 OPTIONS = (*NAMED, *SHARED)
 """Names that may follow the name or path."""

@@ -12,9 +12,9 @@ import torch
 
 from robust_student.core.errors import UserError
 from robust_student.core.tensors import UNIT_RANGE
-from robust_student.examples import Data, Examples
+from robust_student.data.examples import Data, Examples
+from robust_student.data.spec import Spec
 from robust_student.runtime.hardware import require_memory
-from robust_student.specs import Spec
 
 
 def read_idx(spec: Spec) -> Data:

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from robust_student.caches import remember, stamps
 from robust_student.core.errors import UserError
-from robust_student.examples import Data
-from robust_student.huggingface import class_number
-from robust_student.pictures import IMAGE_SUFFIXES
-from robust_student.shards import OPTIONS as SHARED
-from robust_student.shards import Sample, Shards, asked_format, class_names, number_option, streamed
-from robust_student.specs import Spec
+from robust_student.data.cache import remember, stamps
+from robust_student.data.examples import Data
+from robust_student.data.images import IMAGE_SUFFIXES
+from robust_student.data.readers.huggingface import class_number
+from robust_student.data.readers.shards import OPTIONS as SHARED
+from robust_student.data.readers.shards import Sample, Shards, asked_format, class_names, number_option, streamed
+from robust_student.data.spec import Spec
 
 OPTIONS = ("test", "validation", *SHARED)
 """Names that may follow the pattern of the training shards."""

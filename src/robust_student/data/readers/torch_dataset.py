@@ -10,12 +10,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from robust_student.caches import store
 from robust_student.core.errors import UserError
 from robust_student.core.tensors import InputRange
-from robust_student.decoding import ALONE, in_order
-from robust_student.examples import Data, Examples, measured, numbered, require_sound
-from robust_student.pictures import GREY, Format, as_pixels
+from robust_student.data.cache import store
+from robust_student.data.decoding import ALONE, in_order
+from robust_student.data.examples import Data, Examples, measured, numbered, require_sound
+from robust_student.data.images import GREY, Format, as_pixels
 from robust_student.runtime.hardware import usable_cores
 
 _BATCH = 64

@@ -8,10 +8,10 @@ import torch
 
 from robust_student.core.errors import UserError
 from robust_student.core.tensors import UNIT_RANGE
-from robust_student.examples import Data, Examples
-from robust_student.parquet import read_parquet
-from robust_student.pickles import read_pickle
-from robust_student.specs import Spec
+from robust_student.data.examples import Data, Examples
+from robust_student.data.readers.parquet import read_parquet
+from robust_student.data.readers.pickles import read_pickle
+from robust_student.data.spec import Spec
 
 SHAPE = (3, 32, 32)
 

@@ -5,13 +5,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from robust_student.caches import stamps
 from robust_student.core.errors import UserError, nearest
 from robust_student.core.tensors import UNIT_RANGE
-from robust_student.decoding import Numbered, Pictures, decode_all, uniform_format
-from robust_student.examples import Data, Examples, numbered
-from robust_student.samples import TEST_FRACTION, split
-from robust_student.specs import Spec
+from robust_student.data.cache import stamps
+from robust_student.data.decoding import Numbered, Pictures, decode_all, uniform_format
+from robust_student.data.examples import Data, Examples, numbered
+from robust_student.data.samples import TEST_FRACTION, split
+from robust_student.data.spec import Spec
 
 OPTIONS = ("config", "image", "label", "train", "test", "validation")
 """Names that may follow the place: the configuration, the two columns, the splits to use for each part."""
