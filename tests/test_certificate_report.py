@@ -15,11 +15,11 @@ import pytest
 from test_report import Files, Page, save
 from test_report import files as evaluation_files
 
-from robust_student import figures
-from robust_student.certificate_report import read
 from robust_student.cli import main
 from robust_student.core.errors import UserError
-from robust_student.report import write_report
+from robust_student.report import figures
+from robust_student.report.certificates import read
+from robust_student.report.write import write_report
 from robust_student.results.intervals import wilson
 from robust_student.results.radii import Bracket, brackets, certified_agreement, share_beyond, summarise_radii
 from robust_student.results.records import find
@@ -172,7 +172,7 @@ def test_certified_agreement_needs_both_on_the_same_examples() -> None:
 def test_same_files_same_bytes(tmp_path: Path) -> None:
     first = html(tmp_path, files())
     assert html(tmp_path, files()) == first
-    call = "import sys, pathlib as p, robust_student.report as r; r.write_report(*map(p.Path, sys.argv[1:]))"
+    call = "import sys, pathlib as p, robust_student.report.write as r; r.write_report(*map(p.Path, sys.argv[1:]))"
     other = tmp_path / "other.html"
     environment = os.environ | {"PYTHONHASHSEED": "1"}
     subprocess.run([sys.executable, "-c", call, str(tmp_path), str(other)], check=True, env=environment)

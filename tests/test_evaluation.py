@@ -23,7 +23,7 @@ from robust_student.data.readers.load import Data, Examples, load_data
 from robust_student.evaluation import evaluate, headline
 from robust_student.ledger import Shard
 from robust_student.measurement_settings import EvaluationSettings, MaskingSettings
-from robust_student.report import write_report
+from robust_student.report.write import write_report
 from robust_student.results.breakdown import breakdown
 from robust_student.results.intervals import median, paired_difference, wilson
 from robust_student.results.rows import BREAKDOWN, EVALUATION, GALLERY, ROWS, SUMMARY, Row, group

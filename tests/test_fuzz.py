@@ -29,7 +29,7 @@ from robust_student.core.errors import UserError
 from robust_student.core.settings import read_yaml
 from robust_student.data.images import Format, decode, look
 from robust_student.data.readers.load import load_data
-from robust_student.report import write_report
+from robust_student.report.write import write_report
 from robust_student.runs import load
 from robust_student.weights import load_weights
 

@@ -29,11 +29,11 @@ from spoiled import (
 )
 from torch import Tensor, nn
 
-from robust_student import pages
 from robust_student.cli import main
 from robust_student.data.readers.load import load_data
 from robust_student.models import build
-from robust_student.report import write_report
+from robust_student.report import reading
+from robust_student.report.write import write_report
 from robust_student.runs import load
 from robust_student.runtime import hardware
 from robust_student.runtime.hardware import physical_memory, readable, require_buildable, require_memory
@@ -202,12 +202,12 @@ def test_sizes_are_readable(size: int, shown: str) -> None:
 
 def test_packed_rows_are_unpacked_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "rows.jsonl.xz").write_bytes(lzma.compress(b'{"a": 1}\n' * 100))
-    assert len(pages.read_rows(tmp_path)) == 100
-    monkeypatch.setattr(pages, "LARGEST_ROWS", 899)
-    assert "unpacks to more than 899 bytes" in message_of(lambda: pages.read_rows(tmp_path))
+    assert len(reading.read_rows(tmp_path)) == 100
+    monkeypatch.setattr(reading, "LARGEST_ROWS", 899)
+    assert "unpacks to more than 899 bytes" in message_of(lambda: reading.read_rows(tmp_path))
     monkeypatch.undo()
     (tmp_path / "rows.jsonl.xz").write_bytes(lzma.compress(b'{"a": 1}\n' * 100)[:-20])
-    assert "damaged" in message_of(lambda: pages.read_rows(tmp_path))
+    assert "damaged" in message_of(lambda: reading.read_rows(tmp_path))
 
 
 # Places ---------------------------------------------------------------------------------------------------------------

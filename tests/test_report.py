@@ -17,9 +17,9 @@ import pytest
 
 from robust_student.cli import main
 from robust_student.core.errors import UserError
-from robust_student.evidence import read
-from robust_student.pages import number
-from robust_student.report import write_report
+from robust_student.report.evaluation import read
+from robust_student.report.pages import number
+from robust_student.report.write import write_report
 from robust_student.results import masking
 from robust_student.results.records import find, summarise
 from robust_student.results.rows import Row, group
@@ -200,7 +200,7 @@ def adjust(content: Files, model: str, metric: str, perturbation: str, **changes
 def test_same_files_same_bytes(tmp_path: Path) -> None:
     first = html(tmp_path, files())
     assert html(tmp_path, files()) == first
-    call = "import sys, pathlib as p, robust_student.report as r; r.write_report(*map(p.Path, sys.argv[1:]))"
+    call = "import sys, pathlib as p, robust_student.report.write as r; r.write_report(*map(p.Path, sys.argv[1:]))"
     other = tmp_path / "other.html"
     environment = os.environ | {"PYTHONHASHSEED": "1"}
     subprocess.run([sys.executable, "-c", call, str(tmp_path), str(other)], check=True, env=environment)

@@ -11,10 +11,10 @@ from scipy import stats
 from test_report import FAIL, Files, files, save
 
 from robust_student.cli import main
-from robust_student.evidence import read
+from robust_student.report.evaluation import read
+from robust_student.report.seeds import merge
+from robust_student.report.side_by_side import compare
 from robust_student.results.records import find
-from robust_student.seeds import merge
-from robust_student.side_by_side import compare
 
 
 def marked(content: Files, test: str | None = "t", suffix: str = "") -> Files:

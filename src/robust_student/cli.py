@@ -200,7 +200,7 @@ class Report(Command):
 
     def run(self) -> None:
         """Do it."""
-        from robust_student.report import write_report
+        from robust_student.report.write import write_report
 
         if not self.directories:
             raise UserError("report: name at least one directory")

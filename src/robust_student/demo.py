@@ -8,7 +8,7 @@ from robust_student.core.settings import METHODS, DistillSettings, SecantSetting
 from robust_student.data.readers.load import load_data
 from robust_student.evaluation import evaluate
 from robust_student.measurement_settings import EvaluationSettings
-from robust_student.report import write_report
+from robust_student.report.write import write_report
 from robust_student.results.rows import BREAKDOWN, EVALUATION, GALLERY, ROWS, SUMMARY
 from robust_student.training import distill, train
 

@@ -10,10 +10,12 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from robust_student import figures
 from robust_student.core.errors import UserError
-from robust_student.figures import NORMS, Style
-from robust_student.pages import checked, place, read_checked, read_rows, require_finished
+from robust_student.report import figures
+from robust_student.report.figures import NORMS, Style
+from robust_student.report.pages import place
+from robust_student.report.reading import checked, read_checked, read_rows, require_finished
+from robust_student.report.schema import Attacked, Details, Example, Masking, Record, Search
 from robust_student.results.breakdown import breakdown
 from robust_student.results.calibration import Bin
 from robust_student.results.comparison import Difference, in_words
@@ -21,7 +23,6 @@ from robust_student.results.intervals import Estimate
 from robust_student.results.masking import CHECKS, Check
 from robust_student.results.records import find, is_attack
 from robust_student.results.rows import CERTIFICATION, EVALUATION, GALLERY, ROWS, SUMMARY, Key, Row, group
-from robust_student.saved import Attacked, Details, Example, Masking, Record, Search
 
 Place = tuple[str, float | None]
 """A perturbation and its setting."""

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from robust_student.core.errors import UserError
-from robust_student.evidence import Evidence, Place
-from robust_student.overview import MASKING_HEAD, REPORT_SCHEMA, masking_rows, plain_spaces, sample_words
-from robust_student.pages import number, percent
+from robust_student.report.document import Document, Section, Table
+from robust_student.report.evaluation import Evidence, Place
+from robust_student.report.pages import number, percent
+from robust_student.report.plain_text import MASKING_HEAD, REPORT_SCHEMA, masking_rows, plain_spaces, sample_words
 from robust_student.results.comparison import Difference, adjust, in_words, p_text, paired, unpaired
 from robust_student.results.records import is_attack
 from robust_student.results.rows import answers, shared_answers
-from robust_student.sections import Document, Section, Table
 
 SETTINGS = ("pgd_steps", "autoattack", "autoattack_norm", "autoattack_radius", "seed")
 """Settings of an evaluation that change what a number of it means."""

@@ -11,10 +11,10 @@ import numpy as np
 from pydantic import Field, FiniteFloat, TypeAdapter
 from typing_extensions import TypedDict
 
-from robust_student import figures
 from robust_student.core.errors import UserError
-from robust_student.figures import SIDES, Style
-from robust_student.pages import checked, read_checked, read_rows, require_finished
+from robust_student.report import figures
+from robust_student.report.figures import SIDES, Style
+from robust_student.report.reading import checked, read_checked, read_rows, require_finished
 from robust_student.results.intervals import Estimate, wilson
 from robust_student.results.radii import MEANINGS, Bracket, brackets, certified_agreement, radii_by_kind, share_beyond
 from robust_student.results.records import SUMMARY_SCHEMA, find

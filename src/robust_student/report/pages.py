@@ -1,23 +1,13 @@
 """What every page of the report shares: checked reading of saved files, the templates, numbers for people."""
 
-import lzma
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import resources
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
-from pydantic import ValidationError
 
-from robust_student.core.errors import UserError
-from robust_student.figures import BAND, NORMS, SIDES
+from robust_student.report.figures import BAND, NORMS, SIDES
 from robust_student.results.comparison import p_text
-from robust_student.results.rows import ROWS, SUMMARY
-from robust_student.runtime.files import parse_jsonl, read_json, read_jsonl
-
-T = TypeVar("T")
-LARGEST_ROWS = 2_000_000_000
-"""Bytes that packed rows may have unpacked: ten million rows."""
 
 
 def render(template: str, **content: Any) -> str:
@@ -70,44 +60,5 @@ def heat(share: float) -> str:
     return f"background:rgb({red},{green},{blue});color:{'#fff' if share > 0.7 else '#1b1f24'}"
 
 
-def require_finished(folder: Path, details: str, command: str) -> None:
-    """UserError, one line, where `command` has begun to write `folder` but has not finished."""
-    if (folder / details).exists() and not (folder / SUMMARY).exists():
-        raise UserError(f"directory {folder}: unfinished (no {SUMMARY}): run the same {command} command again")
-
-
-def read_checked(path: Path, parse: Callable[[Any], T]) -> T:
-    """What `parse` makes of a JSON file; UserError, one line, where that is missing or damaged."""
-    return checked(parse, read_json(path), path)
-
-
-def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """The rows of an evaluation's or a certification's directory, xz-compressed or not; not checked yet."""
-    packed = folder / f"{ROWS}.xz"
-    if packed.is_file() and not (folder / ROWS).exists():
-        try:
-            with lzma.open(packed) as stream:
-                content = stream.read(LARGEST_ROWS + 1)
-        except (lzma.LZMAError, EOFError):
-            raise UserError(f"file {packed}: damaged (not an xz file)") from None
-        if len(content) > LARGEST_ROWS:
-            raise UserError(f"file {packed}: unpacks to more than {LARGEST_ROWS:,} bytes, which no rows are")
-        return parse_jsonl(content.decode("utf-8", errors="replace"), packed)
-    if not (folder / ROWS).is_file():
-        raise UserError(f"file {folder / ROWS}: cannot read it (no such file)")
-    return read_jsonl(folder / ROWS)
-
-
-def checked(parse: Callable[[Any], T], value: Any, path: Path) -> T:
-    """What `parse` (of a pydantic type adapter) makes of a value from `path`; a one-line UserError if it refuses."""
-    try:
-        return parse(value)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(map(str, problem["loc"]))
-        what = f"'{place}': {problem['msg'].lower()}" if place else problem["msg"].lower()
-        raise UserError(f"file {path}: unfinished, damaged or of another version ({what})") from None
-
-
 def _source(name: str) -> str:
-    return resources.files("robust_student").joinpath(name).read_text(encoding="utf-8")
+    return resources.files("robust_student.report").joinpath("templates", name).read_text(encoding="utf-8")

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from robust_student.certificate_report import Certificates
-from robust_student.evidence import Evidence
-from robust_student.pages import number, percent
+from robust_student.report.certificates import Certificates
+from robust_student.report.document import Document, Section, Table
+from robust_student.report.evaluation import Evidence
+from robust_student.report.pages import number, percent
 from robust_student.results.comparison import p_text
-from robust_student.sections import Document, Section, Table
 
 MASKING_HEAD = ("Model", "Verdict", "Reasons", "Not run")
 """What the cells of `masking_rows` are."""

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from robust_student.core.errors import UserError
-from robust_student.evidence import Evidence
-from robust_student.overview import REPORT_SCHEMA, plain_spaces, sample_words
-from robust_student.pages import number
+from robust_student.report.document import Document, Section, Table
+from robust_student.report.evaluation import Evidence
+from robust_student.report.pages import number
+from robust_student.report.plain_text import REPORT_SCHEMA, plain_spaces, sample_words
 from robust_student.results.intervals import mean_of_runs
-from robust_student.sections import Document, Section, Table
 
 SHARES = ("accuracy", "worst_class_accuracy", "mean_corruption_accuracy")
 """Metrics whose intervals over seeds are cut at 0 and 1."""

@@ -5,14 +5,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from robust_student import certificate_report, evidence, overview, seeds, side_by_side
-from robust_student.certificate_report import Certificates
 from robust_student.core.errors import UserError
-from robust_student.evidence import Evidence
-from robust_student.pages import render
+from robust_student.report import certificates as certificates_module
+from robust_student.report import evaluation, plain_text, seeds, side_by_side
+from robust_student.report.certificates import Certificates
+from robust_student.report.document import Document, as_markdown
+from robust_student.report.evaluation import Evidence
+from robust_student.report.pages import render
 from robust_student.results.rows import CERTIFICATION
 from robust_student.runtime.files import write_atomically
-from robust_student.sections import Document, as_markdown
 
 Kind = Literal["report", "comparison", "seeds"]
 Format = Literal["html", "markdown", "json"]
@@ -64,21 +65,21 @@ def _one(folders: Sequence[Path], certificates: Path | None, style: Format) -> s
     if (folder / CERTIFICATION).exists():
         if certificates is not None:
             raise UserError(f"directory {folder}: holds certificates, so there is no evaluation to add others to")
-        proofs = certificate_report.read(folder)
+        proofs = certificates_module.read(folder)
         if style == "html":
             return render("certificate_page.html.j2", c=proofs)
         if style == "markdown":
-            return as_markdown(overview.certificate_document(proofs))
-        return _json(overview.certificate_numbers(proofs))
-    found = evidence.read(folder)
-    added = None if certificates is None else certificate_report.read(certificates, found.styles)
+            return as_markdown(plain_text.certificate_document(proofs))
+        return _json(plain_text.certificate_numbers(proofs))
+    found = evaluation.read(folder)
+    added = None if certificates is None else certificates_module.read(certificates, found.styles)
     if added is not None:
         _require_same_models(found, added)
     if style == "html":
         return render("report.html.j2", e=found, c=added)
     if style == "markdown":
-        return as_markdown(overview.document(found, added))
-    return _json(overview.numbers(found, added))
+        return as_markdown(plain_text.document(found, added))
+    return _json(plain_text.numbers(found, added))
 
 
 def _several(evaluations: Mapping[str, Evidence], kind: Kind, style: Format) -> str:
@@ -109,7 +110,7 @@ def _read_all(folders: Sequence[Path], kind: Kind) -> dict[str, Evidence]:
         names = [f"{place.parent.name}/{place.name}" for place in places]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
-    return {name: evidence.read(folder) for name, folder in zip(names, folders, strict=True)}
+    return {name: evaluation.read(folder) for name, folder in zip(names, folders, strict=True)}
 
 
 def _require_same_models(found: Evidence, added: Certificates) -> None:
