@@ -21,7 +21,7 @@ from robust_student.core.norms import Norm, NormName
 from robust_student.core.rng import example_seeds
 from robust_student.core.tensors import UNIT_RANGE
 from robust_student.data.readers.load import load_data, stratified_sample
-from robust_student.runs import load
+from robust_student.models.run_directory import load
 
 STEPS = 50
 

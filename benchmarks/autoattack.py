@@ -20,7 +20,8 @@ from robust_student.core.norms import Norm
 from robust_student.core.rng import example_seeds
 from robust_student.core.tensors import UNIT_RANGE
 from robust_student.data.readers.load import load_data, stratified_sample
-from robust_student.runs import Model, load
+from robust_student.models.model import Model
+from robust_student.models.run_directory import load
 
 BATCH = 250
 Measured = tuple[torch.Tensor, float, float]

@@ -25,7 +25,8 @@ from robust_student.bounds.trace import trace
 from robust_student.core.norms import Norm
 from robust_student.core.tensors import UNIT_RANGE
 from robust_student.data.readers.load import stratified_sample
-from robust_student.models import build, count_parameters
+from robust_student.models.costs import count_parameters
+from robust_student.models.registry import build
 
 NETWORKS = (("cnn:4", 28), ("cnn:8", 28), ("cnn:16", 28), ("cnn:8", 20), ("cnn:8", 40))
 """Network and side of its square grey input."""

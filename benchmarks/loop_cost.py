@@ -26,7 +26,7 @@ from robust_student.core.tensors import UNIT_RANGE
 from robust_student.data.augmentation import augment
 from robust_student.data.readers.load import Examples
 from robust_student.feed import Feed, Part
-from robust_student.models import build
+from robust_student.models.registry import build
 from robust_student.optimisation import Optimisation, agree, averaged, limit_gradient, mean_of
 
 ROUNDS, WARM_UP, BATCH, SHAPE, CLASSES, IMAGES = 60, 5, 128, (1, 28, 28), 10, 12_800

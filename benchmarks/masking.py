@@ -22,8 +22,8 @@ from robust_student import METHODS, DistillSettings, EvaluationSettings, Model, 
 from robust_student.core.settings import GradientSettings, SecantSettings, SelectionSettings, TrainingSettings
 from robust_student.data.readers.load import Data
 from robust_student.measurement_settings import MaskingSettings
+from robust_student.models.model import as_model
 from robust_student.results.rows import ROWS, Row, group
-from robust_student.runs import as_model
 from robust_student.runtime.files import read_json, read_jsonl
 
 BUDGET = 0.1

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from robust_student import METHODS, ObjectiveSettings, RobustStudentObjective
-from robust_student.models import build
+from robust_student.models.registry import build
 
 ROUNDS, WARM_UP, BATCH, SHAPE, CLASSES = 30, 5, 128, (1, 28, 28), 10
 

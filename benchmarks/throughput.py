@@ -50,8 +50,8 @@ from robust_student.core.settings import AugmentationSettings, SelectionSettings
 from robust_student.core.tensors import UNIT_RANGE
 from robust_student.data.cache import VARIABLE
 from robust_student.data.readers.load import Data, Examples
+from robust_student.models.model import Model, as_model
 from robust_student.objective import RobustStudentObjective
-from robust_student.runs import Model, as_model
 from robust_student.training import distill
 
 SHAPE, CLASSES, BATCH, PADDING = (1, 28, 28), 10, 128, 2

@@ -3,7 +3,7 @@
 import torch
 
 from robust_student import METHODS, RobustStudentObjective, load_data, train
-from robust_student.models import build
+from robust_student.models.registry import build
 from robust_student.training import TEACHER_SETTINGS
 
 data = load_data("digits")

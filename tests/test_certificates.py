@@ -15,7 +15,7 @@ from robust_student.bounds.trace import trace
 from robust_student.core.margins import log_odds, margin
 from robust_student.core.norms import Norm, NormName
 from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE
-from robust_student.models import NETWORKS, build
+from robust_student.models.registry import NETWORKS, build
 
 SHAPE = (1, 6, 6)
 

@@ -17,10 +17,10 @@ from robust_student.bounds.certified import Certifier
 from robust_student.certification import certify
 from robust_student.core.norms import Norm
 from robust_student.measurement_settings import CertificationSettings, SmoothingSettings
+from robust_student.models.model import as_model
 from robust_student.results.intervals import median, wilson
 from robust_student.results.radii import radius_of, summarise_radii
 from robust_student.results.rows import Key, Row
-from robust_student.runs import as_model
 
 DATA = toy_data()
 BASE: dict[str, Any] = {

@@ -20,7 +20,7 @@ from robust_student.cli import COMMANDS, main
 from robust_student.data.readers.load import load_data
 from robust_student.measurement_settings import SUITES, EvaluationSettings
 from robust_student.measuring import Evaluate
-from robust_student.runs import load, save
+from robust_student.models.run_directory import load, save
 from robust_student.runtime.files import append_jsonl, read_json
 from robust_student.workers import beside
 

@@ -30,9 +30,10 @@ from robust_student.machine_checks import (
     slope_of_slope,
     training_step,
 )
-from robust_student.runs import Model, as_model, load
+from robust_student.models.model import Model, as_model
+from robust_student.models.run_directory import load
+from robust_student.models.settings import TeacherSettings
 from robust_student.teacher_checks import check_accuracy, check_gradients, check_outputs, sample_inputs
-from robust_student.teacher_settings import TeacherSettings
 from robust_student.training import train
 
 

@@ -23,11 +23,12 @@ from robust_student.data.readers.load import Data, Examples, load_data
 from robust_student.evaluation import evaluate, headline
 from robust_student.ledger import Shard
 from robust_student.measurement_settings import EvaluationSettings, MaskingSettings
+from robust_student.models.model import Model, as_model
+from robust_student.models.run_directory import save
 from robust_student.report.write import write_report
 from robust_student.results.breakdown import breakdown
 from robust_student.results.intervals import median, paired_difference, wilson
 from robust_student.results.rows import BREAKDOWN, EVALUATION, GALLERY, ROWS, SUMMARY, Row, group
-from robust_student.runs import Model, as_model, save
 from robust_student.runtime.files import append_jsonl, read_json, read_jsonl
 
 Records = list[dict[str, Any]]

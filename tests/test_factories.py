@@ -12,8 +12,9 @@ from PIL import Image
 from reference import message_of, toy_data
 
 from robust_student.cli import main
-from robust_student.factories import require_own
-from robust_student.runs import as_model, load, save
+from robust_student.models.factories import require_own
+from robust_student.models.model import as_model
+from robust_student.models.run_directory import load, save
 from robust_student.runtime.files import read_json, write_json
 
 CODE = """

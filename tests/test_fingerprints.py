@@ -7,9 +7,9 @@ from reference import affine, assert_state, prototype_classifier, state_of, toy_
 from torch import Tensor, nn
 
 from robust_student.core.tensors import UNBOUNDED, InputRange
-from robust_student.fingerprints import ALIKE, ODD, PROBE, Answers, difference, probe, probe_architecture
-from robust_student.models import NETWORKS
-from robust_student.runs import Model, as_model
+from robust_student.models.fingerprints import ALIKE, ODD, PROBE, Answers, difference, probe, probe_architecture
+from robust_student.models.model import Model, as_model
+from robust_student.models.registry import NETWORKS
 
 DATA = toy_data()
 NETWORKS_TRIED = ["linear", "mlp:8", "lipschitz:8", "cnn:2", "convnet:2", "resnet8", "wrn-10-1", "mobilenetv2"]

@@ -14,7 +14,7 @@ from torch import nn
 from robust_student.arguments import named
 from robust_student.cli import main
 from robust_student.core.settings import TrainingSettings
-from robust_student.runs import load, save
+from robust_student.models.run_directory import load, save
 from robust_student.runtime.files import read_json, write_json
 from robust_student.training import train
 

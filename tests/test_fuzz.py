@@ -29,9 +29,9 @@ from robust_student.core.errors import UserError
 from robust_student.core.settings import read_yaml
 from robust_student.data.images import Format, decode, look
 from robust_student.data.readers.load import load_data
+from robust_student.models.run_directory import load
+from robust_student.models.weights import load_weights
 from robust_student.report.write import write_report
-from robust_student.runs import load
-from robust_student.weights import load_weights
 
 Edit = tuple[float, int, bytes]
 """Where, as a share of the file; how many bytes go; what comes in their place."""

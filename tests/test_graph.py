@@ -17,7 +17,7 @@ from robust_student.bounds.layers import Layers
 from robust_student.bounds.operations import Affine, Elementwise, Maximum
 from robust_student.bounds.trace import trace
 from robust_student.core.errors import UserError
-from robust_student.models import NETWORKS, build
+from robust_student.models.registry import NETWORKS, build
 
 every_network = pytest.mark.parametrize("name", ALL)
 

@@ -9,7 +9,7 @@ from reference import message_of, toy_data
 from torch import Tensor, nn
 
 from robust_student.guide import Guide
-from robust_student.runs import Model, as_model
+from robust_student.models.model import Model, as_model
 
 DATA = toy_data(train=40, noise=0.4)
 SOURCE = DATA.training_examples

@@ -31,13 +31,13 @@ from torch import Tensor, nn
 
 from robust_student.cli import main
 from robust_student.data.readers.load import load_data
-from robust_student.models import build
+from robust_student.models.registry import build
+from robust_student.models.run_directory import load
+from robust_student.models.weights import load_weights
 from robust_student.report import reading
 from robust_student.report.write import write_report
-from robust_student.runs import load
 from robust_student.runtime import hardware
 from robust_student.runtime.hardware import physical_memory, readable, require_buildable, require_memory
-from robust_student.weights import load_weights
 
 
 @pytest.fixture(scope="module")

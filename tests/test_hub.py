@@ -15,11 +15,12 @@ from reference import message_of, state_of, toy_data
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
-from robust_student.hub import folder_of, is_repository, read_repository
-from robust_student.intake import Intake
-from robust_student.models import build, read
-from robust_student.runs import as_model, load, save
-from robust_student.sources import open_model
+from robust_student.models.hub import folder_of, is_repository, read_repository
+from robust_student.models.model import as_model
+from robust_student.models.open_model import open_model
+from robust_student.models.preprocessing import Intake
+from robust_student.models.registry import build, read
+from robust_student.models.run_directory import load, save
 
 DATA = toy_data()  # 1x4x4, three classes
 COLOUR = toy_data(shape=(3, 32, 32))

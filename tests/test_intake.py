@@ -9,7 +9,7 @@ import pytest
 import torch
 from reference import message_of
 
-from robust_student.intake import Intake, from_config, from_pretrained_cfg, order_of, read_names
+from robust_student.models.preprocessing import Intake, from_config, from_pretrained_cfg, order_of, read_names
 
 WANTED = ("cat", "dog", "emu")
 

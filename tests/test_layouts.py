@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robust_student.layouts import channels_last
+from robust_student.models.memory_format import channels_last
 
 
 class Viewing(nn.Module):

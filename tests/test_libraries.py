@@ -10,13 +10,15 @@ import torchvision
 from reference import assert_state, message_of, state_of, toy_data
 from torch import Tensor
 
-from robust_student import libraries
 from robust_student.core.errors import UserError
 from robust_student.data.readers.load import Data
-from robust_student.intake import Intake
-from robust_student.libraries import LibraryNetwork, library_module
-from robust_student.models import build, count_parameters, read
-from robust_student.runs import as_model, load, save
+from robust_student.models import libraries
+from robust_student.models.costs import count_parameters
+from robust_student.models.libraries import LibraryNetwork, library_module
+from robust_student.models.model import as_model
+from robust_student.models.preprocessing import Intake
+from robust_student.models.registry import build, read
+from robust_student.models.run_directory import load, save
 
 COLOUR = toy_data(shape=(3, 32, 32))
 GREY = toy_data(shape=(1, 32, 32))

@@ -9,7 +9,8 @@ from reference import Shape, affine, assert_state, state_of
 from torch import nn
 
 from robust_student.core.errors import UserError
-from robust_student.models import NETWORKS, build, check_network, count_macs, count_parameters
+from robust_student.models.costs import count_macs, count_parameters
+from robust_student.models.registry import NETWORKS, build, check_network
 
 IMAGES: list[Shape] = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (2, 12, 20), (1, 37, 65), (1, 4, 4)]
 LARGE = {"resnet32", "resnet56", "mobilenetv2", "maxout", "fitnet1", "fitnet2", "fitnet3", "fitnet4"}

@@ -11,10 +11,11 @@ from reference import message_of
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robust_student.fitnets import FITNETS, Maxout, maxout
-from robust_student.mobilenets import mobilenetv2
-from robust_student.models import build, count_macs, count_parameters
-from robust_student.resnets import WideResidual, wrn
+from robust_student.models.costs import count_macs, count_parameters
+from robust_student.models.networks.fitnet import FITNETS, Maxout, maxout
+from robust_student.models.networks.mobilenet import mobilenetv2
+from robust_student.models.networks.resnet import WideResidual, wrn
+from robust_student.models.registry import build
 
 CIFAR = (3, 32, 32)
 FAMILIES = ["resnet32", "resnet56", "wrn-16-2", "wrn-40-2", "mobilenetv2", "maxout", *FITNETS]

@@ -9,8 +9,8 @@ import torch
 from reference import message_of, toy_data
 from torch import Tensor, nn
 
-from robust_student.outputs import logits_of
-from robust_student.runs import as_model
+from robust_student.models.logits import logits_of
+from robust_student.models.model import as_model
 
 LOGITS = torch.arange(12.0).view(4, 3)
 OTHER = torch.zeros(4, 7)

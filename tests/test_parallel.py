@@ -13,7 +13,7 @@ from torch import Tensor
 
 from robust_student.cli import main
 from robust_student.core.errors import UserError
-from robust_student.runs import load
+from robust_student.models.run_directory import load
 from robust_student.runtime import distributed
 from robust_student.runtime.files import read_json
 

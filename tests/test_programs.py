@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from robust_student.core.errors import UserError
 from robust_student.data.readers.load import Data
-from robust_student.programs import open_program
-from robust_student.sources import open_model
-from robust_student.teacher_settings import IntakeSettings
+from robust_student.models.exported import open_program
+from robust_student.models.open_model import open_model
+from robust_student.models.settings import IntakeSettings
 
 DATA = toy_data(shape=(3, 8, 8))
 BATCHES: dict[str, Any] = {

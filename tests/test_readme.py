@@ -17,7 +17,7 @@ from robust_student import training
 from robust_student.cli import main
 from robust_student.core.settings import DistillSettings, read_yaml
 from robust_student.data.readers.load import Data
-from robust_student.models import build
+from robust_student.models.registry import build
 from robust_student.training import Trained
 
 ROOT = Path(__file__).parents[1]

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from robust_student.bounds.trace import trace
-from robust_student.resizing import Resize
+from robust_student.models.resize import Resize
 
 SIDES = st.integers(1, 24)
 

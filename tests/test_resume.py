@@ -17,7 +17,7 @@ import torch
 from reference import assert_state, message_of, prototype_classifier, same_state, state_of, toy_data
 from torch import nn
 
-from robust_student import checkpoints, runs
+from robust_student import checkpoints
 from robust_student.checkpoints import FOLDER, Checkpoints
 from robust_student.cli import main
 from robust_student.core.settings import (
@@ -28,7 +28,9 @@ from robust_student.core.settings import (
     SelectionSettings,
     TrainingSettings,
 )
-from robust_student.runs import METRICS, TRAINING, as_model, load
+from robust_student.models import model
+from robust_student.models.model import as_model
+from robust_student.models.run_directory import METRICS, TRAINING, load
 from robust_student.runtime.files import write_atomically
 from robust_student.runtime.interruption import Interrupted, Wish
 from robust_student.training import Trained, distill, train
@@ -233,11 +235,11 @@ def test_a_disk_that_is_full_at_the_end_costs_nothing(tmp_path: Path, monkeypatc
             raise OSError(28, "No space left on device")
         original(path, content)
 
-    monkeypatch.setattr(runs, "write_atomically", full)
+    monkeypatch.setattr(model, "write_atomically", full)
     message = message_of(lambda: train("mlp:4", DATA, EVERY_STEP, output=tmp_path / "run"))
     assert "cannot write the model (No space left on device)" in message
     assert (tmp_path / "run" / TRAINING).exists()
-    monkeypatch.setattr(runs, "write_atomically", original)
+    monkeypatch.setattr(model, "write_atomically", original)
     trained = train("mlp:4", DATA, EVERY_STEP, output=tmp_path / "run")
     assert same_state(trained.model, state_of(whole.model))
 

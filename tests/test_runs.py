@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from robust_student.core.tensors import UNBOUNDED, InputRange
 from robust_student.data.readers.load import Data
-from robust_student.runs import METRICS, SEARCH, Model, as_model, load, require_fit, require_new, save
+from robust_student.models.model import Model, as_model, require_fit
+from robust_student.models.run_directory import METRICS, SEARCH, load, require_new, save
 from robust_student.runtime.files import (
     append_jsonl,
     read_json,

@@ -9,7 +9,6 @@ import torch
 from reference import message_of, prototype_classifier, toy_data
 from torch import Tensor, nn
 
-from robust_student import runs
 from robust_student import search as searching
 from robust_student.core.settings import (
     METHODS,
@@ -18,7 +17,9 @@ from robust_student.core.settings import (
     SelectionSettings,
     TrainingSettings,
 )
-from robust_student.runs import SEARCH, TRIES, Model, as_model, load, save
+from robust_student.models import run_directory
+from robust_student.models.model import Model, as_model
+from robust_student.models.run_directory import SEARCH, TRIES, load, save
 from robust_student.runtime.files import read_json, write_json
 from robust_student.search import search
 from robust_student.training import Trained
@@ -47,7 +48,7 @@ class Planned:
         if self.stop_at == len(self.asked):
             if output is not None:
                 output.mkdir(parents=True, exist_ok=True)
-                write_json(output / runs.TRAINING, {})
+                write_json(output / run_directory.TRAINING, {})
             raise KeyboardInterrupt
         self.asked.append(settings)
         self.outputs.append(output)

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from robust_student.bounds.trace import trace
 from robust_student.core.tensors import UNBOUNDED
 from robust_student.data.readers.load import Data
-from robust_student.models import build
-from robust_student.runs import Model, as_model, load, save
+from robust_student.models.model import Model, as_model
+from robust_student.models.open_model import expected_shape, open_model
+from robust_student.models.registry import build
+from robust_student.models.run_directory import load, save
+from robust_student.models.settings import IntakeSettings
 from robust_student.runtime.files import read_json, write_json
-from robust_student.sources import expected_shape, open_model
-from robust_student.teacher_settings import IntakeSettings
 
 DATA = toy_data()  # 1x4x4, classes "class 0", "class 1", "class 2"
 INPUTS = DATA.test.floats()

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from robust_student.core.errors import UserError
 from robust_student.data.readers.load import Examples
-from robust_student.runs import Model, as_model, save
-from robust_student.teacher_settings import TeacherSettings
+from robust_student.models.model import Model, as_model
+from robust_student.models.run_directory import save
+from robust_student.models.settings import TeacherSettings
 from robust_student.teachers import check_teacher, open_teacher, validation_examples
 
 

@@ -8,7 +8,7 @@ import pytest
 from reference import message_of, toy_data
 
 from robust_student.core.settings import SelectionSettings, TrainingSettings
-from robust_student.runs import load
+from robust_student.models.run_directory import load
 from robust_student.tracking import FOLDER
 from robust_student.training import train
 

@@ -31,7 +31,8 @@ from robust_student.core.settings import (
 )
 from robust_student.data.augmentation import Mixed, augment
 from robust_student.data.readers.load import load_data, split
-from robust_student.runs import METRICS, Model, as_model, load
+from robust_student.models.model import Model, as_model
+from robust_student.models.run_directory import METRICS, load
 from robust_student.training import TEACHER_SETTINGS, Trained, distill, train
 from robust_student.validation import Validation, choose_epoch
 

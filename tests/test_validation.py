@@ -12,7 +12,7 @@ from robust_student.core.norms import Norm, NormName
 from robust_student.core.settings import SelectionSettings
 from robust_student.core.tensors import UNBOUNDED
 from robust_student.data.readers.load import Data
-from robust_student.runs import Model, as_model
+from robust_student.models.model import Model, as_model
 from robust_student.validation import Validation, choose_epoch
 
 Measured = list[dict[str, float]]

@@ -14,7 +14,7 @@ from reference import message_of
 from torch import Tensor, nn
 
 from robust_student.cli import main
-from robust_student.weights import load_weights
+from robust_student.models.weights import load_weights
 
 
 def network(seed: int = 0) -> nn.Module:

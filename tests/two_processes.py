@@ -25,7 +25,7 @@ from robust_student.core.settings import (
 )
 from robust_student.data.readers.load import load_data
 from robust_student.guide import Guide
-from robust_student.runs import as_model
+from robust_student.models.model import as_model
 from robust_student.runtime import distributed, interruption
 from robust_student.runtime.distributed import joined
 from robust_student.runtime.interruption import Interrupted, Wish

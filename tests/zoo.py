@@ -17,10 +17,10 @@ from robust_student.bounds.layers import Layers
 from robust_student.bounds.trace import Graph, trace
 from robust_student.core.norms import Norm, NormName
 from robust_student.core.tensors import InputRange
-from robust_student.fitnets import Maxout
-from robust_student.mobilenets import InvertedResidual
-from robust_student.models import NETWORKS
-from robust_student.resizing import Resize
+from robust_student.models.networks.fitnet import Maxout
+from robust_student.models.networks.mobilenet import InvertedResidual
+from robust_student.models.registry import NETWORKS
+from robust_student.models.resize import Resize
 
 CLASSES = 3
 IMAGE: Shape = (1, 6, 6)

@@ -23,23 +23,23 @@ if TYPE_CHECKING:
     from robust_student.evaluation import evaluate as evaluate
     from robust_student.measurement_settings import CorruptionSettings as CorruptionSettings
     from robust_student.measurement_settings import EvaluationSettings as EvaluationSettings
+    from robust_student.models.model import Model as Model
+    from robust_student.models.open_model import open_model as open_model
+    from robust_student.models.run_directory import load as load
+    from robust_student.models.settings import TeacherSettings as TeacherSettings
     from robust_student.objective import RobustStudentObjective as RobustStudentObjective
     from robust_student.objective import Terms as Terms
-    from robust_student.runs import Model as Model
-    from robust_student.runs import load as load
-    from robust_student.sources import open_model as open_model
-    from robust_student.teacher_settings import TeacherSettings as TeacherSettings
     from robust_student.training import distill as distill
     from robust_student.training import train as train
 
 _PLACES = {
     # Models and data
     "Data": "robust_student.data.readers.load",
-    "Model": "robust_student.runs",
+    "Model": "robust_student.models.model",
     "data_from_datasets": "robust_student.data.readers.load",
-    "load": "robust_student.runs",
+    "load": "robust_student.models.run_directory",
     "load_data": "robust_student.data.readers.load",
-    "open_model": "robust_student.sources",
+    "open_model": "robust_student.models.open_model",
     # Training
     "distill": "robust_student.training",
     "train": "robust_student.training",
@@ -60,7 +60,7 @@ _PLACES = {
     "DistillSettings": "robust_student.core.settings",
     "EvaluationSettings": "robust_student.measurement_settings",
     "ObjectiveSettings": "robust_student.core.settings",
-    "TeacherSettings": "robust_student.teacher_settings",
+    "TeacherSettings": "robust_student.models.settings",
     "TrainingSettings": "robust_student.core.settings",
     # Errors
     "UserError": "robust_student.core.errors",

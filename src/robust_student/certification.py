@@ -28,9 +28,9 @@ from robust_student.data.readers.load import Data, nested_sample
 from robust_student.ledger import Ledger, Sample, describe, fingerprint, prepare
 from robust_student.measurement_settings import CertificationSettings
 from robust_student.measurements import Batch, Measurement, radius_fields, require_possible, rows_of
+from robust_student.models.model import Model
 from robust_student.results.radii import summarise_radii
 from robust_student.results.rows import CERTIFICATION, SUMMARY, Row
-from robust_student.runs import Model
 from robust_student.runtime.files import read_json, write_json
 from robust_student.runtime.hardware import resolve_device
 

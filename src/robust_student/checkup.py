@@ -5,7 +5,7 @@ from typing import Annotated
 
 from robust_student import terminal
 from robust_student.arguments import Command, Flat
-from robust_student.teacher_settings import TeacherSettings
+from robust_student.models.settings import TeacherSettings
 
 
 class Doctor(Command):

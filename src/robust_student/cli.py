@@ -22,8 +22,8 @@ from robust_student.core.settings import (
     TrainingSettings,
 )
 from robust_student.measuring import Certify, Evaluate
+from robust_student.models.settings import TeacherSettings
 from robust_student.runtime.interruption import Interrupted, Terminated, terminable
-from robust_student.teacher_settings import TeacherSettings
 
 
 class Demo(Command):
@@ -41,7 +41,7 @@ class Demo(Command):
     def run(self) -> None:
         """Do it."""
         from robust_student.demo import FILES, run_demo
-        from robust_student.runs import require_new
+        from robust_student.models.run_directory import require_new
         from robust_student.runtime.files import replacing
 
         if not self.overwrite:
@@ -73,7 +73,7 @@ class Train(Command):
     def run(self) -> None:
         """Do it."""
         from robust_student.data.readers.load import load_data, require_outside
-        from robust_student.runs import require_new
+        from robust_student.models.run_directory import require_new
         from robust_student.runtime.distributed import first, joined, rank
         from robust_student.training import train
 
@@ -139,10 +139,10 @@ class Distill(Command):
     def run(self) -> None:
         """Do it."""
         from robust_student.data.readers.load import load_data, require_outside
-        from robust_student.runs import require_new
+        from robust_student.models.open_model import expected_shape
+        from robust_student.models.run_directory import require_new
         from robust_student.runtime.distributed import first, joined, rank
         from robust_student.search import search
-        from robust_student.sources import expected_shape
         from robust_student.teachers import open_teacher, validation_examples
         from robust_student.training import distill
 
@@ -236,8 +236,8 @@ class Predict(Command):
 
         from robust_student.core.tensors import answers
         from robust_student.data.readers.load import read_image
+        from robust_student.models.open_model import open_model
         from robust_student.runtime.hardware import resolve_device
-        from robust_student.sources import open_model
 
         if not self.images:
             raise UserError("predict: name at least one image file")

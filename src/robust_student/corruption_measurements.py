@@ -13,8 +13,8 @@ from robust_student.corruptions.kinds import CORRUPTIONS, IMAGENET_C, corrupt, r
 from robust_student.data.readers.load import Data
 from robust_student.measurement_settings import CorruptionSettings, EvaluationSettings
 from robust_student.measurements import Batch, Measurement, rows_of
+from robust_student.models.model import Model
 from robust_student.results.rows import CORRUPTION, Row
-from robust_student.runs import Model
 
 
 def corruption_kinds(settings: CorruptionSettings) -> tuple[str, ...]:

@@ -13,9 +13,10 @@ from robust_student.data.readers.load import Data, Examples, load_data, require_
 from robust_student.data_checks import check_data
 from robust_student.findings import Finding
 from robust_student.machine_checks import check_arithmetic, check_devices, check_output, check_packages
-from robust_student.runs import Model
+from robust_student.models.model import Model
+from robust_student.models.open_model import expected_shape, open_model
+from robust_student.models.settings import TeacherSettings
 from robust_student.runtime.hardware import resolve_device
-from robust_student.sources import expected_shape, open_model
 from robust_student.teacher_checks import (
     check_accuracy,
     check_gradients,
@@ -23,7 +24,6 @@ from robust_student.teacher_checks import (
     describe_teacher,
     sample_inputs,
 )
-from robust_student.teacher_settings import TeacherSettings
 from robust_student.teachers import CHECKED, validation_examples
 
 T = TypeVar("T")

@@ -13,18 +13,18 @@ from robust_student.corruption_measurements import (
     corruption_plan,
     describe_corruptions,
 )
-from robust_student.costs import costs
 from robust_student.data.readers.load import Data, nested_sample
 from robust_student.gallery import gallery, worst_examples
-from robust_student.layouts import channels_last
 from robust_student.ledger import Ledger, Sample, Shard, describe, fingerprint, prepare
 from robust_student.masking_checks import PREFIX, masking_plans, masking_verdict
 from robust_student.measurement_settings import EvaluationSettings
 from robust_student.measurements import autoattack_suite, plan, require_possible_budgets
+from robust_student.models.costs import costs
+from robust_student.models.memory_format import channels_last
+from robust_student.models.model import Model
 from robust_student.results.breakdown import breakdown
 from robust_student.results.records import find, summarise
 from robust_student.results.rows import BREAKDOWN, EVALUATION, GALLERY, SUMMARY, Key, Row
-from robust_student.runs import Model
 from robust_student.runtime.files import read_json, write_json
 from robust_student.runtime.hardware import resolve_device
 

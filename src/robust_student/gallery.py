@@ -18,8 +18,8 @@ from robust_student.corruptions.snr_noise import gaussian_at_snr
 from robust_student.data.readers.load import Data
 from robust_student.measurement_settings import EvaluationSettings
 from robust_student.measurements import Batch, random_starts
+from robust_student.models.model import Model
 from robust_student.results.rows import Key, Row
-from robust_student.runs import Model
 
 EXAMPLES, SNR_DB = 6, (None, 10.0, 0.0, -5.0)
 """How many examples, at which noise levels (None: clean)."""

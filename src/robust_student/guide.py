@@ -14,7 +14,7 @@ from robust_student.core.tensors import Inputs, Labels, Logits
 from robust_student.data.cache import cache_directory
 from robust_student.data.examples import Examples
 from robust_student.data.streams import Stream
-from robust_student.runs import Model
+from robust_student.models.model import Model
 from robust_student.runtime import distributed
 from robust_student.runtime.files import write_atomically
 

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from robust_student.core.errors import UserError
 from robust_student.core.settings import Settings
-from robust_student.costs import serialised
 from robust_student.data.readers.load import Data
-from robust_student.fingerprints import PROBE, difference, probe
 from robust_student.measurements import Batch, Measurement
+from robust_student.models.costs import serialised
+from robust_student.models.fingerprints import PROBE, difference, probe
+from robust_student.models.model import Model, as_model, require_fit
 from robust_student.results.rows import BREAKDOWN, GALLERY, ROWS, SUMMARY, Key, Row, group
-from robust_student.runs import Model, as_model, require_fit
 from robust_student.runtime.files import (
     append_jsonl,
     read_json,

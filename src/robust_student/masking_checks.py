@@ -16,9 +16,9 @@ from robust_student.core.tensors import Labels, Logits, PerExample, answers
 from robust_student.data.readers.load import Data
 from robust_student.measurement_settings import EvaluationSettings
 from robust_student.measurements import Batch, Measurement, autoattack_suite, grade, random_starts, rows_of
+from robust_student.models.model import Model
 from robust_student.results.masking import CheckName, Verdict, judge
 from robust_student.results.rows import Row
-from robust_student.runs import Model
 
 PREFIX = "masking_"
 """Begins the names of these perturbations; their rows count for the verdict and are no result of their own."""

@@ -20,8 +20,8 @@ from robust_student.core.tensors import answers
 from robust_student.corruptions.snr_noise import gaussian_at_snr, impulse_at_snr, uniform_at_snr
 from robust_student.data.readers.load import Data
 from robust_student.measurement_settings import EvaluationSettings
+from robust_student.models.model import Model
 from robust_student.results.rows import Row
-from robust_student.runs import Model
 
 RELATIVE_BUDGETS = (0.25, 0.5, 1.0, 1.5, 2.0)
 """PGD budgets in units of the norm's default radius, where the user gives none."""

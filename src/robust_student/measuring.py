@@ -11,7 +11,7 @@ from robust_student import terminal
 from robust_student.arguments import Command, Config, Flat, Words, merged, named
 from robust_student.core.errors import UserError, nearest, short
 from robust_student.measurement_settings import SUITES, CertificationSettings, EvaluationSettings
-from robust_student.teacher_settings import IntakeSettings
+from robust_student.models.settings import IntakeSettings
 
 
 class Evaluate(Command):
@@ -128,7 +128,7 @@ class Certify(Command):
 def _models(command: Evaluate | Certify, name: str) -> tuple[dict[str, Any], Any]:
     """The models that a command names as [NAME=]SPEC, and the data."""
     from robust_student.data.readers.load import load_data, require_outside
-    from robust_student.sources import expected_shape, open_model
+    from robust_student.models.open_model import expected_shape, open_model
 
     if not command.models:
         raise UserError(f"{name}: name at least one run directory")

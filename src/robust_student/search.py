@@ -13,8 +13,9 @@ from robust_student.core.errors import UserError
 from robust_student.core.norms import Norm
 from robust_student.core.settings import DistillSettings, ObjectiveSettings
 from robust_student.data.readers.load import Data
-from robust_student.fingerprints import PROBE, difference, probe, probe_architecture
-from robust_student.runs import SEARCH, TRAINING, TRIES, Model, as_model, require_new
+from robust_student.models.fingerprints import PROBE, difference, probe, probe_architecture
+from robust_student.models.model import Model, as_model
+from robust_student.models.run_directory import SEARCH, TRAINING, TRIES, require_new
 from robust_student.runtime import distributed
 from robust_student.runtime.files import read_json, write_json
 from robust_student.training import Trained, distill

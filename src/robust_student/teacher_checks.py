@@ -11,8 +11,8 @@ from robust_student.core.margins import margin
 from robust_student.core.module_state import device_of, evaluating
 from robust_student.data.readers.load import Examples
 from robust_student.findings import Finding
-from robust_student.models import count_parameters
-from robust_student.runs import Model
+from robust_student.models.costs import count_parameters
+from robust_student.models.model import Model
 from robust_student.teachers import CHECKED, check_teacher
 
 GRAVE = 0.01

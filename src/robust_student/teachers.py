@@ -5,9 +5,9 @@ from scipy.stats import binom
 from robust_student.core.errors import UserError
 from robust_student.core.tensors import answers
 from robust_student.data.readers.load import Data, Examples, split, stratified_sample
-from robust_student.runs import Model
-from robust_student.sources import open_model
-from robust_student.teacher_settings import TeacherSettings
+from robust_student.models.model import Model
+from robust_student.models.open_model import open_model
+from robust_student.models.settings import TeacherSettings
 
 CHECKED = 1000
 """Validation examples looked at, at most: enough to tell, and little beside the pass over the training set."""

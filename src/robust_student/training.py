@@ -22,11 +22,11 @@ from robust_student.data.examples import Data, Examples
 from robust_student.data.samples import split
 from robust_student.data.streams import Stream
 from robust_student.feed import Feed, Part
-from robust_student.fingerprints import PROBE, probe, probe_architecture
 from robust_student.guide import Guide
 from robust_student.loop import Loop, Step
+from robust_student.models.fingerprints import PROBE, probe, probe_architecture
+from robust_student.models.model import Model, as_model, require_fit
 from robust_student.objective import RobustStudentObjective, Terms, compilable
-from robust_student.runs import Model, as_model, require_fit
 from robust_student.runtime.hardware import resolve_device
 from robust_student.runtime.interruption import Wish, listening
 from robust_student.runtime.provenance import provenance

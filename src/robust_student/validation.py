@@ -18,7 +18,7 @@ from robust_student.core.tensors import answers
 from robust_student.corruptions.snr_noise import gaussian_at_snr
 from robust_student.data.examples import Examples
 from robust_student.data.samples import stratified_sample
-from robust_student.runs import Model
+from robust_student.models.model import Model
 from robust_student.runtime import distributed
 
 _BATCH = 250  # examples attacked or certified together

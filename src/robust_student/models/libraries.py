@@ -11,8 +11,8 @@ import yaml
 from torch import nn
 
 from robust_student.core.errors import UserError
-from robust_student.intake import Intake, from_pretrained_cfg
-from robust_student.weights import fit_weights
+from robust_student.models.preprocessing import Intake, from_pretrained_cfg
+from robust_student.models.weights import fit_weights
 
 Shape = tuple[int, ...]
 LIBRARIES = ("timm", "torchvision")

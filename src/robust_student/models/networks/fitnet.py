@@ -12,7 +12,7 @@ import math
 
 from torch import Tensor, nn
 
-from robust_student.convnets import require_image
+from robust_student.models.networks.cnn import require_image
 
 Shape = tuple[int, ...]
 FITNETS: dict[str, tuple[tuple[int, ...], ...]] = {

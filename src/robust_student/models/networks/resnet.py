@@ -3,8 +3,8 @@
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robust_student.convnets import conv_block, require_image
 from robust_student.core.errors import UserError
+from robust_student.models.networks.cnn import conv_block, require_image
 
 Shape = tuple[int, ...]
 

@@ -2,14 +2,27 @@
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from robust_student.models import count_macs, count_parameters
-from robust_student.runs import Model
+from robust_student.core.module_state import device_of, evaluating
+from robust_student.models.model import Model
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Number of parameters, frozen ones included."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def count_macs(network: nn.Module, shape: Sequence[int]) -> int:
+    """Multiply-accumulate operations of one forward pass on one input (convolutions and matrix products)."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), evaluating(network):
+        network(torch.zeros(1, *shape, device=device_of(network)))
+    return counter.get_total_flops() // 2
 
 
 def costs(model: Model) -> dict[str, float | int]:

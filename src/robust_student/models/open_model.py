@@ -8,17 +8,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from robust_student.cards import ModelCard
 from robust_student.core.errors import UserError
 from robust_student.data.readers.load import Data
-from robust_student.hub import CARD, folder_of, is_repository
-from robust_student.intake import NATURAL_UNITS, Intake, order_of, read_names
-from robust_student.models import Recipe, is_built_in, names_code, read
-from robust_student.programs import open_program
-from robust_student.runs import PROGRAM, Model, assemble, load, require_fit
+from robust_student.models.card import ModelCard
+from robust_student.models.exported import open_program
+from robust_student.models.hub import CARD, folder_of, is_repository
+from robust_student.models.model import PROGRAM, Model, assemble, require_fit
+from robust_student.models.preprocessing import NATURAL_UNITS, Intake, order_of, read_names
+from robust_student.models.registry import Recipe, is_built_in, names_code, read
+from robust_student.models.run_directory import load
+from robust_student.models.settings import IntakeSettings
+from robust_student.models.weights import load_weights
 from robust_student.runtime.files import read_json
-from robust_student.teacher_settings import IntakeSettings
-from robust_student.weights import load_weights
 
 
 def open_model(

@@ -6,7 +6,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from robust_student.runs import Model
+from robust_student.models.model import Model
 
 PROBE = "probe"
 """Name, in a fingerprint, of the answers of every network to its probe."""

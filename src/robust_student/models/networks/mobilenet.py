@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from robust_student.convnets import require_image
+from robust_student.models.networks.cnn import require_image
 
 Shape = tuple[int, ...]
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))

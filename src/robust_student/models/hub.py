@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from robust_student.core.errors import UserError
-from robust_student.intake import Intake, from_config
+from robust_student.models.preprocessing import Intake, from_config
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "model.json"
 """What a repository holds; with a model.json it is a run of ours."""

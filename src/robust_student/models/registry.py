@@ -10,21 +10,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from robust_student.convnets import cnn, convnet
 from robust_student.core.errors import UserError, nearest
 from robust_student.core.module_state import device_of, evaluating
-from robust_student.factories import call_factory
-from robust_student.fitnets import fitnet1, fitnet2, fitnet3, fitnet4, maxout
-from robust_student.hub import CARD, folder_of, is_repository, read_repository
-from robust_student.intake import Intake
-from robust_student.libraries import LIBRARIES, LibraryNetwork
-from robust_student.mobilenets import mobilenetv2
-from robust_student.perceptrons import linear, lipschitz, mlp
-from robust_student.resnets import resnet8, resnet20, resnet32, resnet56, wrn
+from robust_student.models.factories import call_factory
+from robust_student.models.hub import CARD, folder_of, is_repository, read_repository
+from robust_student.models.libraries import LIBRARIES, LibraryNetwork
+from robust_student.models.networks.cnn import cnn, convnet
+from robust_student.models.networks.fitnet import fitnet1, fitnet2, fitnet3, fitnet4, maxout
+from robust_student.models.networks.mlp import linear, lipschitz, mlp
+from robust_student.models.networks.mobilenet import mobilenetv2
+from robust_student.models.networks.resnet import resnet8, resnet20, resnet32, resnet56, wrn
+from robust_student.models.preprocessing import Intake
+from robust_student.models.weights import load_weights
 from robust_student.runtime.hardware import require_buildable
-from robust_student.weights import load_weights
 
 Shape = tuple[int, ...]
 MOST_NUMBERS = 100
@@ -171,18 +170,6 @@ def check_network(network: nn.Module, spec: str, shape: Sequence[int], classes: 
         raise UserError(f"model '{spec}': expected {classes} logits per example, got {found}")
     if not bool(output.isfinite().all()):
         raise UserError(f"model '{spec}': its weights give NaN or infinite logits on an all-zero input")
-
-
-def count_parameters(network: nn.Module) -> int:
-    """Number of parameters, frozen ones included."""
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
-def count_macs(network: nn.Module, shape: Sequence[int]) -> int:
-    """Multiply-accumulate operations of one forward pass on one input (convolutions and matrix products)."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), evaluating(network):
-        network(torch.zeros(1, *shape, device=device_of(network)))
-    return counter.get_total_flops() // 2
 
 
 def _published(name: str) -> str:

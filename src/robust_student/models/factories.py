@@ -82,7 +82,7 @@ def code_digest(network: nn.Module, spec: str | None) -> str | None:
         code = getattr(kind.forward, "__code__", None)  # none: compiled
         if code is not None:
             files.add(Path(code.co_filename))
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     own = [
         file for file in files if file.is_file() and not _installed(file) and not file.resolve().is_relative_to(package)
     ]
