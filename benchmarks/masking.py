@@ -19,12 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from robust_student import METHODS, DistillSettings, EvaluationSettings, Model, distill, evaluate, load_data, train
-from robust_student.core.settings import GradientSettings, SecantSettings, SelectionSettings, TrainingSettings
 from robust_student.data.readers.load import Data
 from robust_student.measurement_settings import MaskingSettings
 from robust_student.models.model import as_model
+from robust_student.objectives.settings import GradientSettings, SecantSettings
 from robust_student.results.rows import ROWS, Row, group
 from robust_student.runtime.files import read_json, read_jsonl
+from robust_student.training.settings import SelectionSettings, TrainingSettings
 
 BUDGET = 0.1
 """Linf, pixels in [0, 1]."""

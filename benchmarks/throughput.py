@@ -46,13 +46,14 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler, TensorDataset
 
 from robust_student import METHODS, DistillSettings
-from robust_student.core.settings import AugmentationSettings, SelectionSettings, TrainingSettings
 from robust_student.core.tensors import UNIT_RANGE
+from robust_student.data.augmentation import AugmentationSettings
 from robust_student.data.cache import VARIABLE
 from robust_student.data.readers.load import Data, Examples
 from robust_student.models.model import Model, as_model
-from robust_student.objective import RobustStudentObjective
+from robust_student.objectives.robust_student import RobustStudentObjective
 from robust_student.training import distill
+from robust_student.training.settings import SelectionSettings, TrainingSettings
 
 SHAPE, CLASSES, BATCH, PADDING = (1, 28, 28), 10, 128, 2
 TEMPERATURE, HARD, RATE, DECAY, CLIP = 4.0, 0.1, 4e-3, 1e-4, 1.0

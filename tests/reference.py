@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from robust_student.core.errors import UserError
 from robust_student.core.margins import Form, Score
 from robust_student.core.norms import Norm, NormName
-from robust_student.core.settings import DistillationSettings, ObjectiveSettings, ScoreSettings
 from robust_student.core.tensors import UNIT_RANGE, InputRange
 from robust_student.data.readers.load import Data, Examples
+from robust_student.objectives.settings import DistillationSettings, ObjectiveSettings, ScoreSettings
 
 Array = npt.NDArray[np.float64]
 Shape = tuple[int, ...]

@@ -8,8 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from robust_student.core.rng import Draws
-from robust_student.core.settings import AugmentationSettings
-from robust_student.data.augmentation import augment, crop, cutmix, flip, mixup, neighbours
+from robust_student.data.augmentation import AugmentationSettings, augment, crop, cutmix, flip, mixup, neighbours
 
 IMAGES = torch.rand((40, 3, 6, 5), generator=torch.Generator().manual_seed(0)) + 0.1
 LABELS = torch.arange(40) % 7

@@ -6,10 +6,11 @@ import torch
 from reference import Array, as_numpy, toy_data
 from torch import Tensor, nn
 
-from robust_student.core.settings import CertifiedSettings, DistillSettings, ObjectiveSettings, SelectionSettings
 from robust_student.models.model import as_model
-from robust_student.objective import RobustStudentObjective
+from robust_student.objectives.robust_student import RobustStudentObjective
+from robust_student.objectives.settings import CertifiedSettings, ObjectiveSettings
 from robust_student.training import distill
+from robust_student.training.settings import DistillSettings, SelectionSettings
 from robust_student.validation import Validation
 
 SIZE, CLASSES = 6, 3

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from robust_student import doctor, machine_checks
 from robust_student.cli import main
 from robust_student.core.errors import UserError
-from robust_student.core.settings import TrainingSettings
 from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE
 from robust_student.data.readers.load import Data, Examples, Stream, load_data
 from robust_student.data_checks import check_data
@@ -35,6 +34,7 @@ from robust_student.models.run_directory import load
 from robust_student.models.settings import TeacherSettings
 from robust_student.teacher_checks import check_accuracy, check_gradients, check_outputs, sample_inputs
 from robust_student.training import train
+from robust_student.training.settings import TrainingSettings
 
 
 def found(findings: Sequence[Finding], text: str) -> list[str]:

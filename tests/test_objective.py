@@ -23,15 +23,16 @@ from reference import (
 )
 from torch import Tensor, nn
 
-from robust_student import objective as objective_module
 from robust_student.attacks.ascent import random_start
 from robust_student.core.errors import UserError
 from robust_student.core.margins import Form, Score
 from robust_student.core.norms import Norm, NormName
-from robust_student.core.settings import METHODS, ObjectiveSettings
 from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE, InputRange
-from robust_student.objective import RobustStudentObjective, Terms, check_classes, distillation_term
-from robust_student.slopes import projected_jacobian
+from robust_student.objectives import robust_student as objective_module
+from robust_student.objectives.gradient_penalties import projected_jacobian
+from robust_student.objectives.robust_student import RobustStudentObjective
+from robust_student.objectives.settings import METHODS, ObjectiveSettings
+from robust_student.objectives.terms import Terms, check_classes, distillation_term
 
 IMAGE: Shape = (2, 4, 4)
 Values = dict[str, Any]

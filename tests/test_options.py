@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robust_student.core.settings import ObjectiveSettings, Settings
-from robust_student.objective import RobustStudentObjective
+from robust_student.core.settings import Settings
+from robust_student.objectives.robust_student import RobustStudentObjective
+from robust_student.objectives.settings import ObjectiveSettings
 
 SLOPE = {"weight": 1.0, "form": "slope", "random_start": False, "shared": False}
 CHANGES: dict[str, tuple[dict[str, Any], Any]] = {

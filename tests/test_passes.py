@@ -7,16 +7,11 @@ import torch
 from reference import message_of, prototype_classifier, same_state, state_of, toy_data
 from torch import Tensor, nn
 
-from robust_student.core.settings import (
-    METHODS,
-    DistillSettings,
-    ObjectiveSettings,
-    SelectionSettings,
-    TrainingSettings,
-)
-from robust_student.objective import RobustStudentObjective, compilable
-from robust_student.passes import Passes
+from robust_student.objectives.precision import Passes
+from robust_student.objectives.robust_student import RobustStudentObjective, compilable
+from robust_student.objectives.settings import METHODS, ObjectiveSettings
 from robust_student.training import distill
+from robust_student.training.settings import DistillSettings, SelectionSettings, TrainingSettings
 
 DATA = toy_data(train=60, noise=0.4)
 FAST = TrainingSettings(

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from reference import prototype_classifier, toy_data
 
-from robust_student.core.settings import TrainingSettings
 from robust_student.evaluation import evaluate
 from robust_student.measurement_settings import EvaluationSettings
 from robust_student.runtime import progress
 from robust_student.runtime.progress import Advance
 from robust_student.training import train
+from robust_student.training.settings import TrainingSettings
 
 
 def test_a_line_says_how_far_how_long_still_and_at_what(

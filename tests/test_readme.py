@@ -15,10 +15,11 @@ from torch import nn
 import robust_student
 from robust_student import training
 from robust_student.cli import main
-from robust_student.core.settings import DistillSettings, read_yaml
+from robust_student.core.settings import read_yaml
 from robust_student.data.readers.load import Data
 from robust_student.models.registry import build
 from robust_student.training import Trained
+from robust_student.training.settings import DistillSettings
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

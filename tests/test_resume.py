@@ -20,20 +20,15 @@ from torch import nn
 from robust_student import checkpoints
 from robust_student.checkpoints import FOLDER, Checkpoints
 from robust_student.cli import main
-from robust_student.core.settings import (
-    METHODS,
-    AugmentationSettings,
-    DistillSettings,
-    ObjectiveSettings,
-    SelectionSettings,
-    TrainingSettings,
-)
+from robust_student.data.augmentation import AugmentationSettings
 from robust_student.models import model
 from robust_student.models.model import as_model
 from robust_student.models.run_directory import METRICS, TRAINING, load
+from robust_student.objectives.settings import METHODS, ObjectiveSettings
 from robust_student.runtime.files import write_atomically
 from robust_student.runtime.interruption import Interrupted, Wish
 from robust_student.training import Trained, distill, train
+from robust_student.training.settings import DistillSettings, SelectionSettings, TrainingSettings
 from robust_student.unfinished import Unfinished
 
 DATA = toy_data(train=60, noise=0.4)

@@ -8,7 +8,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from robust_student.core.errors import UserError, nearest
-from robust_student.core.settings import METHODS, DistillSettings, ObjectiveSettings, Settings, read_yaml
+from robust_student.core.settings import Settings, read_yaml
+from robust_student.objectives.settings import METHODS, ObjectiveSettings
+from robust_student.training.settings import DistillSettings
 
 Nested = dict[str, Any]
 

@@ -25,7 +25,12 @@ from torch.autograd.function import once_differentiable
 from robust_student.core.errors import UserError
 from robust_student.core.margins import Form, Score
 from robust_student.core.norms import Norm, NormName
-from robust_student.slopes import exact_slope, projected_jacobian, radius_hinge, require_twice_differentiable
+from robust_student.objectives.gradient_penalties import (
+    exact_slope,
+    projected_jacobian,
+    radius_hinge,
+    require_twice_differentiable,
+)
 
 every_norm = pytest.mark.parametrize("name", NORMS)
 every_form = pytest.mark.parametrize("form", list(Form))

@@ -21,19 +21,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robust_student.core.rng import step_seed
-from robust_student.core.settings import (
-    METHODS,
-    AugmentationSettings,
-    DistillSettings,
-    ObjectiveSettings,
-    SelectionSettings,
-    TrainingSettings,
-)
-from robust_student.data.augmentation import Mixed, augment
+from robust_student.data.augmentation import AugmentationSettings, Mixed, augment
 from robust_student.data.readers.load import load_data, split
 from robust_student.models.model import Model, as_model
 from robust_student.models.run_directory import METRICS, load
+from robust_student.objectives.settings import METHODS, ObjectiveSettings
 from robust_student.training import TEACHER_SETTINGS, Trained, distill, train
+from robust_student.training.settings import DistillSettings, SelectionSettings, TrainingSettings
 from robust_student.validation import Validation, choose_epoch
 
 DATA = toy_data(train=60, noise=0.4)

@@ -11,10 +11,6 @@ if TYPE_CHECKING:
     from robust_student.bounds.estimated import estimated_decision_radius as estimated_decision_radius
     from robust_student.core.errors import UserError as UserError
     from robust_student.core.norms import Norm as Norm
-    from robust_student.core.settings import METHODS as METHODS
-    from robust_student.core.settings import DistillSettings as DistillSettings
-    from robust_student.core.settings import ObjectiveSettings as ObjectiveSettings
-    from robust_student.core.settings import TrainingSettings as TrainingSettings
     from robust_student.core.tensors import InputRange as InputRange
     from robust_student.corruptions.kinds import corrupt as corrupt
     from robust_student.data.readers.load import Data as Data
@@ -27,10 +23,14 @@ if TYPE_CHECKING:
     from robust_student.models.open_model import open_model as open_model
     from robust_student.models.run_directory import load as load
     from robust_student.models.settings import TeacherSettings as TeacherSettings
-    from robust_student.objective import RobustStudentObjective as RobustStudentObjective
-    from robust_student.objective import Terms as Terms
+    from robust_student.objectives.robust_student import RobustStudentObjective as RobustStudentObjective
+    from robust_student.objectives.settings import METHODS as METHODS
+    from robust_student.objectives.settings import ObjectiveSettings as ObjectiveSettings
+    from robust_student.objectives.terms import Terms as Terms
     from robust_student.training import distill as distill
     from robust_student.training import train as train
+    from robust_student.training.settings import DistillSettings as DistillSettings
+    from robust_student.training.settings import TrainingSettings as TrainingSettings
 
 _PLACES = {
     # Models and data
@@ -44,8 +44,8 @@ _PLACES = {
     "distill": "robust_student.training",
     "train": "robust_student.training",
     # The objective, for a training loop of your own
-    "RobustStudentObjective": "robust_student.objective",
-    "Terms": "robust_student.objective",
+    "RobustStudentObjective": "robust_student.objectives.robust_student",
+    "Terms": "robust_student.objectives.terms",
     # Evidence
     "corrupt": "robust_student.corruptions.kinds",
     "evaluate": "robust_student.evaluation",
@@ -55,13 +55,13 @@ _PLACES = {
     "estimated_confidence_radius": "robust_student.bounds.estimated",
     "estimated_decision_radius": "robust_student.bounds.estimated",
     # Settings
-    "METHODS": "robust_student.core.settings",
+    "METHODS": "robust_student.objectives.settings",
     "CorruptionSettings": "robust_student.measurement_settings",
-    "DistillSettings": "robust_student.core.settings",
+    "DistillSettings": "robust_student.training.settings",
     "EvaluationSettings": "robust_student.measurement_settings",
-    "ObjectiveSettings": "robust_student.core.settings",
+    "ObjectiveSettings": "robust_student.objectives.settings",
     "TeacherSettings": "robust_student.models.settings",
-    "TrainingSettings": "robust_student.core.settings",
+    "TrainingSettings": "robust_student.training.settings",
     # Errors
     "UserError": "robust_student.core.errors",
 }

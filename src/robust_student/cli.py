@@ -13,17 +13,12 @@ from robust_student import terminal
 from robust_student.arguments import Command, Config, Flat, Paths, command_name, merged, parse
 from robust_student.checkup import Doctor
 from robust_student.core.errors import UserError, nearest, short
-from robust_student.core.settings import (
-    LARGEST_SEED,
-    METHODS,
-    DistillSettings,
-    ObjectiveSettings,
-    SelectionSettings,
-    TrainingSettings,
-)
+from robust_student.core.settings import LARGEST_SEED
 from robust_student.measuring import Certify, Evaluate
 from robust_student.models.settings import TeacherSettings
+from robust_student.objectives.settings import METHODS, ObjectiveSettings
 from robust_student.runtime.interruption import Interrupted, Terminated, terminable
+from robust_student.training.settings import DistillSettings, SelectionSettings, TrainingSettings
 
 
 class Demo(Command):

@@ -8,7 +8,6 @@ from typing import TypeVar
 import torch
 
 from robust_student.core.errors import UserError
-from robust_student.core.settings import TrainingSettings
 from robust_student.data.readers.load import Data, Examples, load_data, require_outside, stratified_sample
 from robust_student.data_checks import check_data
 from robust_student.findings import Finding
@@ -25,6 +24,7 @@ from robust_student.teacher_checks import (
     sample_inputs,
 )
 from robust_student.teachers import CHECKED, validation_examples
+from robust_student.training.settings import TrainingSettings
 
 T = TypeVar("T")
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from robust_student.core.settings import TrainingSettings
-from robust_student.objective import Terms
+from robust_student.objectives.terms import Terms
 from robust_student.runtime import distributed
+from robust_student.training.settings import TrainingSettings
 
 
 class Optimisation:

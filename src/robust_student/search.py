@@ -11,14 +11,15 @@ from torch import nn
 
 from robust_student.core.errors import UserError
 from robust_student.core.norms import Norm
-from robust_student.core.settings import DistillSettings, ObjectiveSettings
 from robust_student.data.readers.load import Data
 from robust_student.models.fingerprints import PROBE, difference, probe, probe_architecture
 from robust_student.models.model import Model, as_model
 from robust_student.models.run_directory import SEARCH, TRAINING, TRIES, require_new
+from robust_student.objectives.settings import ObjectiveSettings
 from robust_student.runtime import distributed
 from robust_student.runtime.files import read_json, write_json
 from robust_student.training import Trained, distill
+from robust_student.training.settings import DistillSettings
 
 RADIUS_FACTORS, WEIGHT_FACTORS = (1.0, 0.5, 1.5, 2.0), (1.0, 0.4, 2.5)
 """Tried multiples of the radius and of the weight C2 that the settings name."""

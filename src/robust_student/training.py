@@ -16,7 +16,7 @@ from robust_student.core.errors import UserError
 from robust_student.core.module_state import evaluating
 from robust_student.core.norms import Norm
 from robust_student.core.rng import Draws
-from robust_student.core.settings import DistillSettings, SelectionSettings, Settings, TrainingSettings
+from robust_student.core.settings import Settings
 from robust_student.data.augmentation import Mixed
 from robust_student.data.examples import Data, Examples
 from robust_student.data.samples import split
@@ -26,12 +26,14 @@ from robust_student.guide import Guide
 from robust_student.loop import Loop, Step
 from robust_student.models.fingerprints import PROBE, probe, probe_architecture
 from robust_student.models.model import Model, as_model, require_fit
-from robust_student.objective import RobustStudentObjective, Terms, compilable
+from robust_student.objectives.cross_entropy import LabelObjective
+from robust_student.objectives.robust_student import RobustStudentObjective, compilable
+from robust_student.objectives.terms import Terms
 from robust_student.runtime.hardware import resolve_device
 from robust_student.runtime.interruption import Wish, listening
 from robust_student.runtime.provenance import provenance
-from robust_student.supervised import LabelObjective
 from robust_student.tracking import Tracking
+from robust_student.training.settings import DistillSettings, SelectionSettings, TrainingSettings
 from robust_student.unfinished import Unfinished
 from robust_student.validation import Validation
 

@@ -13,13 +13,13 @@ from robust_student.bounds.propagation import margin_bounds
 from robust_student.bounds.trace import trace
 from robust_student.core.module_state import device_of, evaluating
 from robust_student.core.norms import Norm
-from robust_student.core.settings import SelectionSettings
 from robust_student.core.tensors import answers
 from robust_student.corruptions.snr_noise import gaussian_at_snr
 from robust_student.data.examples import Examples
 from robust_student.data.samples import stratified_sample
 from robust_student.models.model import Model
 from robust_student.runtime import distributed
+from robust_student.training.settings import SelectionSettings
 
 _BATCH = 250  # examples attacked or certified together
 _CLEAN = 4096  # examples read together

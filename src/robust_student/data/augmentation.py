@@ -4,14 +4,43 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int64
+from pydantic import (
+    Field,
+    model_validator,
+)
 from scipy.special import betaincinv
 from torch import Tensor
 from torch.nn import functional
 
 from robust_student.core.errors import UserError
 from robust_student.core.rng import Draws
-from robust_student.core.settings import AugmentationSettings
+from robust_student.core.settings import Settings
 from robust_student.core.tensors import Inputs, Labels, PerExample
+
+
+class AugmentationSettings(Settings):
+    """Random changes of training images; the teacher sees the same changed images as the student."""
+
+    crop: int = Field(0, ge=0)
+    """Pixels of zero padding around the image out of which a window of the original size is cut; 0: no cropping."""
+    flip: bool = False
+    """Mirror left to right with probability 1/2."""
+    mixup: float = Field(0.0, ge=0)
+    """alpha of mixup: pairs of images are blended with a share drawn from Beta(alpha, alpha); 0: none."""
+    cutmix: float = Field(0.0, ge=0)
+    """alpha of CutMix: a rectangle comes from another image; 0: none."""
+
+    @property
+    def anything(self) -> bool:
+        """Whether an input ever changes."""
+        return self.crop > 0 or self.flip or self.mixup > 0 or self.cutmix > 0
+
+    @model_validator(mode="after")
+    def _one_mixture(self) -> "AugmentationSettings":
+        if self.mixup > 0 and self.cutmix > 0:
+            raise ValueError("mixup and cutmix exclude each other: set one of them to 0")
+        return self
+
 
 Images = Float[Tensor, "batch channels height width"]
 

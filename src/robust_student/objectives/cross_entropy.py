@@ -4,8 +4,8 @@ from torch import nn
 from torch.nn import functional
 
 from robust_student.data.augmentation import Mixed
-from robust_student.objective import Terms
-from robust_student.passes import Passes, Precision
+from robust_student.objectives.precision import Passes, Precision
+from robust_student.objectives.terms import Terms
 
 
 class LabelObjective(nn.Module):

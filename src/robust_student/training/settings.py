@@ -1,0 +1,81 @@
+"""Settings of training, selection and distillation."""
+
+from typing import Literal
+
+from pydantic import (
+    Field,
+)
+
+from robust_student.core.norms import NormName
+from robust_student.core.settings import LARGEST_SEED, Settings
+from robust_student.data.augmentation import AugmentationSettings
+from robust_student.objectives.settings import ObjectiveSettings, SecantSettings
+
+
+class SelectionSettings(Settings):
+    """How the best epoch is chosen, on validation examples only."""
+
+    metric: Literal["robust", "accuracy", "certified"] = "robust"
+    """robust: mean accuracy over clean inputs, each noise level and PGD; accuracy: clean inputs alone; certified:
+    certified accuracy by interval propagation at the radius."""
+    snr_db: tuple[float, ...] = (0.0, -5.0)
+    """Gaussian noise levels, signal-to-noise ratio in dB."""
+    norm: NormName = "linf"
+    """Norm of the PGD attack or the certificate."""
+    radius: float | None = Field(None, gt=0)
+    """Budget of PGD or the certificate, in input units of the norm; None: default per norm and input range."""
+    steps: int = Field(20, ge=1)
+    """PGD steps."""
+    examples: int = Field(1000, ge=1)
+    """Validation examples (stratified sample) under noise and PGD or certified; clean accuracy uses all."""
+
+
+class TrainingSettings(Settings):
+    """Optimisation, shared by teachers and students."""
+
+    epochs: int = Field(10, ge=1)
+    """Passes over the training examples."""
+    batch_size: int = Field(128, ge=1)
+    """Examples per step, over all processes and parts; at most a sixteenth of the training set (but 8 are always
+    allowed), so that small sets get enough steps. A last, smaller batch is left for the next epoch's shuffle."""
+    accumulate: int = Field(1, ge=1)
+    """Parts in which each process puts its share of a batch through the network, to save memory."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """adamw, or sgd with Nesterov momentum 0.9."""
+    learning_rate: float = Field(4e-3, gt=0)
+    """Peak learning rate."""
+    weight_decay: float = Field(1e-4, ge=0)
+    """Decoupled (adamw) or L2 (sgd) weight decay."""
+    schedule: Literal["one_cycle", "cosine"] = "one_cycle"
+    """one_cycle: warm up for 30 % of the steps, then anneal; cosine: anneal from the start."""
+    gradient_clip: float | None = Field(1.0, gt=0)
+    """Largest Euclidean norm of the parameter gradient; None: no limit."""
+    validation_fraction: float = Field(0.1, gt=0, lt=1)
+    """Share of the training examples set aside for validation, stratified."""
+    seed: int = Field(0, ge=0, le=LARGEST_SEED)
+    """Seed of initial weights, data order, random starts and the validation split."""
+    ema: float = Field(0.0, ge=0, lt=1)
+    """Decay of an exponential moving average of the weights, which is then what is validated and kept; 0: none."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: passes that only train run under autocast; all that the gradient objective differentiates stays fp32."""
+    compile: bool = False
+    """Compile the student's passes with torch.compile where the objective allows it."""
+    device: str = "auto"
+    """auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps."""
+    checkpoint_minutes: float = Field(2.0, ge=0)
+    """Minutes between checkpoints, from which the same command goes on after an interruption; 0: every step."""
+    track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    """Dashboards that get each epoch's figures (extra `track`): tensorboard, wandb, mlflow."""
+    augmentation: AugmentationSettings = AugmentationSettings()
+    selection: SelectionSettings = SelectionSettings()
+
+
+class DistillSettings(Settings):
+    """Everything `distill` can be told."""
+
+    training: TrainingSettings = TrainingSettings()
+    objective: ObjectiveSettings = ObjectiveSettings(secant=SecantSettings(weight=5.0))
+    cache_scores: bool = True
+    """Keep the teacher's scores on unchanging training inputs on disk, for the next run with the same teacher."""
+    shard_teacher: bool = False
+    """Spread the teacher's weights over the processes of a torchrun (FSDP): for teachers too big for one device."""
