@@ -24,9 +24,9 @@ from robust_student.core.rng import Draws, seed_generators, step_seed
 from robust_student.core.tensors import UNIT_RANGE
 from robust_student.data.augmentation import AugmentationSettings, augment
 from robust_student.data.readers.load import Examples
-from robust_student.feed import Feed, Part
 from robust_student.models.registry import build
-from robust_student.optimisation import Optimisation, agree, averaged, limit_gradient, mean_of
+from robust_student.training.batches import Feed, Part
+from robust_student.training.optimisation import Optimisation, agree, averaged, limit_gradient, mean_of
 from robust_student.training.settings import TrainingSettings
 
 ROUNDS, WARM_UP, BATCH, SHAPE, CLASSES, IMAGES = 60, 5, 128, (1, 28, 28), 10, 12_800

@@ -52,8 +52,8 @@ from robust_student.data.cache import VARIABLE
 from robust_student.data.readers.load import Data, Examples
 from robust_student.models.model import Model, as_model
 from robust_student.objectives.robust_student import RobustStudentObjective
-from robust_student.training import distill
 from robust_student.training.settings import SelectionSettings, TrainingSettings
+from robust_student.training.train import distill
 
 SHAPE, CLASSES, BATCH, PADDING = (1, 28, 28), 10, 128, 2
 TEMPERATURE, HARD, RATE, DECAY, CLIP = 4.0, 0.1, 4e-3, 1e-4, 1.0

@@ -4,7 +4,7 @@ import torch
 
 from robust_student import METHODS, RobustStudentObjective, load_data, train
 from robust_student.models.registry import build
-from robust_student.training import TEACHER_SETTINGS
+from robust_student.training.train import TEACHER_SETTINGS
 
 data = load_data("digits")
 teacher = train("cnn:24", data, TEACHER_SETTINGS.model_copy(update={"epochs": 5})).model

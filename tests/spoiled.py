@@ -22,8 +22,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from robust_student.checkpoints import Checkpoints
 from robust_student.cli import main
+from robust_student.training.checkpoints import Checkpoints
 
 EVALUATED = ["evaluate", "teacher", "--data", "digits", "--output", "evaluation", "--device", "cpu", "--examples", "8"]
 EVALUATED += ["--attack-examples", "4", "--pgd-steps", "1", "--autoattack", "none"]

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from robust_student.models.model import as_model
 from robust_student.objectives.robust_student import RobustStudentObjective
 from robust_student.objectives.settings import CertifiedSettings, ObjectiveSettings
-from robust_student.training import distill
+from robust_student.training.selection import Validation
 from robust_student.training.settings import DistillSettings, SelectionSettings
-from robust_student.validation import Validation
+from robust_student.training.train import distill
 
 SIZE, CLASSES = 6, 3
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from reference import message_of
 
-from robust_student import checkpoints
-from robust_student.checkpoints import FOLDER, Checkpoints
+from robust_student.training import checkpoints
+from robust_student.training.checkpoints import FOLDER, Checkpoints
 
 STATE: dict[str, Any] = {"weights": {"a": torch.tensor([1.5, -2.0])}, "history": [{"epoch": 1, "rate": 0.1}], "done": 3}
 

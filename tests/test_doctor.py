@@ -33,8 +33,8 @@ from robust_student.models.model import Model, as_model
 from robust_student.models.run_directory import load
 from robust_student.models.settings import TeacherSettings
 from robust_student.teacher_checks import check_accuracy, check_gradients, check_outputs, sample_inputs
-from robust_student.training import train
 from robust_student.training.settings import TrainingSettings
+from robust_student.training.train import train
 
 
 def found(findings: Sequence[Finding], text: str) -> list[str]:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from robust_student.data.examples import Examples
 from robust_student.data.streams import Stream
-from robust_student.feed import Feed, Part
 from robust_student.runtime import distributed
+from robust_student.training.batches import Feed, Part
 
 CPU = torch.device("cpu")
 

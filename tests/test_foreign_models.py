@@ -15,8 +15,8 @@ from robust_student.arguments import named
 from robust_student.cli import main
 from robust_student.models.run_directory import load, save
 from robust_student.runtime.files import read_json, write_json
-from robust_student.training import train
 from robust_student.training.settings import TrainingSettings
+from robust_student.training.train import train
 
 FEW = ["--examples", "8", "--attack-examples", "2", "--autoattack", "none", "--pgd-steps", "1", "--snr-db", "0"]
 FEW += ["--pgd-linf", "0.03", "--pgd-l2", "0.5", "--masking.steps", "1", "2"]

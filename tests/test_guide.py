@@ -8,8 +8,8 @@ import torch
 from reference import message_of, toy_data
 from torch import Tensor, nn
 
-from robust_student.guide import Guide
 from robust_student.models.model import Model, as_model
+from robust_student.training.teacher_scores import Guide
 
 DATA = toy_data(train=40, noise=0.4)
 SOURCE = DATA.training_examples

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from robust_student.objectives.precision import Passes
 from robust_student.objectives.robust_student import RobustStudentObjective, compilable
 from robust_student.objectives.settings import METHODS, ObjectiveSettings
-from robust_student.training import distill
 from robust_student.training.settings import DistillSettings, SelectionSettings, TrainingSettings
+from robust_student.training.train import distill
 
 DATA = toy_data(train=60, noise=0.4)
 FAST = TrainingSettings(

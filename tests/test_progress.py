@@ -11,8 +11,8 @@ from robust_student.evaluation import evaluate
 from robust_student.measurement_settings import EvaluationSettings
 from robust_student.runtime import progress
 from robust_student.runtime.progress import Advance
-from robust_student.training import train
 from robust_student.training.settings import TrainingSettings
+from robust_student.training.train import train
 
 
 def test_a_line_says_how_far_how_long_still_and_at_what(

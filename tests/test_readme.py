@@ -13,13 +13,13 @@ from PIL import Image
 from torch import nn
 
 import robust_student
-from robust_student import training
 from robust_student.cli import main
 from robust_student.core.settings import read_yaml
 from robust_student.data.readers.load import Data
 from robust_student.models.registry import build
-from robust_student.training import Trained
+from robust_student.training import train
 from robust_student.training.settings import DistillSettings
+from robust_student.training.train import Trained
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -110,9 +110,9 @@ def test_the_python_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pyte
     short = robust_student.TrainingSettings(epochs=1)
 
     def distill(teacher: nn.Module, student: str, data: Data, settings: DistillSettings) -> Trained:
-        return training.distill(teacher, student, data, settings.model_copy(update={"training": short}))
+        return train.distill(teacher, student, data, settings.model_copy(update={"training": short}))
 
-    monkeypatch.setattr(robust_student, "train", lambda network, data: training.train(network, data, short))
+    monkeypatch.setattr(robust_student, "train", lambda network, data: train.train(network, data, short))
     monkeypatch.setattr(robust_student, "distill", distill)
     few = robust_student.EvaluationSettings(examples=20, attack_examples=5, pgd_steps=2)
     monkeypatch.setattr("robust_student.evaluation.EvaluationSettings", lambda: few)

@@ -17,8 +17,6 @@ import torch
 from reference import assert_state, message_of, prototype_classifier, same_state, state_of, toy_data
 from torch import nn
 
-from robust_student import checkpoints
-from robust_student.checkpoints import FOLDER, Checkpoints
 from robust_student.cli import main
 from robust_student.data.augmentation import AugmentationSettings
 from robust_student.models import model
@@ -27,9 +25,11 @@ from robust_student.models.run_directory import METRICS, TRAINING, load
 from robust_student.objectives.settings import METHODS, ObjectiveSettings
 from robust_student.runtime.files import write_atomically
 from robust_student.runtime.interruption import Interrupted, Wish
-from robust_student.training import Trained, distill, train
+from robust_student.training import checkpoints
+from robust_student.training.checkpoints import FOLDER, Checkpoints
 from robust_student.training.settings import DistillSettings, SelectionSettings, TrainingSettings
-from robust_student.unfinished import Unfinished
+from robust_student.training.train import Trained, distill, train
+from robust_student.training.unfinished_run import Unfinished
 
 DATA = toy_data(train=60, noise=0.4)
 EVERY_STEP = TrainingSettings(
@@ -162,7 +162,7 @@ def test_checkpoints_are_as_far_apart_as_asked(tmp_path: Path, monkeypatch: pyte
         clock += 20.0
         return clock
 
-    monkeypatch.setattr("robust_student.unfinished.time", SimpleNamespace(monotonic=tick))
+    monkeypatch.setattr("robust_student.training.unfinished_run.time", SimpleNamespace(monotonic=tick))
     monkeypatch.setattr(Checkpoints, "save", lambda self, step, state: saved.append(step))
     train("mlp:4", DATA, EVERY_STEP.model_copy(update={"checkpoint_minutes": 1.0}), output=tmp_path / "run")
     assert saved == [3, 6, 9, 12, 15, 18] or saved == [3, 7, 11, 15]

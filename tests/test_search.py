@@ -9,15 +9,15 @@ import torch
 from reference import message_of, prototype_classifier, toy_data
 from torch import Tensor, nn
 
-from robust_student import search as searching
 from robust_student.models import run_directory
 from robust_student.models.model import Model, as_model
 from robust_student.models.run_directory import SEARCH, TRIES, load, save
 from robust_student.objectives.settings import METHODS, ObjectiveSettings
 from robust_student.runtime.files import read_json, write_json
-from robust_student.search import search
-from robust_student.training import Trained
+from robust_student.training import search as searching
+from robust_student.training.search import search
 from robust_student.training.settings import DistillSettings, SelectionSettings, TrainingSettings
+from robust_student.training.train import Trained
 
 DATA = toy_data(noise=0.4)
 TRAINING = TrainingSettings(

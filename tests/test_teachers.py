@@ -18,7 +18,7 @@ from robust_student.data.readers.load import Examples
 from robust_student.models.model import Model, as_model
 from robust_student.models.run_directory import save
 from robust_student.models.settings import TeacherSettings
-from robust_student.teachers import check_teacher, open_teacher, validation_examples
+from robust_student.training.teacher import check_teacher, open_teacher, validation_examples
 
 
 class Oracle(nn.Module):

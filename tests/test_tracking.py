@@ -8,9 +8,9 @@ import pytest
 from reference import message_of, toy_data
 
 from robust_student.models.run_directory import load
-from robust_student.tracking import FOLDER
-from robust_student.training import train
 from robust_student.training.settings import SelectionSettings, TrainingSettings
+from robust_student.training.tracking import FOLDER
+from robust_student.training.train import train
 
 DATA = toy_data(train=60, noise=0.4)
 TRACKED = TrainingSettings(

@@ -26,9 +26,9 @@ from robust_student.data.readers.load import load_data, split
 from robust_student.models.model import Model, as_model
 from robust_student.models.run_directory import METRICS, load
 from robust_student.objectives.settings import METHODS, ObjectiveSettings
-from robust_student.training import TEACHER_SETTINGS, Trained, distill, train
+from robust_student.training.selection import Validation, choose_epoch
 from robust_student.training.settings import DistillSettings, SelectionSettings, TrainingSettings
-from robust_student.validation import Validation, choose_epoch
+from robust_student.training.train import TEACHER_SETTINGS, Trained, distill, train
 
 DATA = toy_data(train=60, noise=0.4)
 FAST = TrainingSettings(
@@ -471,7 +471,7 @@ def test_a_mixture_is_learnt_with_the_labels_of_both_examples(monkeypatch: pytes
         mixed.append(augment(*arguments))
         return mixed[-1]
 
-    monkeypatch.setattr("robust_student.loop.augment", spy)
+    monkeypatch.setattr("robust_student.training.loop.augment", spy)
     augmentation = AugmentationSettings(mixup=1.0)
     settings = FAST.model_copy(update={"augmentation": augmentation, "epochs": 1, "learning_rate": 1e-12})
     weights = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))

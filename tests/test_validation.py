@@ -12,8 +12,8 @@ from robust_student.core.norms import Norm, NormName
 from robust_student.core.tensors import UNBOUNDED
 from robust_student.data.readers.load import Data
 from robust_student.models.model import Model, as_model
+from robust_student.training.selection import Validation, choose_epoch
 from robust_student.training.settings import SelectionSettings
-from robust_student.validation import Validation, choose_epoch
 
 Measured = list[dict[str, float]]
 

@@ -13,18 +13,18 @@ import torch
 from reference import prototype_classifier, state_of, toy_data
 from torch import Tensor, nn
 
-from robust_student import loop, optimisation
 from robust_student.core.errors import UserError
 from robust_student.data.augmentation import AugmentationSettings
 from robust_student.data.readers.load import load_data
-from robust_student.guide import Guide
 from robust_student.models.model import as_model
 from robust_student.objectives.settings import METHODS, ScoreSettings
 from robust_student.runtime import distributed, interruption
 from robust_student.runtime.distributed import joined
 from robust_student.runtime.interruption import Interrupted, Wish
-from robust_student.training import distill, train
+from robust_student.training import loop, optimisation
 from robust_student.training.settings import DistillSettings, SelectionSettings, TrainingSettings
+from robust_student.training.teacher_scores import Guide
+from robust_student.training.train import distill, train
 
 DATA = toy_data(train=200, noise=0.4)
 TRAINING = TrainingSettings(

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from robust_student.objectives.settings import METHODS as METHODS
     from robust_student.objectives.settings import ObjectiveSettings as ObjectiveSettings
     from robust_student.objectives.terms import Terms as Terms
-    from robust_student.training import distill as distill
-    from robust_student.training import train as train
     from robust_student.training.settings import DistillSettings as DistillSettings
     from robust_student.training.settings import TrainingSettings as TrainingSettings
+    from robust_student.training.train import distill as distill
+    from robust_student.training.train import train as train
 
 _PLACES = {
     # Models and data
@@ -41,8 +41,8 @@ _PLACES = {
     "load_data": "robust_student.data.readers.load",
     "open_model": "robust_student.models.open_model",
     # Training
-    "distill": "robust_student.training",
-    "train": "robust_student.training",
+    "distill": "robust_student.training.train",
+    "train": "robust_student.training.train",
     # The objective, for a training loop of your own
     "RobustStudentObjective": "robust_student.objectives.robust_student",
     "Terms": "robust_student.objectives.terms",

@@ -70,7 +70,7 @@ class Train(Command):
         from robust_student.data.readers.load import load_data, require_outside
         from robust_student.models.run_directory import require_new
         from robust_student.runtime.distributed import first, joined, rank
-        from robust_student.training import train
+        from robust_student.training.train import train
 
         with joined(self.training.device):
             first(lambda: require_new(self.output))
@@ -137,9 +137,9 @@ class Distill(Command):
         from robust_student.models.open_model import expected_shape
         from robust_student.models.run_directory import require_new
         from robust_student.runtime.distributed import first, joined, rank
-        from robust_student.search import search
-        from robust_student.teachers import open_teacher, validation_examples
-        from robust_student.training import distill
+        from robust_student.training.search import search
+        from robust_student.training.teacher import open_teacher, validation_examples
+        from robust_student.training.train import distill
 
         if self.max_accuracy_drop is None and self.tries != type(self).model_fields["tries"].default:
             raise UserError("tries: are those of a search; name --max-accuracy-drop, too")

@@ -10,8 +10,8 @@ from robust_student.measurement_settings import EvaluationSettings
 from robust_student.objectives.settings import METHODS, SecantSettings
 from robust_student.report.write import write_report
 from robust_student.results.rows import BREAKDOWN, EVALUATION, GALLERY, ROWS, SUMMARY
-from robust_student.training import distill, train
 from robust_student.training.settings import DistillSettings, SelectionSettings, TrainingSettings
+from robust_student.training.train import distill, train
 
 TEACHER, STUDENT = "cnn:24", "resnet8:4"
 """56,074 and 4,934 parameters on 8x8 digits."""

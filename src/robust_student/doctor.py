@@ -23,8 +23,8 @@ from robust_student.teacher_checks import (
     describe_teacher,
     sample_inputs,
 )
-from robust_student.teachers import CHECKED, validation_examples
 from robust_student.training.settings import TrainingSettings
+from robust_student.training.teacher import CHECKED, validation_examples
 
 T = TypeVar("T")
 

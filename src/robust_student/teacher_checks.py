@@ -13,7 +13,7 @@ from robust_student.data.readers.load import Examples
 from robust_student.findings import Finding
 from robust_student.models.costs import count_parameters
 from robust_student.models.model import Model
-from robust_student.teachers import CHECKED, check_teacher
+from robust_student.training.teacher import CHECKED, check_teacher
 
 GRAVE = 0.01
 """Share of the examples without a usable gradient from which on it is a problem."""

@@ -21,9 +21,6 @@ from robust_student.data.augmentation import Mixed
 from robust_student.data.examples import Data, Examples
 from robust_student.data.samples import split
 from robust_student.data.streams import Stream
-from robust_student.feed import Feed, Part
-from robust_student.guide import Guide
-from robust_student.loop import Loop, Step
 from robust_student.models.fingerprints import PROBE, probe, probe_architecture
 from robust_student.models.model import Model, as_model, require_fit
 from robust_student.objectives.cross_entropy import LabelObjective
@@ -32,10 +29,13 @@ from robust_student.objectives.terms import Terms
 from robust_student.runtime.hardware import resolve_device
 from robust_student.runtime.interruption import Wish, listening
 from robust_student.runtime.provenance import provenance
-from robust_student.tracking import Tracking
+from robust_student.training.batches import Feed, Part
+from robust_student.training.loop import Loop, Step
+from robust_student.training.selection import Validation
 from robust_student.training.settings import DistillSettings, SelectionSettings, TrainingSettings
-from robust_student.unfinished import Unfinished
-from robust_student.validation import Validation
+from robust_student.training.teacher_scores import Guide
+from robust_student.training.tracking import Tracking
+from robust_student.training.unfinished_run import Unfinished
 
 TEACHER_SETTINGS = TrainingSettings(selection=SelectionSettings(metric="accuracy"))
 """Defaults of `train`: the best epoch is the one of highest clean validation accuracy."""

@@ -13,17 +13,17 @@ from torch.nn.parallel import DistributedDataParallel
 from robust_student.core.errors import UserError
 from robust_student.core.rng import Draws, seed_generators, step_seed
 from robust_student.data.augmentation import Mixed, augment
-from robust_student.feed import Feed, Part
 from robust_student.models.model import Model
 from robust_student.objectives.terms import Terms
-from robust_student.optimisation import Optimisation, agree, averaged, limit_gradient, mean_of
 from robust_student.runtime import distributed
 from robust_student.runtime.interruption import Interrupted, Wish
 from robust_student.runtime.progress import Advance
-from robust_student.tracking import Tracking
+from robust_student.training.batches import Feed, Part
+from robust_student.training.optimisation import Optimisation, agree, averaged, limit_gradient, mean_of
+from robust_student.training.selection import Validation, choose_epoch
 from robust_student.training.settings import TrainingSettings
-from robust_student.unfinished import Unfinished
-from robust_student.validation import Validation, choose_epoch
+from robust_student.training.tracking import Tracking
+from robust_student.training.unfinished_run import Unfinished
 
 Step = Callable[[nn.Module, Mixed, Part, Draws, float], Terms]
 """Maps the objective (as wrapped for several processes), a batch, its source, draws and the training's progress to

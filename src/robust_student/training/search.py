@@ -18,8 +18,8 @@ from robust_student.models.run_directory import SEARCH, TRAINING, TRIES, require
 from robust_student.objectives.settings import ObjectiveSettings
 from robust_student.runtime import distributed
 from robust_student.runtime.files import read_json, write_json
-from robust_student.training import Trained, distill
 from robust_student.training.settings import DistillSettings
+from robust_student.training.train import Trained, distill
 
 RADIUS_FACTORS, WEIGHT_FACTORS = (1.0, 0.5, 1.5, 2.0), (1.0, 0.4, 2.5)
 """Tried multiples of the radius and of the weight C2 that the settings name."""

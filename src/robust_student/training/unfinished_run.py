@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from robust_student.checkpoints import Checkpoints
 from robust_student.core.errors import UserError
 from robust_student.models.fingerprints import difference
 from robust_student.models.model import Model
 from robust_student.models.run_directory import METRICS, TRAINING, require_new, save
 from robust_student.runtime import distributed
 from robust_student.runtime.files import append_jsonl, read_json, write_json
+from robust_student.training.checkpoints import Checkpoints
 
 LAST_GOOD = "last-good"
 """Name of the run directory inside an unfinished run that holds the weights from before a divergence."""
