@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from robust_student import METHODS, DistillSettings, EvaluationSettings, Model, distill, evaluate, load_data, train
 from robust_student.data.readers.load import Data
-from robust_student.measurement_settings import MaskingSettings
+from robust_student.evaluation.settings import MaskingSettings
 from robust_student.models.model import as_model
 from robust_student.objectives.settings import GradientSettings, SecantSettings
 from robust_student.results.rows import ROWS, Row, group

@@ -43,7 +43,7 @@ def test_stored_scores_are_those_of_scikit_learn() -> None:
     """What `measurements` stores per example averages to sklearn's log loss and Brier score."""
     import torch
 
-    from robust_student.measurements import Batch, _scored
+    from robust_student.evaluation.measurements import Batch, _scored
 
     logits = 3 * torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(50) % 3
@@ -62,7 +62,7 @@ def test_stored_scores_are_those_of_scikit_learn() -> None:
 def test_scores_that_are_not_finite_are_not_stored_and_extreme_ones_are() -> None:
     import torch
 
-    from robust_student.measurements import Batch, _scored
+    from robust_student.evaluation.measurements import Batch, _scored
 
     logits = torch.tensor([[math.nan, 0.0], [0.0, 5000.0]])
     broken, sure = _scored(Batch("m", [0, 1], logits, torch.tensor([0, 0]), None), "none", None, logits)

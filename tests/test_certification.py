@@ -11,12 +11,12 @@ import torch
 from reference import Silent, message_of, prototype_classifier, toy_data
 from torch import nn
 
-from robust_student import certification
 from robust_student.attacks.minimum_norm import Effort, smallest_confidence_loss, smallest_decision_change
 from robust_student.bounds.certified import Certifier
-from robust_student.certification import certify
 from robust_student.core.norms import Norm
-from robust_student.measurement_settings import CertificationSettings, SmoothingSettings
+from robust_student.evaluation import certify as certify_module
+from robust_student.evaluation.certify import certify
+from robust_student.evaluation.settings import CertificationSettings, SmoothingSettings
 from robust_student.models.model import as_model
 from robust_student.results.intervals import median, wilson
 from robust_student.results.radii import radius_of, summarise_radii
@@ -51,9 +51,9 @@ def small_run(output: Path, subjects: Mapping[str, nn.Module] | None = None, **c
     two = subjects or {name: model for name, model in models().items() if name != "kd"}
     less = Effort(budgets=5, restarts=1, pgd_steps=3, steps=5)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(certification, "smallest_decision_change", partial(smallest_decision_change, effort=less))
-        patch.setattr(certification, "smallest_confidence_loss", partial(smallest_confidence_loss, effort=less))
-        patch.setattr(certification, "AGREEMENT_STEPS", 5)
+        patch.setattr(certify_module, "smallest_decision_change", partial(smallest_decision_change, effort=less))
+        patch.setattr(certify_module, "smallest_confidence_loss", partial(smallest_confidence_loss, effort=less))
+        patch.setattr(certify_module, "AGREEMENT_STEPS", 5)
         return certify(two, DATA, CertificationSettings.parse(SMALL | changes), output=output)
 
 

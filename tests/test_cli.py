@@ -14,11 +14,11 @@ import yaml
 from PIL import Image
 from reference import message_of
 
-from robust_student import ledger
 from robust_student.arguments import parse
 from robust_student.cli import COMMANDS, main
 from robust_student.data.readers.load import load_data
-from robust_student.measurement_settings import SUITES, EvaluationSettings
+from robust_student.evaluation import row_store
+from robust_student.evaluation.settings import SUITES, EvaluationSettings
 from robust_student.measuring import Evaluate
 from robust_student.models.run_directory import load, save
 from robust_student.runtime.files import append_jsonl, read_json
@@ -415,7 +415,7 @@ def test_workers_share_the_batches(teacher: Path, tmp_path: Path, monkeypatch: p
         append_jsonl(path, rows)
         measured.append(len(rows))
 
-    monkeypatch.setattr(ledger, "append_jsonl", append)
+    monkeypatch.setattr(row_store, "append_jsonl", append)
     run("evaluate", str(teacher), "--data", "digits", *QUICK, "--workers", "3", "--output", str(tmp_path / "out"))
     whole = len((tmp_path / "out" / "rows.jsonl").read_text().splitlines())
     assert whole / 4 < sum(measured) < whole / 2

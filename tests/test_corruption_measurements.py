@@ -12,14 +12,14 @@ import torch
 from reference import affine, message_of, prototype_classifier, toy_data
 from torch import nn
 
-from robust_student import ledger
 from robust_student.core.rng import example_seeds
 from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE
-from robust_student.corruption_measurements import corruption_kinds
 from robust_student.corruptions.kinds import IMAGENET_C, corrupt
 from robust_student.data.readers.load import Data, Examples
-from robust_student.evaluation import evaluate
-from robust_student.measurement_settings import CorruptionSettings, EvaluationSettings
+from robust_student.evaluation import row_store
+from robust_student.evaluation.corruption_measurements import corruption_kinds
+from robust_student.evaluation.evaluate import evaluate
+from robust_student.evaluation.settings import CorruptionSettings, EvaluationSettings
 from robust_student.results.intervals import mean_over_examples, relative_drop
 from robust_student.results.records import find
 from robust_student.results.rows import EVALUATION, ROWS, SUMMARY
@@ -142,7 +142,7 @@ def test_an_interrupted_evaluation_goes_on_to_the_same_result(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(ledger, "append_jsonl", dying)
+        patch.setattr(row_store, "append_jsonl", dying)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "out")
     records = run(tmp_path / "out")
@@ -196,7 +196,7 @@ def test_a_set_whose_files_have_changed_does_not_continue_an_evaluation(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(ledger, "append_jsonl", dying)
+        patch.setattr(row_store, "append_jsonl", dying)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "out", settings)
     whole = np.load(tmp_path / "snow.npy")

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from reference import message_of, toy_data
 
-from robust_student.corruption_sets import open_corruption_set
 from robust_student.data.readers.load import Data
+from robust_student.evaluation.corruption_sets import open_corruption_set
 
 DATA = toy_data(train=12, test=9, shape=(3, 8, 10))
 GREY = toy_data(train=12, test=9, shape=(1, 8, 10))

@@ -15,14 +15,14 @@ from PIL import Image
 from reference import Silent, affine, assert_state, message_of, prototype_classifier, state_of, toy_data
 from torch import Tensor, nn
 
-from robust_student import ledger, measurements
 from robust_student.bounds.estimated import estimated_confidence_radius, estimated_decision_radius
 from robust_student.core.norms import Norm
 from robust_student.core.tensors import UNBOUNDED
 from robust_student.data.readers.load import Data, Examples, load_data
-from robust_student.evaluation import evaluate, headline
-from robust_student.ledger import Shard
-from robust_student.measurement_settings import EvaluationSettings, MaskingSettings
+from robust_student.evaluation import measurements, row_store
+from robust_student.evaluation.evaluate import evaluate, headline
+from robust_student.evaluation.row_store import Shard
+from robust_student.evaluation.settings import EvaluationSettings, MaskingSettings
 from robust_student.models.model import Model, as_model
 from robust_student.models.run_directory import save
 from robust_student.report.write import write_report
@@ -550,7 +550,7 @@ def interrupt(output: Path, after: int, monkeypatch: pytest.MonkeyPatch, setting
         written[0] += 1
 
     with monkeypatch.context() as patch:
-        patch.setattr(ledger, "append_jsonl", append)
+        patch.setattr(row_store, "append_jsonl", append)
         with pytest.raises(Interrupted):
             run(output, settings)
 
@@ -687,7 +687,7 @@ def test_shards_in_any_order_add_up_to_the_evaluation_of_one_process(
         original(path, rows)
         measured.append(len(rows))
 
-    monkeypatch.setattr(ledger, "append_jsonl", append)
+    monkeypatch.setattr(row_store, "append_jsonl", append)
     for index in reversed(range(count)):
         assert run(output, ATTACKED, shard=Shard(index, count)) == []
         assert not (output / SUMMARY).exists() and not (output / ROWS).exists()

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from robust_student.core.tensors import UNBOUNDED
 from robust_student.data.readers.load import Data
-from robust_student.evaluation import evaluate
-from robust_student.masking_checks import PREFIX, masking_verdict
-from robust_student.measurement_settings import EvaluationSettings, MaskingSettings
+from robust_student.evaluation.evaluate import evaluate
+from robust_student.evaluation.masking_checks import PREFIX, masking_verdict
+from robust_student.evaluation.settings import EvaluationSettings, MaskingSettings
 from robust_student.results.masking import CHECKS, CheckName, Verdict
 from robust_student.results.rows import ROWS, Row
 from robust_student.runtime.files import read_jsonl

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from reference import prototype_classifier, toy_data
 
-from robust_student.evaluation import evaluate
-from robust_student.measurement_settings import EvaluationSettings
+from robust_student.evaluation.evaluate import evaluate
+from robust_student.evaluation.settings import EvaluationSettings
 from robust_student.runtime import progress
 from robust_student.runtime.progress import Advance
 from robust_student.training.settings import TrainingSettings

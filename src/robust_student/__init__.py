@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from robust_student.data.readers.load import Data as Data
     from robust_student.data.readers.load import data_from_datasets as data_from_datasets
     from robust_student.data.readers.load import load_data as load_data
-    from robust_student.evaluation import evaluate as evaluate
-    from robust_student.measurement_settings import CorruptionSettings as CorruptionSettings
-    from robust_student.measurement_settings import EvaluationSettings as EvaluationSettings
+    from robust_student.evaluation.evaluate import evaluate as evaluate
+    from robust_student.evaluation.settings import CorruptionSettings as CorruptionSettings
+    from robust_student.evaluation.settings import EvaluationSettings as EvaluationSettings
     from robust_student.models.model import Model as Model
     from robust_student.models.open_model import open_model as open_model
     from robust_student.models.run_directory import load as load
@@ -48,7 +48,7 @@ _PLACES = {
     "Terms": "robust_student.objectives.terms",
     # Evidence
     "corrupt": "robust_student.corruptions.kinds",
-    "evaluate": "robust_student.evaluation",
+    "evaluate": "robust_student.evaluation.evaluate",
     # Bounds and norms
     "InputRange": "robust_student.core.tensors",
     "Norm": "robust_student.core.norms",
@@ -56,9 +56,9 @@ _PLACES = {
     "estimated_decision_radius": "robust_student.bounds.estimated",
     # Settings
     "METHODS": "robust_student.objectives.settings",
-    "CorruptionSettings": "robust_student.measurement_settings",
+    "CorruptionSettings": "robust_student.evaluation.settings",
     "DistillSettings": "robust_student.training.settings",
-    "EvaluationSettings": "robust_student.measurement_settings",
+    "EvaluationSettings": "robust_student.evaluation.settings",
     "ObjectiveSettings": "robust_student.objectives.settings",
     "TeacherSettings": "robust_student.models.settings",
     "TrainingSettings": "robust_student.training.settings",

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from robust_student.data.readers.load import load_data
-from robust_student.evaluation import evaluate
-from robust_student.measurement_settings import EvaluationSettings
+from robust_student.evaluation.evaluate import evaluate
+from robust_student.evaluation.settings import EvaluationSettings
 from robust_student.objectives.settings import METHODS, SecantSettings
 from robust_student.report.write import write_report
 from robust_student.results.rows import BREAKDOWN, EVALUATION, GALLERY, ROWS, SUMMARY

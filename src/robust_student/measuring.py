@@ -10,7 +10,7 @@ from pydantic import Field
 from robust_student import terminal
 from robust_student.arguments import Command, Config, Flat, Words, merged, named
 from robust_student.core.errors import UserError, nearest, short
-from robust_student.measurement_settings import SUITES, CertificationSettings, EvaluationSettings
+from robust_student.evaluation.settings import SUITES, CertificationSettings, EvaluationSettings
 from robust_student.models.settings import IntakeSettings
 
 
@@ -56,8 +56,8 @@ class Evaluate(Command):
 
     def run(self) -> None:
         """Do it."""
-        from robust_student.evaluation import evaluate
-        from robust_student.ledger import Shard
+        from robust_student.evaluation.evaluate import evaluate
+        from robust_student.evaluation.row_store import Shard
         from robust_student.runtime.distributed import first, joined, rank, size, wait
         from robust_student.workers import beside
 
@@ -91,7 +91,7 @@ class Evaluate(Command):
 
     def _collect(self, models: dict[str, Any], data: Any) -> None:
         """Measure what no shard has measured, and put everything together."""
-        from robust_student.evaluation import evaluate
+        from robust_student.evaluation.evaluate import evaluate
 
         records = evaluate(models, data, self.evaluation, output=self.output)
         terminal.show(records, self.output / "summary.json")
@@ -118,7 +118,7 @@ class Certify(Command):
 
     def run(self) -> None:
         """Do it."""
-        from robust_student.certification import certify
+        from robust_student.evaluation.certify import certify
 
         models, data = _models(self, "certify")
         records = certify(models, data, self.certification, output=self.output)

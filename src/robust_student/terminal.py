@@ -40,7 +40,7 @@ def show_search(record: dict[str, Any]) -> None:
 
 def show(records: list[dict[str, Any]], path: Path) -> None:
     """The headline figures as a table, how many examples they rest on, and where the rest is."""
-    from robust_student.evaluation import headline
+    from robust_student.evaluation.evaluate import headline
     from robust_student.results.rows import EVALUATION
     from robust_student.runtime.files import read_json
 

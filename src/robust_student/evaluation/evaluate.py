@@ -7,18 +7,19 @@ from typing import Any
 from torch import nn
 
 from robust_student.core.errors import UserError
-from robust_student.corruption_measurements import (
+from robust_student.data.readers.load import Data, nested_sample
+from robust_student.evaluation.corruption_measurements import (
     corruption_kinds,
     corruption_marks,
     corruption_plan,
     describe_corruptions,
 )
-from robust_student.data.readers.load import Data, nested_sample
-from robust_student.gallery import gallery, worst_examples
-from robust_student.ledger import Ledger, Sample, Shard, describe, fingerprint, prepare
-from robust_student.masking_checks import PREFIX, masking_plans, masking_verdict
-from robust_student.measurement_settings import EvaluationSettings
-from robust_student.measurements import autoattack_suite, plan, require_possible_budgets
+from robust_student.evaluation.fingerprint import describe, fingerprint, prepare
+from robust_student.evaluation.gallery import gallery, worst_examples
+from robust_student.evaluation.masking_checks import PREFIX, masking_plans, masking_verdict
+from robust_student.evaluation.measurements import autoattack_suite, plan, require_possible_budgets
+from robust_student.evaluation.row_store import Ledger, Sample, Shard
+from robust_student.evaluation.settings import EvaluationSettings
 from robust_student.models.costs import costs
 from robust_student.models.memory_format import channels_last
 from robust_student.models.model import Model

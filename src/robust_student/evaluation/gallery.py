@@ -16,8 +16,8 @@ from robust_student.core.rng import example_seeds, normal_per_example
 from robust_student.core.tensors import answers
 from robust_student.corruptions.snr_noise import gaussian_at_snr
 from robust_student.data.readers.load import Data
-from robust_student.measurement_settings import EvaluationSettings
-from robust_student.measurements import Batch, random_starts
+from robust_student.evaluation.measurements import Batch, random_starts
+from robust_student.evaluation.settings import EvaluationSettings
 from robust_student.models.model import Model
 from robust_student.results.rows import Key, Row
 

@@ -8,11 +8,11 @@ from torch import Tensor
 from robust_student.core.errors import UserError, nearest
 from robust_student.core.rng import example_seeds
 from robust_student.core.tensors import UNIT_RANGE, answers
-from robust_student.corruption_sets import open_corruption_set, set_digest
 from robust_student.corruptions.kinds import CORRUPTIONS, IMAGENET_C, corrupt, require_images
 from robust_student.data.readers.load import Data
-from robust_student.measurement_settings import CorruptionSettings, EvaluationSettings
-from robust_student.measurements import Batch, Measurement, rows_of
+from robust_student.evaluation.corruption_sets import open_corruption_set, set_digest
+from robust_student.evaluation.measurements import Batch, Measurement, rows_of
+from robust_student.evaluation.settings import CorruptionSettings, EvaluationSettings
 from robust_student.models.model import Model
 from robust_student.results.rows import CORRUPTION, Row
 

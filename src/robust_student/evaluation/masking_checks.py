@@ -14,8 +14,8 @@ from robust_student.core.errors import UserError
 from robust_student.core.margins import input_gradient, margin, true_score
 from robust_student.core.tensors import Labels, Logits, PerExample, answers
 from robust_student.data.readers.load import Data
-from robust_student.measurement_settings import EvaluationSettings
-from robust_student.measurements import Batch, Measurement, autoattack_suite, grade, random_starts, rows_of
+from robust_student.evaluation.measurements import Batch, Measurement, autoattack_suite, grade, random_starts, rows_of
+from robust_student.evaluation.settings import EvaluationSettings
 from robust_student.models.model import Model
 from robust_student.results.masking import CheckName, Verdict, judge
 from robust_student.results.rows import Row

@@ -19,7 +19,7 @@ from robust_student.core.rng import example_seeds, normal_per_example, uniform_p
 from robust_student.core.tensors import answers
 from robust_student.corruptions.snr_noise import gaussian_at_snr, impulse_at_snr, uniform_at_snr
 from robust_student.data.readers.load import Data
-from robust_student.measurement_settings import EvaluationSettings
+from robust_student.evaluation.settings import EvaluationSettings
 from robust_student.models.model import Model
 from robust_student.results.rows import Row
 

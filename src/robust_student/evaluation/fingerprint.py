@@ -1,0 +1,52 @@
+"""What must be the same for a measurement to be continued."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robust_student.core.settings import Settings
+from robust_student.data.readers.load import Data
+from robust_student.models.costs import serialised
+from robust_student.models.fingerprints import PROBE, probe
+from robust_student.models.model import Model, as_model, require_fit
+
+
+def prepare(name: str, model: Model | nn.Module, data: Data, device: torch.device) -> Model:
+    """A model ready to be measured on `data`; UserError where they do not belong together."""
+    if isinstance(model, Model):
+        require_fit(model, data, f"model '{name}'")
+    return as_model(model, data).to(device).eval()
+
+
+def describe(model: Model) -> dict[str, Any]:
+    """What a model's run recorded about it."""
+    described: dict[str, Any] = {"card": model.card.model_dump(mode="json")}
+    described |= {"history": model.history, "search": model.search}
+    epoch = model.card.provenance.get("epoch")
+    return described | ({} if epoch is None else {"best_epoch": epoch})
+
+
+def fingerprint(models: Mapping[str, Model], data: Data, settings: Settings) -> dict[str, Any]:
+    """What must be the same for an interrupted run of measurements to be continued."""
+    code = {name: found for name, model in models.items() if (found := model.code()) is not None}
+    return {
+        "models": {name: _identity(model) for name, model in models.items()},
+        **({"code": code} if code else {}),
+        "data": data.name,
+        "test": data.test.digest(),
+        "settings": settings.model_dump(mode="json"),
+        PROBE: {name: probe(model) for name, model in models.items()},
+    }
+
+
+def _identity(model: Model) -> str:
+    """Architecture and weights, and what the model does before and after them."""
+    around = [str(part) for part in (model.card.network_size, model.card.order) if part is not None]
+    return ":".join([str(model.card.network), *around, _digest(model.state_dict())])
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    return hashlib.sha256(serialised(tensors)).hexdigest()
