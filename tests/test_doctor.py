@@ -12,15 +12,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robust_student import doctor, machine_checks
 from robust_student.cli import main
 from robust_student.core.errors import UserError
 from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE
 from robust_student.data.readers.load import Data, Examples, Stream, load_data
-from robust_student.data_checks import check_data
-from robust_student.doctor import examine, validation_sample
-from robust_student.findings import Finding
-from robust_student.machine_checks import (
+from robust_student.doctor import examine as examine_module
+from robust_student.doctor import machine
+from robust_student.doctor.data import check_data
+from robust_student.doctor.examine import examine, validation_sample
+from robust_student.doctor.findings import Finding
+from robust_student.doctor.machine import (
     Machine,
     check_arithmetic,
     check_devices,
@@ -29,10 +30,10 @@ from robust_student.machine_checks import (
     slope_of_slope,
     training_step,
 )
+from robust_student.doctor.teacher import check_accuracy, check_gradients, check_outputs, sample_inputs
 from robust_student.models.model import Model, as_model
 from robust_student.models.run_directory import load
 from robust_student.models.settings import TeacherSettings
-from robust_student.teacher_checks import check_accuracy, check_gradients, check_outputs, sample_inputs
 from robust_student.training.settings import TrainingSettings
 from robust_student.training.train import train
 
@@ -387,7 +388,7 @@ def test_a_teacher_is_tried_on_noise_where_there_are_no_examples(run: Path) -> N
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without importing every extra."""
-    monkeypatch.setattr(doctor, "check_packages", lambda: [Finding("packages", "fine", "all there")])
+    monkeypatch.setattr(examine_module, "check_packages", lambda: [Finding("packages", "fine", "all there")])
 
 
 def test_a_healthy_setting_ends_with_exit_code_0(
@@ -426,7 +427,7 @@ def test_a_problem_ends_with_exit_code_1_and_one_line(
 
 def test_an_output_inside_the_data_is_a_problem(tmp_path: Path, quick: None) -> None:
     (tmp_path / "photos").mkdir()
-    findings = doctor.examine(data=f"folder:{tmp_path / 'photos'}", output=tmp_path / "photos" / "out")
+    findings = examine_module.examine(data=f"folder:{tmp_path / 'photos'}", output=tmp_path / "photos" / "out")
     said = [finding.text for finding in findings if (finding.area, finding.level) == ("output", "problem")]
     assert len(said) == 1 and "lies in the folder of the data" in said[0]
 
@@ -507,8 +508,8 @@ def test_a_problem_does_not_stop_the_rest(tmp_path: Path, run: Path, quick: None
 
 
 def test_memory_is_looked_at_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine_checks, "physical_memory", lambda: None)
-    monkeypatch.setattr(machine_checks, "available_memory", lambda: None)
+    monkeypatch.setattr(machine, "physical_memory", lambda: None)
+    monkeypatch.setattr(machine, "available_memory", lambda: None)
     assert "unknown memory" in check_devices("cpu")[0].text
 
 
@@ -516,5 +517,5 @@ def test_a_user_error_of_any_part_becomes_a_finding(monkeypatch: pytest.MonkeyPa
     def refuse(spec: str, **more: Any) -> Data:
         raise UserError("data: all wrong; do it right")
 
-    monkeypatch.setattr(doctor, "load_data", refuse)
+    monkeypatch.setattr(examine_module, "load_data", refuse)
     assert Finding("data", "problem", "data: all wrong", "do it right") in examine(data="digits")

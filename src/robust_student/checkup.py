@@ -25,7 +25,7 @@ class Doctor(Command):
 
     def run(self) -> None:
         """Do it; exit code 1 where there is a problem."""
-        from robust_student.doctor import examine
+        from robust_student.doctor.examine import examine
 
         findings = examine(
             data=self.data,

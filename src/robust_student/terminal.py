@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from robust_student.findings import Finding
+from robust_student.doctor.findings import Finding
 
 
 def finished(trained: Any, output: Path) -> None:

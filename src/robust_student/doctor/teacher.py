@@ -10,7 +10,7 @@ from robust_student.core.errors import UserError
 from robust_student.core.margins import margin
 from robust_student.core.module_state import device_of, evaluating
 from robust_student.data.readers.load import Examples
-from robust_student.findings import Finding
+from robust_student.doctor.findings import Finding
 from robust_student.models.costs import count_parameters
 from robust_student.models.model import Model
 from robust_student.training.teacher import CHECKED, check_teacher

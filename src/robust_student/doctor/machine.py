@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from torch import Tensor
 
 from robust_student.core.errors import UserError
-from robust_student.findings import Finding
+from robust_student.doctor.findings import Finding
 from robust_student.runtime.files import require_writable
 from robust_student.runtime.hardware import available_memory, physical_memory, readable, resolve_device, usable_cores
 

@@ -9,20 +9,20 @@ import torch
 
 from robust_student.core.errors import UserError
 from robust_student.data.readers.load import Data, Examples, load_data, require_outside, stratified_sample
-from robust_student.data_checks import check_data
-from robust_student.findings import Finding
-from robust_student.machine_checks import check_arithmetic, check_devices, check_output, check_packages
-from robust_student.models.model import Model
-from robust_student.models.open_model import expected_shape, open_model
-from robust_student.models.settings import TeacherSettings
-from robust_student.runtime.hardware import resolve_device
-from robust_student.teacher_checks import (
+from robust_student.doctor.data import check_data
+from robust_student.doctor.findings import Finding
+from robust_student.doctor.machine import check_arithmetic, check_devices, check_output, check_packages
+from robust_student.doctor.teacher import (
     check_accuracy,
     check_gradients,
     check_outputs,
     describe_teacher,
     sample_inputs,
 )
+from robust_student.models.model import Model
+from robust_student.models.open_model import expected_shape, open_model
+from robust_student.models.settings import TeacherSettings
+from robust_student.runtime.hardware import resolve_device
 from robust_student.training.settings import TrainingSettings
 from robust_student.training.teacher import CHECKED, validation_examples
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from robust_student.data.readers.load import Data, Examples, Stream
-from robust_student.findings import Finding, Level
+from robust_student.doctor.findings import Finding, Level
 from robust_student.runtime.hardware import readable
 
 LOOKED_AT = 1_000_000_000
