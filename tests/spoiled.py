@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from robust_student.cli import main
+from robust_student.cli.main import main
 from robust_student.training.checkpoints import Checkpoints
 
 EVALUATED = ["evaluate", "teacher", "--data", "digits", "--output", "evaluation", "--device", "cpu", "--examples", "8"]

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 from reference import message_of
 
-from robust_student.arguments import Command, parse
-from robust_student.cli import COMMANDS, Train
-from robust_student.measuring import Certify, Evaluate
+from robust_student.cli.arguments import Command, parse
+from robust_student.cli.certify import Certify
+from robust_student.cli.evaluate import Evaluate
+from robust_student.cli.main import COMMANDS
+from robust_student.cli.train import Train
 
 TRAIN = ["train", "--data", "digits", "--model", "linear", "--output", "out"]
 COMPLAINTS = {

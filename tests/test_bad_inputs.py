@@ -50,7 +50,7 @@ from spoiled import (
     world,
 )
 
-from robust_student.cli import main
+from robust_student.cli.main import main
 
 MANY = 5000
 DEEP = "[" * 10**5

@@ -15,7 +15,7 @@ import pytest
 from test_report import Files, Page, save
 from test_report import files as evaluation_files
 
-from robust_student.cli import main
+from robust_student.cli.main import main
 from robust_student.core.errors import UserError
 from robust_student.report import figures
 from robust_student.report.certificates import read

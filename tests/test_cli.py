@@ -14,15 +14,15 @@ import yaml
 from PIL import Image
 from reference import message_of
 
-from robust_student.arguments import parse
-from robust_student.cli import COMMANDS, main
+from robust_student.cli.arguments import parse
+from robust_student.cli.evaluate import Evaluate
+from robust_student.cli.main import COMMANDS, main
+from robust_student.cli.workers import beside
 from robust_student.data.readers.load import load_data
 from robust_student.evaluation import row_store
 from robust_student.evaluation.settings import SUITES, EvaluationSettings
-from robust_student.measuring import Evaluate
 from robust_student.models.run_directory import load, save
 from robust_student.runtime.files import append_jsonl, read_json
-from robust_student.workers import beside
 
 LINEAR = ["--data", "digits", "--model", "linear"]
 TRAIN = [*LINEAR, "--epochs", "2", "--device", "cpu"]
@@ -495,7 +495,7 @@ def test_ctrl_c_says_whether_the_same_command_goes_on(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("robust_student.cli.parse", interrupted)
+    monkeypatch.setattr("robust_student.cli.main.parse", interrupted)
     with pytest.raises(SystemExit) as stop:
         main([name])
     assert stop.value.code == 130

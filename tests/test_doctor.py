@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robust_student.cli import main
+from robust_student.cli.main import main
 from robust_student.core.errors import UserError
 from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE
 from robust_student.data.readers.load import Data, Examples, Stream, load_data

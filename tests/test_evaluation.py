@@ -16,11 +16,12 @@ from reference import Silent, affine, assert_state, message_of, prototype_classi
 from torch import Tensor, nn
 
 from robust_student.bounds.estimated import estimated_confidence_radius, estimated_decision_radius
+from robust_student.cli.terminal import headline
 from robust_student.core.norms import Norm
 from robust_student.core.tensors import UNBOUNDED
 from robust_student.data.readers.load import Data, Examples, load_data
 from robust_student.evaluation import measurements, row_store
-from robust_student.evaluation.evaluate import evaluate, headline
+from robust_student.evaluation.evaluate import evaluate
 from robust_student.evaluation.row_store import Shard
 from robust_student.evaluation.settings import EvaluationSettings, MaskingSettings
 from robust_student.models.model import Model, as_model

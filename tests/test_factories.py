@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from reference import message_of, toy_data
 
-from robust_student.cli import main
+from robust_student.cli.main import main
 from robust_student.models.factories import require_own
 from robust_student.models.model import as_model
 from robust_student.models.run_directory import load, save

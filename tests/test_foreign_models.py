@@ -11,8 +11,8 @@ import torchvision
 from PIL import Image
 from torch import nn
 
-from robust_student.arguments import named
-from robust_student.cli import main
+from robust_student.cli.arguments import named
+from robust_student.cli.main import main
 from robust_student.models.run_directory import load, save
 from robust_student.runtime.files import read_json, write_json
 from robust_student.training.settings import TrainingSettings

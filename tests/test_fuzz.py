@@ -23,8 +23,8 @@ from pydantic import BaseModel
 from spoiled import EVALUATED, idx, png, table, weight_bytes
 from torch import nn
 
-from robust_student import arguments
-from robust_student.cli import COMMANDS, main
+from robust_student.cli import arguments
+from robust_student.cli.main import COMMANDS, main
 from robust_student.core.errors import UserError
 from robust_student.core.settings import read_yaml
 from robust_student.data.images import Format, decode, look

@@ -29,7 +29,7 @@ from spoiled import (
 )
 from torch import Tensor, nn
 
-from robust_student.cli import main
+from robust_student.cli.main import main
 from robust_student.data.readers.load import load_data
 from robust_student.models.registry import build
 from robust_student.models.run_directory import load

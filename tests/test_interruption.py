@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import robust_student
-from robust_student.checkup import Doctor
-from robust_student.cli import main
+from robust_student.cli.doctor import Doctor
+from robust_student.cli.main import main
 from robust_student.runtime.files import replacing
 
 SLOW = "import pathlib, time\npathlib.Path('importing').touch()\ntime.sleep(300)\n"

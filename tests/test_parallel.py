@@ -11,7 +11,7 @@ import torch
 import two_processes
 from torch import Tensor
 
-from robust_student.cli import main
+from robust_student.cli.main import main
 from robust_student.core.errors import UserError
 from robust_student.models.run_directory import load
 from robust_student.runtime import distributed

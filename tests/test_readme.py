@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 import robust_student
-from robust_student.cli import main
+from robust_student.cli.main import main
 from robust_student.core.settings import read_yaml
 from robust_student.data.readers.load import Data
 from robust_student.models.registry import build

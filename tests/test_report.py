@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from robust_student.cli import main
+from robust_student.cli.main import main
 from robust_student.core.errors import UserError
 from robust_student.report.evaluation import read
 from robust_student.report.pages import number

@@ -17,7 +17,7 @@ import torch
 from reference import assert_state, message_of, prototype_classifier, same_state, state_of, toy_data
 from torch import nn
 
-from robust_student.cli import main
+from robust_student.cli.main import main
 from robust_student.data.augmentation import AugmentationSettings
 from robust_student.models import model
 from robust_student.models.model import as_model

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 from test_report import FAIL, Files, files, save
 
-from robust_student.cli import main
+from robust_student.cli.main import main
 from robust_student.report.evaluation import read
 from robust_student.report.seeds import merge
 from robust_student.report.side_by_side import compare

@@ -22,7 +22,7 @@ from reference import message_of
 from torch import Tensor
 
 from robust_student import load, load_data
-from robust_student.cli import main
+from robust_student.cli.main import main
 from robust_student.core.errors import UserError
 from robust_student.core.tensors import UNIT_RANGE
 from robust_student.data import examples

@@ -13,7 +13,7 @@ import torch
 from reference import message_of
 from torch import Tensor, nn
 
-from robust_student.cli import main
+from robust_student.cli.main import main
 from robust_student.models.weights import load_weights
 
 

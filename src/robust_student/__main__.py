@@ -9,11 +9,11 @@ def main() -> None:
     """Import the command line, which takes seconds, and run it."""
     numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
     kept = {number: signal.signal(number, _leave) for number in numbers}
-    from robust_student import cli
+    from robust_student.cli import main as main_module
 
     for number, handler in kept.items():
         signal.signal(number, handler)
-    cli.main()
+    main_module.main()
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -24,7 +24,7 @@ from robust_student.models.costs import costs
 from robust_student.models.memory_format import channels_last
 from robust_student.models.model import Model
 from robust_student.results.breakdown import breakdown
-from robust_student.results.records import find, summarise
+from robust_student.results.records import summarise
 from robust_student.results.rows import BREAKDOWN, EVALUATION, GALLERY, SUMMARY, Key, Row
 from robust_student.runtime.files import read_json, write_json
 from robust_student.runtime.hardware import resolve_device
@@ -103,27 +103,6 @@ def evaluate(
     write_json(output / EVALUATION, details)
     write_json(output / SUMMARY, records)
     return records
-
-
-def headline(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One line per model for a terminal: clean, noise at the level nearest 0 dB, AutoAttack, verdict, parameters."""
-    names = list(dict.fromkeys(record["model"] for record in records))
-    lines = []
-    for name in names:
-        noise = min(find(records, name, "accuracy", "gaussian_snr_db"), key=lambda r: abs(r["setting"]), default=None)
-        attacks = [r for r in records if r["model"] == name and r["perturbation"].startswith("autoattack_")]
-        accuracy = [r for r in attacks if r["metric"] == "accuracy"]
-        parameters = find(records, name, "parameters")
-        lines.append(
-            {
-                "model": name,
-                "parameters": parameters[0]["value"] if parameters else None,
-                "clean": find(records, name, "accuracy")[0],
-                "noise": noise,
-                "autoattack": accuracy[0] if accuracy else None,
-            }
-        )
-    return lines
 
 
 def _skipped(groups: Mapping[Key, Mapping[int, Row]], name: str) -> int:

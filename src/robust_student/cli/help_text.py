@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from robust_student.flags import Flag
+from robust_student.cli.flags import Flag
 
 PROGRAM = "robust-student"
 

@@ -9,6 +9,28 @@ from rich.table import Table
 from rich.text import Text
 
 from robust_student.doctor.findings import Finding
+from robust_student.results.records import find
+
+
+def headline(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One line per model for a terminal: clean, noise at the level nearest 0 dB, AutoAttack, verdict, parameters."""
+    names = list(dict.fromkeys(record["model"] for record in records))
+    lines = []
+    for name in names:
+        noise = min(find(records, name, "accuracy", "gaussian_snr_db"), key=lambda r: abs(r["setting"]), default=None)
+        attacks = [r for r in records if r["model"] == name and r["perturbation"].startswith("autoattack_")]
+        accuracy = [r for r in attacks if r["metric"] == "accuracy"]
+        parameters = find(records, name, "parameters")
+        lines.append(
+            {
+                "model": name,
+                "parameters": parameters[0]["value"] if parameters else None,
+                "clean": find(records, name, "accuracy")[0],
+                "noise": noise,
+                "autoattack": accuracy[0] if accuracy else None,
+            }
+        )
+    return lines
 
 
 def finished(trained: Any, output: Path) -> None:
@@ -40,7 +62,6 @@ def show_search(record: dict[str, Any]) -> None:
 
 def show(records: list[dict[str, Any]], path: Path) -> None:
     """The headline figures as a table, how many examples they rest on, and where the rest is."""
-    from robust_student.evaluation.evaluate import headline
     from robust_student.results.rows import EVALUATION
     from robust_student.runtime.files import read_json
 

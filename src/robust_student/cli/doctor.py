@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Annotated
 
-from robust_student import terminal
-from robust_student.arguments import Command, Flat
+from robust_student.cli import terminal
+from robust_student.cli.arguments import Command, Flat
 from robust_student.models.settings import TeacherSettings
 
 

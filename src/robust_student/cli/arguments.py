@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 from pydantic import ValidationError
 
+from robust_student.cli.flags import Flag, Mark, flags_of, nearest_flag
+from robust_student.cli.help_text import PROGRAM, help_of, help_of_all
 from robust_student.core.errors import UserError, nearest, short
 from robust_student.core.settings import Settings, explain, read_yaml
-from robust_student.flags import Flag, Mark, flags_of, nearest_flag
-from robust_student.help_text import PROGRAM, help_of, help_of_all
 
 Flat = Mark.FLAT
 """Mark of a group whose flags carry no prefix."""

@@ -4,6 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
+from robust_student.cli import terminal
+from robust_student.cli.arguments import Command
+from robust_student.core.errors import UserError
+from robust_student.core.settings import LARGEST_SEED
 from robust_student.data.readers.load import load_data
 from robust_student.evaluation.evaluate import evaluate
 from robust_student.evaluation.settings import EvaluationSettings
@@ -12,6 +18,33 @@ from robust_student.report.write import write_report
 from robust_student.results.rows import BREAKDOWN, EVALUATION, GALLERY, ROWS, SUMMARY
 from robust_student.training.settings import DistillSettings, SelectionSettings, TrainingSettings
 from robust_student.training.train import distill, train
+
+
+class Demo(Command):
+    """Teacher, plain student and robust student on embedded data, evaluated and reported."""
+
+    output: Path = Path("runs/demo")
+    """Directory to write."""
+    overwrite: bool = False
+    """Replace the output directory of an earlier demo once the new one is complete."""
+    seed: int = Field(0, ge=0, le=LARGEST_SEED)
+    """Seed of everything random."""
+    device: str = "auto"
+    """auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps."""
+
+    def run(self) -> None:
+        """Do it."""
+        from robust_student.models.run_directory import require_new
+        from robust_student.runtime.files import replacing
+
+        if not self.overwrite:
+            require_new(self.output)
+        elif self.output.is_dir() and any(self.output.iterdir()) and not (self.output / FILES[0]).exists():
+            raise UserError(f"output {self.output}: is not the result of a demo; choose another name or remove it")
+        with replacing(self.output) as draft:
+            records = run_demo(draft, seed=self.seed, device=self.device, say=terminal.stage)
+        terminal.show(records, self.output / "report.html")
+
 
 TEACHER, STUDENT = "cnn:24", "resnet8:4"
 """56,074 and 4,934 parameters on 8x8 digits."""

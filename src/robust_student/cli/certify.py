@@ -1,0 +1,42 @@
+"""The command `certify`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from robust_student.cli import terminal
+from robust_student.cli.arguments import Command, Config, Flat, Words
+from robust_student.cli.open_models import open_models
+from robust_student.evaluation.settings import CertificationSettings
+from robust_student.models.settings import IntakeSettings
+
+
+class Certify(Command):
+    """Bound the perturbation that each example survives, from below (certified) and from above (attacks)."""
+
+    models: Words
+    """Run directories, each as NAME=DIR or DIR, or NAME=SPEC as for evaluate; bound B and agreement refer to the one
+    named teacher."""
+    data: str
+    """digits, folder:DIR, mnist:DIR, ... (see train --help, docs/data.md); only the test split is used."""
+    output: Path
+    """Directory for rows.jsonl, summary.json and the rest; the same command continues an interrupted run."""
+    image_size: int | None = Field(None, ge=4)
+    """Side in pixels to which folder images are resized; None: what the first run expects, else as in train."""
+    trust: bool = False
+    """Call code that a .pt2 file holds or somebody else's run names."""
+    teaching: Annotated[IntakeSettings, Flat] = IntakeSettings()
+    certification: Annotated[CertificationSettings, Flat] = CertificationSettings()
+    config: Config = None
+    """YAML file with any of these settings; flags win over it."""
+
+    def run(self) -> None:
+        """Do it."""
+        from robust_student.evaluation.certify import certify
+
+        models, data = open_models(
+            "certify", self.models, self.data, image_size=self.image_size, teaching=self.teaching, trust=self.trust
+        )
+        records = certify(models, data, self.certification, output=self.output)
+        terminal.show_radii(records, self.output / "summary.json")

@@ -1,0 +1,106 @@
+"""The command `distill`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from robust_student.cli import terminal
+from robust_student.cli.arguments import Command, Config, Flat, merged
+from robust_student.core.errors import UserError, nearest, short
+from robust_student.models.settings import TeacherSettings
+from robust_student.objectives.settings import METHODS, ObjectiveSettings
+from robust_student.training.settings import DistillSettings, TrainingSettings
+
+
+class Distill(Command):
+    """Teach a small student to be accurate and robust."""
+
+    teacher: str
+    """The teacher: a run directory; timm:NAME or torchvision:NAME with ,pretrained or @WEIGHTS; hub:USER/REPO or a
+    folder in the hub's layout; pkg.module:factory[@WEIGHTS], file.py:factory[@WEIGHTS]; a .pt2 program
+    (docs/models.md)."""
+    data: str
+    """digits, folder:DIR, mnist:DIR, ... (see train --help, docs/data.md): the data the teacher was trained on."""
+    model: str
+    """The student: linear, mlp:WIDTHS, cnn:WIDTH, resnet20, wrn-16-2, ..., timm:NAME, torchvision:NAME, hub:USER/REPO,
+    pkg.module:factory or file.py:factory (docs/models.md)."""
+    output: Path
+    """New run directory."""
+    image_size: int | None = Field(None, ge=4)
+    """Side in pixels to which folder images are resized; None: what a run as teacher expects, else their common size
+    up to 64, else 32."""
+    trust: bool = False
+    """Call code that a .pt2 file holds or somebody else's run names."""
+    method: str = "secant"
+    """Starting point for the objective: kd, score, exact, direct, projection, secant, secant-exact or certified."""
+    max_accuracy_drop: float | None = Field(None, ge=0)
+    """Search R and C2 on validation for the most robust student that loses at most this many points of clean
+    accuracy against plain distillation, then train it; None: no search."""
+    tries: int = Field(8, ge=1, le=12)
+    """Candidates of that search, each trained for half the epochs."""
+    cache_scores: bool = True
+    """Keep the teacher's scores on unchanging training inputs on disk, for the next run with the same teacher."""
+    shard_teacher: bool = False
+    """Spread the teacher's weights over the processes of a torchrun (FSDP): for teachers too big for one device."""
+    teaching: Annotated[TeacherSettings, Flat] = TeacherSettings()
+    training: Annotated[TrainingSettings, Flat] = TrainingSettings()
+    objective: Annotated[ObjectiveSettings, Flat] = METHODS["secant"]
+    config: Config = None
+    """YAML file with any of these settings; flags win over it."""
+
+    @classmethod
+    def complete(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """The objective starts from the method that a flag or the file names."""
+        method = given.get("method", "secant")
+        if not isinstance(method, str) or method not in METHODS:
+            raise UserError(
+                f"distill: unknown method {short(method)}"
+                + nearest(method if isinstance(method, str) else "", list(METHODS))
+            )
+        objective = given.get("objective") or {}
+        if isinstance(objective, dict):
+            return given | {"objective": merged(METHODS[method].model_dump(), objective), "method": method}
+        return given
+
+    def run(self) -> None:
+        """Do it."""
+        from robust_student.data.readers.load import load_data, require_outside
+        from robust_student.models.open_model import expected_shape
+        from robust_student.models.run_directory import require_new
+        from robust_student.runtime.distributed import first, joined, rank
+        from robust_student.training.search import search
+        from robust_student.training.teacher import open_teacher, validation_examples
+        from robust_student.training.train import distill
+
+        if self.max_accuracy_drop is None and self.tries != type(self).model_fields["tries"].default:
+            raise UserError("tries: are those of a search; name --max-accuracy-drop, too")
+        with joined(self.training.device):
+            first(lambda: require_new(self.output))
+            require_outside(self.output, self.data)
+            shape = expected_shape([self.teacher]) if self.image_size is None else None
+            data = load_data(self.data, shape=shape, image_size=self.image_size)
+            held_out = validation_examples(data, self.training.validation_fraction, self.training.seed)
+            teacher = open_teacher(self.teacher, data, held_out, self.teaching, trust=self.trust)
+            settings = DistillSettings(
+                training=self.training,
+                objective=self.objective,
+                cache_scores=self.cache_scores,
+                shard_teacher=self.shard_teacher,
+            )
+            if self.max_accuracy_drop is None:
+                trained = distill(teacher, self.model, data, settings, output=self.output)
+            else:
+                trained = search(
+                    teacher,
+                    self.model,
+                    data,
+                    settings,
+                    max_accuracy_drop=self.max_accuracy_drop,
+                    tries=self.tries,
+                    output=self.output,
+                )
+            if rank() == 0:
+                if self.max_accuracy_drop is not None:
+                    terminal.show_search(trained.model.search or {})
+                terminal.finished(trained, self.output)

@@ -1,0 +1,46 @@
+"""The models that `evaluate` and `certify` are asked to measure."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from robust_student.cli.arguments import named
+from robust_student.core.errors import UserError
+from robust_student.models.settings import IntakeSettings
+
+
+def open_models(
+    command: str,
+    models: Sequence[str],
+    data: str,
+    *,
+    image_size: int | tuple[int, int] | None,
+    teaching: IntakeSettings,
+    trust: bool,
+) -> tuple[dict[str, Any], Any]:
+    """The models that `command` is given as [NAME=]SPEC, and the data it is given as a spec."""
+    from robust_student.data.readers.load import load_data, require_outside
+    from robust_student.models.open_model import expected_shape, open_model
+
+    if not models:
+        raise UserError(f"{command}: name at least one run directory")
+    specs: dict[str, str] = {}
+    for text in models:
+        label, spec = named(text)
+        if not spec:
+            raise UserError(f"{command}: '{text}' names no directory; write NAME=DIR")
+        if label in specs:
+            raise UserError(f"{command}: two models are called '{label}'; name them as NAME=DIR")
+        specs[label] = spec
+    require_outside(command.output, data)
+    shape = expected_shape(list(specs.values())) if image_size is None else None
+    examples = load_data(data, shape=shape, image_size=image_size)
+    if "teacher" not in specs and teaching != IntakeSettings():
+        raise UserError(
+            f"{command}: --teacher-... says how to read the model named teacher, and none is (teacher=SPEC)"
+        )
+    settings = {"teacher": teaching}
+    opened = {
+        label: open_model(spec, examples, settings.get(label), trust=trust, role=f"model {label}")
+        for label, spec in specs.items()
+    }
+    return opened, examples

@@ -1,0 +1,57 @@
+"""The command `report`."""
+
+from pathlib import Path
+from typing import Literal
+
+from robust_student.cli.arguments import Command, Paths
+from robust_student.core.errors import UserError
+
+
+class Report(Command):
+    """Turn what `evaluate` or `certify` wrote into a page, Markdown or JSON; it recomputes nothing of a model."""
+
+    directories: Paths
+    """Directory that `evaluate` or `certify` wrote; two or more of `evaluate` with --compare or --seeds."""
+    compare: bool = False
+    """Put the evaluations side by side and compare each model with the first one's of that name, else its baseline."""
+    seeds: bool = False
+    """Average models of the same names over evaluations with other seeds: mean, sd, n, Student's t interval."""
+    certificates: Path | None = None
+    """Directory that `certify` wrote, to be shown below an evaluation."""
+    format: Literal["html", "markdown", "json"] | None = None
+    """What to write; None: by the suffix of the output (.html, .md, .json), html where there is none."""
+    output: Path | None = None
+    """File to write; None: report.html, report.md or report.json (report-with-certificates.*, comparison.*, seeds.*)
+    in the first directory."""
+    overwrite: bool = False
+    """Replace an existing file."""
+
+    def run(self) -> None:
+        """Do it."""
+        from robust_student.report.write import write_report
+
+        if not self.directories:
+            raise UserError("report: name at least one directory")
+        if self.compare and self.seeds:
+            raise UserError("report: --compare and --seeds exclude each other")
+        kind: Literal["report", "comparison", "seeds"]
+        kind = "comparison" if self.compare else "seeds" if self.seeds else "report"
+        style = self.format or _format(self.output)
+        suffix = {"html": "html", "markdown": "md", "json": "json"}[style]
+        name = kind if self.certificates is None else f"{kind}-with-certificates"
+        output = self.output if self.output is not None else self.directories[0] / f"{name}.{suffix}"
+        if output.exists() and not self.overwrite:
+            raise UserError(f"output {output}: exists already; choose another name or pass --overwrite")
+        write_report(self.directories, output, certificates=self.certificates, kind=kind, style=style)
+        print(f"report: {output}")
+
+
+def _format(output: Path | None) -> Literal["html", "markdown", "json"]:
+    """The format that a file's suffix asks for."""
+    if output is None or output.suffix in (".html", ".htm"):
+        return "html"
+    if output.suffix in (".md", ".markdown"):
+        return "markdown"
+    if output.suffix == ".json":
+        return "json"
+    raise UserError(f"output {output}: ends in none of .html, .md and .json; rename it or pass --format")
