@@ -1,4 +1,4 @@
-"""What each process of a torchrun does for tests/test_parallel.py; also run in the test's own process, as the only one.
+"""What each process of a torchrun does for tests/runtime/test_distributed.py; also run in the test process, alone.
 
 Usage: torchrun --nproc-per-node 2 tests/two_processes.py OUTPUT
 """

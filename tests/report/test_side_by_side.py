@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from report.test_write import FAIL, Files, files, save
 from scipy import stats
-from test_report import FAIL, Files, files, save
 
 from robust_student.cli.main import main
 from robust_student.report.evaluation import read

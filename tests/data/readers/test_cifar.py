@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from data.readers.test_parquet import encoded, pictures, write
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import message_of
-from test_parquet import encoded, pictures, write
 
 from robust_student.core.errors import UserError
 from robust_student.core.tensors import UNIT_RANGE

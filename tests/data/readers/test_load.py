@@ -97,7 +97,7 @@ def test_image_size_is_refused_where_it_has_no_effect() -> None:
 
 
 def test_the_documentation_names_every_source_and_option() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
     for kind, reader in READERS.items():
         assert f"`{kind}:" in page or f"`{kind}`" in page
         assert [name for name in reader.options if f"{name}=" not in page and f"`{name}`" not in page] == []

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_report import Files, Page, save
-from test_report import files as evaluation_files
+from report.test_write import Files, Page, save
+from report.test_write import files as evaluation_files
 
 from robust_student.cli.main import main
 from robust_student.core.errors import UserError
