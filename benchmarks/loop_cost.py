@@ -20,12 +20,12 @@ from rich.table import Table
 from robust_student import METHODS, RobustStudentObjective
 from robust_student.attacks.ascent import random_start
 from robust_student.core.norms import Norm
-from robust_student.core.rng import Draws, seed_generators, step_seed
+from robust_student.core.rng import ExampleRng, seed_generators, step_seed
 from robust_student.core.tensors import UNIT_RANGE
 from robust_student.data.augmentation import AugmentationSettings, augment
 from robust_student.data.readers.load import Examples
 from robust_student.models.registry import build
-from robust_student.training.batches import Feed, Part
+from robust_student.training.batches import Batches, MicroBatch
 from robust_student.training.optimisation import Optimisation, agree, averaged, limit_gradient, mean_of
 from robust_student.training.settings import TrainingSettings
 
@@ -40,8 +40,8 @@ def parts() -> dict[str, tuple[str, Callable[[], object]]]:
     pixels = torch.randint(0, 256, (IMAGES, *SHAPE), dtype=torch.uint8)
     source = Examples(pixels, torch.randint(CLASSES, (IMAGES,)))
     device = torch.device("cpu")
-    feed = Feed(source, batch_size=BATCH, accumulate=1, seed=0, device=device)
-    batches = endless(feed)
+    batches = Batches(source, batch_size=BATCH, accumulate=1, seed=0, device=device)
+    batches = endless(batches)
     (part,) = next(batches)
     known = 5 * torch.randn(IMAGES, CLASSES)
     objective = RobustStudentObjective(student, METHODS["kd"])
@@ -59,8 +59,8 @@ def parts() -> dict[str, tuple[str, Callable[[], object]]]:
         torch.autograd.backward(objective(part.inputs, part.labels, known[part.examples]).loss)
         optimizer.step()
 
-    def draws() -> Draws:
-        return Draws(0, 7, part.examples)
+    def draws() -> ExampleRng:
+        return ExampleRng(0, 7, part.examples)
 
     def changed(**changes: float) -> Callable[[], object]:
         wanted = AugmentationSettings.model_validate(changes)
@@ -100,12 +100,12 @@ def parts() -> dict[str, tuple[str, Callable[[], object]]]:
     }
 
 
-def endless(feed: Feed) -> Iterator[list[Part]]:
+def endless(batches: Batches) -> Iterator[list[MicroBatch]]:
     """Batches of one epoch after the other."""
     number = 0
     while True:
         number += 1
-        yield from feed.epoch(number)
+        yield from batches.epoch(number)
 
 
 def once(work: Callable[[], object]) -> float:

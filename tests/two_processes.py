@@ -19,11 +19,11 @@ from robust_student.data.readers.load import load_data
 from robust_student.models.model import as_model
 from robust_student.objectives.settings import METHODS, ScoreSettings
 from robust_student.runtime import distributed, interruption
-from robust_student.runtime.distributed import joined
-from robust_student.runtime.interruption import Interrupted, Wish
+from robust_student.runtime.distributed import process_group
+from robust_student.runtime.interruption import Interrupted, StopRequest
 from robust_student.training import loop, optimisation
 from robust_student.training.settings import DistillSettings, SelectionSettings, TrainingSettings
-from robust_student.training.teacher_scores import Guide
+from robust_student.training.teacher_scores import TeacherScores
 from robust_student.training.train import distill, train
 
 DATA = toy_data(train=200, noise=0.4)
@@ -102,17 +102,17 @@ def sharded_scores() -> Tensor:
     """Scores of a teacher whose weights are spread over the processes."""
     torch.manual_seed(4)
     teacher = as_model(nn.Sequential(nn.Flatten(), nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 3)), DATA)
-    guide = Guide(teacher, torch.device("cpu"), sharded=True)
-    guide.prepare(DATA.training_examples, changing=False, cache=False)
+    teacher_scores = TeacherScores(teacher, torch.device("cpu"), sharded=True)
+    teacher_scores.prepare(DATA.training_examples, changing=False, cache=False)
     examples = torch.arange(len(DATA.training_examples))
-    known = guide.scores(DATA.training_examples.floats(), examples)
+    known = teacher_scores.scores(DATA.training_examples.floats(), examples)
     if distributed.size() > 1:
         local = sum(p.to_local().numel() for p in teacher.network.parameters() if hasattr(p, "to_local"))
         assert local < 0.6 * sum(p.numel() for p in teacher.network.parameters())
     return known
 
 
-class Impatient(Wish):
+class Impatient(StopRequest):
     """Wants to stop at its fifth question, in the second process only."""
 
     asked = 0
@@ -125,21 +125,21 @@ class Impatient(Wish):
 
 def interrupted(output: Path) -> dict[str, Any]:
     """The case `kd`, stopped by a signal to one process and then gone on with."""
-    original = interruption.Wish
-    setattr(interruption, "Wish", Impatient)  # noqa: B010
+    original = interruption.StopRequest
+    setattr(interruption, "StopRequest", Impatient)  # noqa: B010
     try:
         case("kd", output)
     except Interrupted as stopped:
         (output / f"said-{distributed.rank()}.txt").write_text(str(stopped))
     finally:
-        setattr(interruption, "Wish", original)  # noqa: B010
+        setattr(interruption, "StopRequest", original)  # noqa: B010
     return case("kd", output)
 
 
 def main() -> None:
     output = Path(sys.argv[1])
     torch.set_num_threads(1)
-    with joined("cpu"):
+    with process_group("cpu"):
         found = {name: case(name, output / name) for name in CASES}
         if distributed.rank() == 0:
             torch.save(found, output / "found.pt")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from robust_student.core.rng import Draws, normal, seed_generators, step_seed, uniform
+from robust_student.core.rng import ExampleRng, normal, seed_generators, step_seed, uniform
 
 NUMBERS = torch.arange(200)
 
@@ -23,7 +23,7 @@ def lowbias32(value: int) -> int:
 
 def test_an_element_is_the_documented_hash_of_its_counters() -> None:
     seed, step, example, turn, element = 2**40 + 17, 12345, 2**33 + 5, 1, 6
-    draws = Draws(seed, step, torch.tensor([example]))
+    draws = ExampleRng(seed, step, torch.tensor([example]))
     draws.uniform((1, 3))
     found = draws.uniform((1, 10))[0, element]
     base = lowbias32((lowbias32(seed % 2**32) + lowbias32(seed >> 32) + step * 0x9E3779B9) % 2**32)
@@ -37,7 +37,7 @@ def test_an_element_is_the_documented_hash_of_its_counters() -> None:
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_numbers_have_the_distribution_they_should_have(seed: int) -> None:
-    draws = Draws(seed, 7, NUMBERS)
+    draws = ExampleRng(seed, 7, NUMBERS)
     flat, bell = draws.uniform((200, 500)), draws.normal((200, 500))
     assert stats.kstest(flat.numpy().ravel(), "uniform").pvalue > 1e-3
     assert stats.kstest(bell.numpy().ravel(), "norm").pvalue > 1e-3
@@ -45,8 +45,8 @@ def test_numbers_have_the_distribution_they_should_have(seed: int) -> None:
 
 
 def test_examples_elements_steps_and_turns_are_not_correlated() -> None:
-    draws = Draws(0, 1, NUMBERS)
-    first, second, later = (d.uniform((200, 500)).numpy() for d in (draws, draws, Draws(0, 2, NUMBERS)))
+    draws = ExampleRng(0, 1, NUMBERS)
+    first, second, later = (d.uniform((200, 500)).numpy() for d in (draws, draws, ExampleRng(0, 2, NUMBERS)))
     limit = 5.5 / np.sqrt(500)
     rows = np.corrcoef(np.concatenate([first, second, later]))
     assert np.abs(rows[~np.eye(len(rows), dtype=bool)]).max() < limit
@@ -58,16 +58,16 @@ def test_examples_elements_steps_and_turns_are_not_correlated() -> None:
 
 @given(st.lists(st.integers(0, 2**40), min_size=1, max_size=6, unique=True), st.integers(0, 2**63), st.integers(1, 99))
 def test_an_example_gets_the_same_numbers_in_any_batch(numbers: list[int], seed: int, step: int) -> None:
-    together = Draws(seed, step, torch.tensor(numbers))
+    together = ExampleRng(seed, step, torch.tensor(numbers))
     whole = [together.uniform((len(numbers), 3)), together.normal((len(numbers), 2, 2))]
     for position, number in enumerate(numbers):
-        alone = Draws(seed, step, torch.tensor([number]))
+        alone = ExampleRng(seed, step, torch.tensor([number]))
         assert torch.equal(alone.uniform((1, 3))[0], whole[0][position])
         assert torch.equal(alone.normal((1, 2, 2))[0], whole[1][position])
 
 
 def test_numbers_do_not_depend_on_the_device(any_device: torch.device) -> None:
-    here, there = Draws(3, 4, NUMBERS), Draws(3, 4, NUMBERS.to(any_device))
+    here, there = ExampleRng(3, 4, NUMBERS), ExampleRng(3, 4, NUMBERS.to(any_device))
     assert torch.equal(here.uniform((200, 7)), there.uniform((200, 7)).cpu())
     torch.testing.assert_close(here.normal((200, 7)), there.normal((200, 7)).cpu(), atol=1e-5, rtol=1e-5)
 
@@ -77,7 +77,7 @@ def test_a_generator_serves_as_a_source_too() -> None:
     for draw, plain in ((uniform, torch.rand), (normal, torch.randn)):
         found = draw((2, 3), like, torch.Generator().manual_seed(1))
         assert torch.equal(found, plain((2, 3), generator=torch.Generator().manual_seed(1), dtype=torch.float64))
-    assert uniform((2, 3), like, Draws(0, 0, torch.arange(2))).dtype == torch.float64
+    assert uniform((2, 3), like, ExampleRng(0, 0, torch.arange(2))).dtype == torch.float64
 
 
 def test_step_seeds_differ_between_steps_seeds_and_processes() -> None:

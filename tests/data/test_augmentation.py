@@ -7,15 +7,15 @@ from reference import message_of
 from torch import Tensor
 from torch.nn import functional
 
-from robust_student.core.rng import Draws
+from robust_student.core.rng import ExampleRng
 from robust_student.data.augmentation import AugmentationSettings, augment, crop, cutmix, flip, mixup, neighbours
 
 IMAGES = torch.rand((40, 3, 6, 5), generator=torch.Generator().manual_seed(0)) + 0.1
 LABELS = torch.arange(40) % 7
 
 
-def draws(step: int = 1, numbers: Tensor | None = None) -> Draws:
-    return Draws(0, step, torch.arange(40) if numbers is None else numbers)
+def draws(step: int = 1, numbers: Tensor | None = None) -> ExampleRng:
+    return ExampleRng(0, step, torch.arange(40) if numbers is None else numbers)
 
 
 def windows(image: Tensor, padding: int) -> list[Tensor]:

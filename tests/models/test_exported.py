@@ -16,7 +16,7 @@ from robust_student.core.errors import UserError
 from robust_student.data.readers.load import Data
 from robust_student.models.exported import open_program
 from robust_student.models.open_model import open_model
-from robust_student.models.settings import IntakeSettings
+from robust_student.models.settings import PreprocessingSettings
 
 DATA = toy_data(shape=(3, 8, 8))
 BATCHES: dict[str, Any] = {
@@ -70,7 +70,7 @@ def test_a_program_has_no_modes(tmp_path: Path) -> None:
 
 def test_images_are_resized_and_normalised_for_the_program(tmp_path: Path) -> None:
     path = export(network(6), tmp_path / "teacher.pt2", (3, 6, 6))
-    wanted = IntakeSettings(teacher_mean=(0.5,), teacher_std=(0.25,))
+    wanted = PreprocessingSettings(teacher_mean=(0.5,), teacher_std=(0.25,))
     model = open_model(str(path), DATA, wanted, trust=True)
     assert model.card.network_size == (6, 6)
     inputs = DATA.test.floats()

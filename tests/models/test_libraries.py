@@ -16,7 +16,7 @@ from robust_student.models import libraries
 from robust_student.models.costs import count_parameters
 from robust_student.models.libraries import LibraryNetwork, library_module
 from robust_student.models.model import as_model
-from robust_student.models.preprocessing import Intake
+from robust_student.models.preprocessing import Preprocessing
 from robust_student.models.registry import build, read
 from robust_student.models.run_directory import load, save
 
@@ -234,25 +234,27 @@ def test_googlenets_weights_keep_their_transformation_of_the_input() -> None:
 @pytest.mark.parametrize(
     ("spec", "expected"),
     [
-        ("timm:test_resnet", Intake()),
-        ("timm:test_vit,img_size=64", Intake(size=(64, 64))),
-        ("timm:test_resnet@w.pth", Intake((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))),
-        ("timm:test_vit@w.pth", Intake((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), (160, 160))),
-        ("timm:test_vit,img_size=32@w.pth", Intake((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), (32, 32))),
-        ("timm:test_resnet,pretrained", Intake((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), (160, 160))),
-        ("timm:resnet10t,pretrained", Intake(*IMAGENET, (176, 176))),
-        ("torchvision:squeezenet1_1@w.pth", Intake(*IMAGENET)),
-        ("torchvision:vit_b_32@w.pth", Intake(*IMAGENET, (224, 224))),
+        ("timm:test_resnet", Preprocessing()),
+        ("timm:test_vit,img_size=64", Preprocessing(size=(64, 64))),
+        ("timm:test_resnet@w.pth", Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))),
+        ("timm:test_vit@w.pth", Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), (160, 160))),
+        ("timm:test_vit,img_size=32@w.pth", Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), (32, 32))),
+        ("timm:test_resnet,pretrained", Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), (160, 160))),
+        ("timm:resnet10t,pretrained", Preprocessing(*IMAGENET, (176, 176))),
+        ("torchvision:squeezenet1_1@w.pth", Preprocessing(*IMAGENET)),
+        ("torchvision:vit_b_32@w.pth", Preprocessing(*IMAGENET, (224, 224))),
     ],
 )
-def test_what_a_network_expects_of_its_inputs(spec: str, expected: Intake) -> None:
-    assert read(spec).intake == expected
+def test_what_a_network_expects_of_its_inputs(spec: str, expected: Preprocessing) -> None:
+    assert read(spec).preprocessing == expected
 
 
 def test_torchvisions_weights_bring_the_names_of_their_classes() -> None:
-    intake = read("torchvision:resnet18,pretrained").intake
-    assert intake.classes is not None and len(intake.classes) == 1000 and intake.classes[0] == "tench"
-    assert (intake.mean, intake.std) == IMAGENET and intake.size == (224, 224)
+    preprocessing = read("torchvision:resnet18,pretrained").preprocessing
+    assert (
+        preprocessing.classes is not None and len(preprocessing.classes) == 1000 and preprocessing.classes[0] == "tench"
+    )
+    assert (preprocessing.mean, preprocessing.std) == IMAGENET and preprocessing.size == (224, 224)
 
 
 def test_a_students_own_file_of_weights_is_a_start_even_for_other_classes(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from robust_student.models.model import Model, as_model
 from robust_student.models.open_model import expected_shape, open_model
 from robust_student.models.registry import build
 from robust_student.models.run_directory import load, save
-from robust_student.models.settings import IntakeSettings
+from robust_student.models.settings import PreprocessingSettings
 from robust_student.runtime.files import read_json, write_json
 
 DATA = toy_data()  # 1x4x4, classes "class 0", "class 1", "class 2"
@@ -48,8 +48,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def wanted(**settings: Any) -> IntakeSettings:
-    return IntakeSettings.parse({f"teacher_{name}": value for name, value in settings.items()})
+def wanted(**settings: Any) -> PreprocessingSettings:
+    return PreprocessingSettings.parse({f"teacher_{name}": value for name, value in settings.items()})
 
 
 # Kinds ----------------------------------------------------------------------------------------------------------------

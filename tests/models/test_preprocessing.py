@@ -9,7 +9,7 @@ import pytest
 import torch
 from reference import message_of
 
-from robust_student.models.preprocessing import Intake, from_config, from_pretrained_cfg, order_of, read_names
+from robust_student.models.preprocessing import Preprocessing, from_config, from_pretrained_cfg, order_of, read_names
 
 WANTED = ("cat", "dog", "emu")
 
@@ -58,35 +58,35 @@ def test_other_names_are_refused(own: tuple[str, ...], words: str) -> None:
 def test_normalisation_broadcasts_over_an_input(
     mean: tuple[float, ...], shape: tuple[int, ...], expected: tuple[int, ...]
 ) -> None:
-    found = Intake(mean, tuple(10 * m for m in mean)).normalisation(shape, "teacher")
+    found = Preprocessing(mean, tuple(10 * m for m in mean)).normalisation(shape, "teacher")
     assert found is not None and found[0].shape == found[1].shape == expected
     torch.testing.assert_close(found[1], 10 * found[0])
     (torch.zeros(7, *shape) - found[0]) / found[1]
 
 
 def test_what_is_unknown_stays_unknown() -> None:
-    assert Intake().normalisation((3, 4, 4), "teacher") is None
+    assert Preprocessing().normalisation((3, 4, 4), "teacher") is None
 
 
 @pytest.mark.parametrize(
-    ("intake", "shape", "words"),
+    ("preprocessing", "shape", "words"),
     [
-        (Intake((0.1,), (0.1, 0.2)), (3, 4, 4), "1 means but 2 standard deviations"),
-        (Intake((0.1,), (0.0,)), (3, 4, 4), "must be positive"),
-        (Intake((0.1,), (-1.0,)), (3,), "must be positive"),
-        (Intake((0.1, 0.2), (1.0, 1.0)), (3, 4, 4), "one per channel"),
-        (Intake((0.1, 0.2, 0.3), (1.0, 1.0, 1.0)), (4,), "one per feature"),
+        (Preprocessing((0.1,), (0.1, 0.2)), (3, 4, 4), "1 means but 2 standard deviations"),
+        (Preprocessing((0.1,), (0.0,)), (3, 4, 4), "must be positive"),
+        (Preprocessing((0.1,), (-1.0,)), (3,), "must be positive"),
+        (Preprocessing((0.1, 0.2), (1.0, 1.0)), (3, 4, 4), "one per channel"),
+        (Preprocessing((0.1, 0.2, 0.3), (1.0, 1.0, 1.0)), (4,), "one per feature"),
     ],
 )
-def test_numbers_that_do_not_fit_are_refused(intake: Intake, shape: tuple[int, ...], words: str) -> None:
-    assert words in message_of(lambda: intake.normalisation(shape, "teacher"))
+def test_numbers_that_do_not_fit_are_refused(preprocessing: Preprocessing, shape: tuple[int, ...], words: str) -> None:
+    assert words in message_of(lambda: preprocessing.normalisation(shape, "teacher"))
 
 
 def test_what_the_user_says_wins_and_mean_and_std_go_together() -> None:
-    own = Intake((0.5,), (0.2,), (8, 8), ("a", "b"))
-    assert Intake().over(own) == own
-    assert Intake((0.0,), (1.0,)).over(own) == Intake((0.0,), (1.0,), (8, 8), ("a", "b"))
-    assert Intake(size=(4, 6), classes=("b", "a")).over(own) == Intake((0.5,), (0.2,), (4, 6), ("b", "a"))
+    own = Preprocessing((0.5,), (0.2,), (8, 8), ("a", "b"))
+    assert Preprocessing().over(own) == own
+    assert Preprocessing((0.0,), (1.0,)).over(own) == Preprocessing((0.0,), (1.0,), (8, 8), ("a", "b"))
+    assert Preprocessing(size=(4, 6), classes=("b", "a")).over(own) == Preprocessing((0.5,), (0.2,), (4, 6), ("b", "a"))
 
 
 # Files ----------------------------------------------------------------------------------------------------------------
@@ -95,26 +95,30 @@ TIMM = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.1], "input_size": [3, 48, 6
 
 
 def test_timms_description_is_read() -> None:
-    assert from_pretrained_cfg(TIMM) == Intake((0.5, 0.4, 0.3), (0.2, 0.2, 0.1), (48, 64), ("x", "y"))
-    assert from_pretrained_cfg({}) == Intake()
+    assert from_pretrained_cfg(TIMM) == Preprocessing((0.5, 0.4, 0.3), (0.2, 0.2, 0.1), (48, 64), ("x", "y"))
+    assert from_pretrained_cfg({}) == Preprocessing()
 
 
 @pytest.mark.parametrize(
     ("config", "preprocessor", "expected"),
     [
-        ({}, {}, Intake()),
-        ({"id2label": {"1": "b", "0": "a"}}, {}, Intake(classes=("a", "b"))),
+        ({}, {}, Preprocessing()),
+        ({"id2label": {"1": "b", "0": "a"}}, {}, Preprocessing(classes=("a", "b"))),
         (
             {"id2label": {str(k): f"class {k}" for k in range(12)}},
             {},
-            Intake(classes=tuple(f"class {k}" for k in range(12))),
+            Preprocessing(classes=tuple(f"class {k}" for k in range(12))),
         ),
-        ({"label_names": ["a", "b"]}, {}, Intake(classes=("a", "b"))),
-        ({"classes": ["a", "b"], "mean": [0.5], "std": [0.2]}, {}, Intake((0.5,), (0.2,), None, ("a", "b"))),
-        ({}, {"image_mean": [0.5], "image_std": [1], "size": 32}, Intake((0.5,), (1.0,), (32, 32))),
-        ({}, {"size": {"height": 20, "width": 30}}, Intake(size=(20, 30))),
-        ({}, {"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}}, Intake(size=(224, 224))),
-        ({}, {"size": {"shortest_edge": 224}}, Intake(size=(224, 224))),
+        ({"label_names": ["a", "b"]}, {}, Preprocessing(classes=("a", "b"))),
+        ({"classes": ["a", "b"], "mean": [0.5], "std": [0.2]}, {}, Preprocessing((0.5,), (0.2,), None, ("a", "b"))),
+        ({}, {"image_mean": [0.5], "image_std": [1], "size": 32}, Preprocessing((0.5,), (1.0,), (32, 32))),
+        ({}, {"size": {"height": 20, "width": 30}}, Preprocessing(size=(20, 30))),
+        (
+            {},
+            {"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}},
+            Preprocessing(size=(224, 224)),
+        ),
+        ({}, {"size": {"shortest_edge": 224}}, Preprocessing(size=(224, 224))),
         ({"architecture": "resnet18", "pretrained_cfg": TIMM}, {}, from_pretrained_cfg(TIMM)),
         ({"architecture": "resnet18", **TIMM}, {}, from_pretrained_cfg(TIMM)),
         (
@@ -125,7 +129,7 @@ def test_timms_description_is_read() -> None:
     ],
 )
 def test_a_repositorys_description_is_read(
-    config: dict[str, Any], preprocessor: dict[str, Any], expected: Intake
+    config: dict[str, Any], preprocessor: dict[str, Any], expected: Preprocessing
 ) -> None:
     assert from_config(config, preprocessor, "model x") == expected
 

@@ -7,7 +7,7 @@ import torch
 from reference import message_of, prototype_classifier, same_state, state_of, toy_data
 from torch import Tensor, nn
 
-from robust_student.objectives.precision import Passes
+from robust_student.objectives.precision import ForwardPass
 from robust_student.objectives.robust_student import RobustStudentObjective, compilable
 from robust_student.objectives.settings import METHODS, ObjectiveSettings
 from robust_student.training.settings import DistillSettings, SelectionSettings, TrainingSettings
@@ -50,10 +50,10 @@ def test_no_pass_whose_input_gradient_is_taken_runs_in_bf16_and_the_others_do(me
 def test_bf16_rounds_and_keeps_the_type_of_the_inputs() -> None:
     network = Watched()
     inputs = torch.rand(8, 1, 4, 4, generator=torch.Generator().manual_seed(1))
-    exact, rounded = Passes(network)(inputs), Passes(network, "bf16")(inputs)
+    exact, rounded = ForwardPass(network)(inputs), ForwardPass(network, "bf16")(inputs)
     assert rounded.dtype == torch.float32 and not torch.equal(exact, rounded)
     torch.testing.assert_close(exact, rounded, atol=0.05, rtol=0.05)
-    assert torch.equal(Passes(network, "bf16").differentiable(inputs), exact)
+    assert torch.equal(ForwardPass(network, "bf16").differentiable(inputs), exact)
 
 
 @pytest.mark.parametrize(

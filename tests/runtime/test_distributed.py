@@ -120,10 +120,10 @@ def test_a_single_process_needs_nobody() -> None:
     value = torch.tensor([3])
     assert distributed.rank() == 0 and distributed.size() == 1
     assert (
-        distributed.total(value) is value
-        and distributed.largest(value) is value
-        and distributed.put_together(value) is value
+        distributed.all_reduce_sum(value) is value
+        and distributed.all_reduce_max(value) is value
+        and distributed.all_gather(value) is value
     )
-    assert distributed.as_first(True) and distributed.first(lambda: 5) == 5
+    assert distributed.broadcast(True) and distributed.rank_zero(lambda: 5) == 5
     with pytest.raises(UserError, match="mine"):
-        distributed.first(lambda: (_ for _ in ()).throw(UserError("mine")))
+        distributed.rank_zero(lambda: (_ for _ in ()).throw(UserError("mine")))

@@ -9,7 +9,7 @@ from reference import message_of, toy_data
 from torch import Tensor, nn
 
 from robust_student.models.model import Model, as_model
-from robust_student.training.teacher_scores import Guide
+from robust_student.training.teacher_scores import TeacherScores
 
 DATA = toy_data(train=40, noise=0.4)
 SOURCE = DATA.training_examples
@@ -35,13 +35,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def prepared(network: nn.Module, *, changing: bool = False, cache: bool = True) -> tuple[Guide, Model]:
+def prepared(network: nn.Module, *, changing: bool = False, cache: bool = True) -> tuple[TeacherScores, Model]:
     model = as_model(network, DATA)
     if isinstance(network, Asked):
         network.count = 0
-    guide = Guide(model, CPU)
-    guide.prepare(SOURCE, changing=changing, cache=cache)
-    return guide, model
+    teacher_scores = TeacherScores(model, CPU)
+    teacher_scores.prepare(SOURCE, changing=changing, cache=cache)
+    return teacher_scores, model
 
 
 def test_a_second_run_reads_the_scores_and_asks_a_few_examples_only(folder: Path) -> None:
@@ -51,7 +51,7 @@ def test_a_second_run_reads_the_scores_and_asks_a_few_examples_only(folder: Path
     second, _ = prepared(network)
     assert network.count == 16
     positions = torch.tensor([3, 39, 0])
-    scores = [guide.scores(torch.zeros(3, 1, 4, 4), positions) for guide in (first, second)]
+    scores = [teacher_scores.scores(torch.zeros(3, 1, 4, 4), positions) for teacher_scores in (first, second)]
     assert torch.equal(*scores)
     torch.testing.assert_close(scores[0], model.logits(SOURCE.floats(positions)))  # other batches round otherwise
 
@@ -62,9 +62,9 @@ def test_other_weights_other_data_or_other_code_are_asked_anew(folder: Path) -> 
     prepared(other)
     assert other.count == 40
     changed = Asked(shift=1.0)  # the same name and weights, another forward
-    guide, model = prepared(changed)
+    teacher_scores, model = prepared(changed)
     assert changed.count == 56
-    scores = guide.scores(torch.zeros(1, 1, 4, 4), torch.tensor([5]))
+    scores = teacher_scores.scores(torch.zeros(1, 1, 4, 4), torch.tensor([5]))
     torch.testing.assert_close(scores, model.logits(SOURCE.floats(slice(5, 6))))
 
 
@@ -110,10 +110,10 @@ def test_without_the_cache_nothing_is_written_or_read(folder: Path) -> None:
 
 def test_changing_inputs_are_answered_batch_by_batch(folder: Path) -> None:
     network = Asked()
-    guide, model = prepared(network, changing=True)
+    teacher_scores, model = prepared(network, changing=True)
     assert network.count == 0
     inputs = torch.rand(5, 1, 4, 4)
-    scores = guide.scores(inputs, torch.arange(5))
+    scores = teacher_scores.scores(inputs, torch.arange(5))
     assert not scores.requires_grad and torch.equal(scores, model.logits(inputs))
 
 
@@ -131,6 +131,6 @@ def test_scores_that_are_not_finite_are_refused(folder: Path) -> None:
             return inputs.flatten(1)[:, :3].log() if inputs.any() else inputs.flatten(1)[:, :3]
 
     dark = toy_data(noise=2.0)
-    guide = Guide(as_model(Undefined(), dark), CPU)
-    message = message_of(lambda: guide.prepare(dark.training_examples, changing=False, cache=True))
+    teacher_scores = TeacherScores(as_model(Undefined(), dark), CPU)
+    message = message_of(lambda: teacher_scores.prepare(dark.training_examples, changing=False, cache=True))
     assert "teacher: its scores" in message and not folder.exists()

@@ -81,7 +81,7 @@ def test_every_method_trains_and_records_its_terms(method: str) -> None:
 def test_distillation_without_gradient_terms_is_a_plain_loop(schedule: str, optimizer: str) -> None:
     trained = student_of(schedule=schedule, optimizer=optimizer, weight_decay=0.01, gradient_clip=0.5, seed=3)
     torch.manual_seed(3)
-    student, guide = as_model("mlp:4", DATA), prototype_classifier(DATA)
+    student, teacher_scores = as_model("mlp:4", DATA), prototype_classifier(DATA)
     training, _ = split(DATA.training_examples, 0.1, 3)
     steps = 2 * (54 // 8)
     if optimizer == "adamw":
@@ -96,7 +96,7 @@ def test_distillation_without_gradient_terms_is_a_plain_loop(schedule: str, opti
     for epoch in (1, 2):
         positions = torch.randperm(54, generator=torch.Generator().manual_seed(step_seed(3, epoch)))
         for batch in positions[:48].view(6, 8):
-            logits, wanted = student(training.inputs[batch]), guide(training.inputs[batch]).detach()
+            logits, wanted = student(training.inputs[batch]), teacher_scores(training.inputs[batch]).detach()
             hard = functional.cross_entropy(logits, training.labels[batch], reduction="none")
             loss = (0.1 * hard + 0.9 * plain_divergence(logits, wanted, 4.0)).mean()
             stepper.zero_grad()
@@ -173,7 +173,7 @@ def test_the_test_examples_have_no_influence() -> None:
 # The teacher ----------------------------------------------------------------------------------------------------------
 
 
-class Guide(nn.Module):
+class TeacherScores(nn.Module):
     """A teacher with BatchNorm and dropout that counts what it is asked."""
 
     def __init__(self) -> None:
@@ -190,16 +190,16 @@ class Guide(nn.Module):
 
 @pytest.mark.parametrize("wrapped", [False, True], ids=["module", "model"])
 def test_the_teacher_is_asked_once_per_training_example_in_evaluation_mode_and_left_as_it_was(wrapped: bool) -> None:
-    guide = Guide()
-    asked_with: Model | Guide = as_model(guide, DATA) if wrapped else guide
-    guide.asked.clear()
+    teacher_scores = TeacherScores()
+    asked_with: Model | TeacherScores = as_model(teacher_scores, DATA) if wrapped else teacher_scores
+    teacher_scores.asked.clear()
     before = state_of(asked_with)
     distill(asked_with, "mlp:4", DATA, DistillSettings(training=FAST, objective=METHODS["secant"]))
-    asked = torch.cat([batch for batch in guide.asked if batch.any()])  # zeros: the check of the shapes
+    asked = torch.cat([batch for batch in teacher_scores.asked if batch.any()])  # zeros: the check of the shapes
     assert rows(asked) == rows(split(DATA.training_examples, 0.1, 0)[0].inputs)
-    assert guide.modes == {False}
+    assert teacher_scores.modes == {False}
     assert_state(asked_with, before)
-    assert all(parameter.requires_grad and parameter.grad is None for parameter in guide.parameters())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in teacher_scores.parameters())
 
 
 def test_a_plain_module_can_be_teacher_and_student() -> None:
@@ -220,8 +220,8 @@ def test_a_plain_module_can_be_teacher_and_student() -> None:
     ids=["shape", "count", "order"],
 )
 def test_a_teacher_of_other_data_is_refused(other: Any, words: str) -> None:
-    guide = as_model("linear", other)
-    assert words in message_of(lambda: distill(guide, "mlp:4", DATA, DistillSettings(training=FAST)))
+    teacher_scores = as_model("linear", other)
+    assert words in message_of(lambda: distill(teacher_scores, "mlp:4", DATA, DistillSettings(training=FAST)))
 
 
 @pytest.mark.parametrize("network", [affine(torch.zeros(4, 16)), affine(torch.zeros(3, 17))], ids=["classes", "shape"])
@@ -453,15 +453,15 @@ AUGMENTATIONS: dict[str, Any] = {"crop": 1, "flip": True, "mixup": 0.5, "cutmix"
 @pytest.mark.parametrize("option", list(AUGMENTATIONS))
 def test_every_augmentation_changes_what_teacher_and_student_are_shown_alike(option: str) -> None:
     assert set(AUGMENTATIONS) == set(AugmentationSettings.model_fields)
-    guide, student = Guide(), Recorder(affine(torch.zeros(3, 16)))
+    teacher_scores, student = TeacherScores(), Recorder(affine(torch.zeros(3, 16)))
     plain = rows(DATA.training_examples.inputs)
     augmentation = AugmentationSettings.model_validate({option: AUGMENTATIONS[option]})
     settings = DistillSettings(training=FAST.model_copy(update={"augmentation": augmentation}), objective=METHODS["kd"])
-    distill(guide, student, DATA, settings)
-    shown = torch.cat([batch for batch in guide.asked if batch.any()])
+    distill(teacher_scores, student, DATA, settings)
+    shown = torch.cat([batch for batch in teacher_scores.asked if batch.any()])
     assert rows(shown) == rows(torch.cat(student.trained_on))
     assert len(set(rows(shown)) - set(plain)) > 0
-    assert guide.modes == {False}
+    assert teacher_scores.modes == {False}
 
 
 def test_a_mixture_is_learnt_with_the_labels_of_both_examples(monkeypatch: pytest.MonkeyPatch) -> None:

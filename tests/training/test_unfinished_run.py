@@ -24,12 +24,12 @@ from robust_student.models.model import as_model
 from robust_student.models.run_directory import METRICS, TRAINING, load
 from robust_student.objectives.settings import METHODS, ObjectiveSettings
 from robust_student.runtime.files import write_atomically
-from robust_student.runtime.interruption import Interrupted, Wish
+from robust_student.runtime.interruption import Interrupted, StopRequest
 from robust_student.training import checkpoints
 from robust_student.training.checkpoints import FOLDER, Checkpoints
 from robust_student.training.settings import DistillSettings, SelectionSettings, TrainingSettings
 from robust_student.training.train import Trained, distill, train
-from robust_student.training.unfinished_run import Unfinished
+from robust_student.training.unfinished_run import UnfinishedRun
 
 DATA = toy_data(train=60, noise=0.4)
 EVERY_STEP = TrainingSettings(
@@ -138,7 +138,7 @@ def test_a_wish_to_stop_is_granted_after_the_step_and_the_same_call_goes_on(
     whole = train(network(), DATA, rarely)
     steps = 0
 
-    class Impatient(Wish):
+    class Impatient(StopRequest):
         @property
         def number(self) -> int:  # type: ignore[override]
             nonlocal steps
@@ -240,7 +240,7 @@ def test_a_disk_that_is_full_at_the_end_costs_nothing(tmp_path: Path, monkeypatc
 
 
 def test_an_unfinished_directory_says_what_it_is_of(tmp_path: Path) -> None:
-    Unfinished(tmp_path / "run", {"settings": {"seed": 1}}, 1.0)
+    UnfinishedRun(tmp_path / "run", {"settings": {"seed": 1}}, 1.0)
     assert json.loads((tmp_path / "run" / TRAINING).read_text()) == {"settings": {"seed": 1}}
     assert "unfinished" in message_of(lambda: load(tmp_path / "run"))
 

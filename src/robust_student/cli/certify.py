@@ -9,7 +9,7 @@ from robust_student.cli import terminal
 from robust_student.cli.arguments import Command, Config, Flat, Words
 from robust_student.cli.open_models import open_models
 from robust_student.evaluation.settings import CertificationSettings
-from robust_student.models.settings import IntakeSettings
+from robust_student.models.settings import PreprocessingSettings
 
 
 class Certify(Command):
@@ -26,7 +26,7 @@ class Certify(Command):
     """Side in pixels to which folder images are resized; None: what the first run expects, else as in train."""
     trust: bool = False
     """Call code that a .pt2 file holds or somebody else's run names."""
-    teaching: Annotated[IntakeSettings, Flat] = IntakeSettings()
+    teaching: Annotated[PreprocessingSettings, Flat] = PreprocessingSettings()
     certification: Annotated[CertificationSettings, Flat] = CertificationSettings()
     config: Config = None
     """YAML file with any of these settings; flags win over it."""
@@ -36,7 +36,13 @@ class Certify(Command):
         from robust_student.evaluation.certify import certify
 
         models, data = open_models(
-            "certify", self.models, self.data, image_size=self.image_size, teaching=self.teaching, trust=self.trust
+            "certify",
+            self.models,
+            self.data,
+            self.output,
+            image_size=self.image_size,
+            teaching=self.teaching,
+            trust=self.trust,
         )
         records = certify(models, data, self.certification, output=self.output)
         terminal.show_radii(records, self.output / "summary.json")

@@ -68,15 +68,15 @@ class Distill(Command):
         from robust_student.data.readers.load import load_data, require_outside
         from robust_student.models.open_model import expected_shape
         from robust_student.models.run_directory import require_new
-        from robust_student.runtime.distributed import first, joined, rank
+        from robust_student.runtime.distributed import process_group, rank, rank_zero
         from robust_student.training.search import search
         from robust_student.training.teacher import open_teacher, validation_examples
         from robust_student.training.train import distill
 
         if self.max_accuracy_drop is None and self.tries != type(self).model_fields["tries"].default:
             raise UserError("tries: are those of a search; name --max-accuracy-drop, too")
-        with joined(self.training.device):
-            first(lambda: require_new(self.output))
+        with process_group(self.training.device):
+            rank_zero(lambda: require_new(self.output))
             require_outside(self.output, self.data)
             shape = expected_shape([self.teacher]) if self.image_size is None else None
             data = load_data(self.data, shape=shape, image_size=self.image_size)

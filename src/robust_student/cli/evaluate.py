@@ -12,7 +12,7 @@ from robust_student.cli.arguments import Command, Config, Flat, Words, merged
 from robust_student.cli.open_models import open_models
 from robust_student.core.errors import UserError, nearest, short
 from robust_student.evaluation.settings import SUITES, EvaluationSettings
-from robust_student.models.settings import IntakeSettings
+from robust_student.models.settings import PreprocessingSettings
 
 
 class Evaluate(Command):
@@ -29,7 +29,7 @@ class Evaluate(Command):
     """Side in pixels to which folder images are resized; None: what the first run expects, else as in train."""
     trust: bool = False
     """Call code that a .pt2 file holds or somebody else's run names."""
-    teaching: Annotated[IntakeSettings, Flat] = IntakeSettings()
+    teaching: Annotated[PreprocessingSettings, Flat] = PreprocessingSettings()
     suite: Literal["quick", "default", "full"] = "default"
     """Starting point for the dials below: quick (1,000 examples, 200 attacked), default, full (AutoAttack standard on
     1,000 and the fifteen corruptions on 2,000)."""
@@ -60,19 +60,19 @@ class Evaluate(Command):
         from robust_student.cli.workers import beside
         from robust_student.evaluation.evaluate import evaluate
         from robust_student.evaluation.row_store import Shard
-        from robust_student.runtime.distributed import first, joined, rank, size, wait
+        from robust_student.runtime.distributed import barrier, process_group, rank, rank_zero, size
 
         shard = None if self.shard is None else Shard.parse(self.shard)
         if shard is not None and self.workers > 1:
             raise UserError("evaluate: --workers and --shard exclude each other")
-        with joined(self.evaluation.device):
+        with process_group(self.evaluation.device):
             if size() > 1:
                 if shard is not None or self.workers > 1:
                     raise UserError("evaluate: under torchrun the processes are the shards; drop --shard and --workers")
                 models, data = self._open()
                 evaluate(models, data, self.evaluation, output=self.output, shard=Shard(rank(), size()))
-                wait()
-                first(lambda: self._collect(models, data))
+                barrier()
+                rank_zero(lambda: self._collect(models, data))
                 return
         models, data = self._open()
         if shard is not None:
@@ -100,5 +100,11 @@ class Evaluate(Command):
     def _open(self) -> tuple[dict[str, Any], Any]:
         """The models and the data."""
         return open_models(
-            "evaluate", self.models, self.data, image_size=self.image_size, teaching=self.teaching, trust=self.trust
+            "evaluate",
+            self.models,
+            self.data,
+            self.output,
+            image_size=self.image_size,
+            teaching=self.teaching,
+            trust=self.trust,
         )

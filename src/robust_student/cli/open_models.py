@@ -1,23 +1,25 @@
 """The models that `evaluate` and `certify` are asked to measure."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from robust_student.cli.arguments import named
 from robust_student.core.errors import UserError
-from robust_student.models.settings import IntakeSettings
+from robust_student.models.settings import PreprocessingSettings
 
 
 def open_models(
     command: str,
     models: Sequence[str],
     data: str,
+    output: Path,
     *,
     image_size: int | tuple[int, int] | None,
-    teaching: IntakeSettings,
+    teaching: PreprocessingSettings,
     trust: bool,
 ) -> tuple[dict[str, Any], Any]:
-    """The models that `command` is given as [NAME=]SPEC, and the data it is given as a spec."""
+    """The models that `command` is given as [NAME=]SPEC, and the data; its output must lie outside them."""
     from robust_student.data.readers.load import load_data, require_outside
     from robust_student.models.open_model import expected_shape, open_model
 
@@ -31,10 +33,10 @@ def open_models(
         if label in specs:
             raise UserError(f"{command}: two models are called '{label}'; name them as NAME=DIR")
         specs[label] = spec
-    require_outside(command.output, data)
+    require_outside(output, data)
     shape = expected_shape(list(specs.values())) if image_size is None else None
     examples = load_data(data, shape=shape, image_size=image_size)
-    if "teacher" not in specs and teaching != IntakeSettings():
+    if "teacher" not in specs and teaching != PreprocessingSettings():
         raise UserError(
             f"{command}: --teacher-... says how to read the model named teacher, and none is (teacher=SPEC)"
         )

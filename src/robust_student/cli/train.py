@@ -29,11 +29,11 @@ class Train(Command):
         """Do it."""
         from robust_student.data.readers.load import load_data, require_outside
         from robust_student.models.run_directory import require_new
-        from robust_student.runtime.distributed import first, joined, rank
+        from robust_student.runtime.distributed import process_group, rank, rank_zero
         from robust_student.training.train import train
 
-        with joined(self.training.device):
-            first(lambda: require_new(self.output))
+        with process_group(self.training.device):
+            rank_zero(lambda: require_new(self.output))
             require_outside(self.output, self.data)
             data = load_data(self.data, image_size=self.image_size)
             trained = train(self.model, data, self.training, output=self.output)

@@ -37,7 +37,7 @@ _MASK = 0xFFFFFFFF
 _STEP, _TURN, _COUNTER = 0x9E3779B9, 0x85EBCA6B, 0xC2B2AE35  # odd constants that keep the counters apart
 
 
-class Draws:
+class ExampleRng:
     """A source of random numbers that gives each example its own, whichever batch it is in.
 
     A counter-based generator: element k of example e in draw number t of a step is `mix((mix(k c + t') ^ a) + b)`,
@@ -78,20 +78,20 @@ class Draws:
         return radius * torch.cos(self.uniform(shape, dtype).mul_(2 * torch.pi))
 
 
-Source: TypeAlias = torch.Generator | Draws | None
+Source: TypeAlias = torch.Generator | ExampleRng | None
 """Where random numbers come from: a generator, per-example draws, or PyTorch's global generator."""
 
 
 def uniform(shape: tuple[int, ...], like: Tensor, source: Source) -> Tensor:
     """Uniform numbers in [0, 1) of the given shape on the device and in the type of `like`."""
-    if isinstance(source, Draws):
+    if isinstance(source, ExampleRng):
         return source.uniform(shape, like.dtype)
     return torch.rand(shape, generator=source, device=like.device, dtype=like.dtype)
 
 
 def normal(shape: tuple[int, ...], like: Tensor, source: Source) -> Tensor:
     """Standard normal numbers of the given shape on the device and in the type of `like`."""
-    if isinstance(source, Draws):
+    if isinstance(source, ExampleRng):
         return source.normal(shape, like.dtype)
     return torch.randn(shape, generator=source, device=like.device, dtype=like.dtype)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from robust_student.core.errors import UserError
-from robust_student.core.rng import Draws
+from robust_student.core.rng import ExampleRng
 from robust_student.core.settings import Settings
 from robust_student.core.tensors import Inputs, Labels, PerExample
 
@@ -58,7 +58,7 @@ class Mixed:
     """Share of `labels` in the mixture, 0.5 to 1."""
 
 
-def augment(inputs: Inputs, labels: Labels, settings: AugmentationSettings, draws: Draws) -> Mixed:
+def augment(inputs: Inputs, labels: Labels, settings: AugmentationSettings, draws: ExampleRng) -> Mixed:
     """The batch as the settings want it: cropped, flipped, then mixed by mixup or CutMix.
 
     An example's crop, flip and share depend on its own draws, and its partner in a mixture is its neighbour in the
@@ -85,7 +85,7 @@ def augment(inputs: Inputs, labels: Labels, settings: AugmentationSettings, draw
     return Mixed(inputs, labels, others, shares)
 
 
-def crop(inputs: Images, padding: int, draws: Draws) -> Images:
+def crop(inputs: Images, padding: int, draws: ExampleRng) -> Images:
     """A window of the original size at a random place of the image padded with zeros (He et al. 2015, section 4.2)."""
     height, width = inputs.shape[2:]
     places = (draws.uniform((len(inputs), 2)) * (2 * padding + 1)).long()
@@ -93,7 +93,7 @@ def crop(inputs: Images, padding: int, draws: Draws) -> Images:
     return windows[torch.arange(len(inputs), device=inputs.device), :, places[:, 0], places[:, 1]]
 
 
-def flip(inputs: Images, draws: Draws) -> Images:
+def flip(inputs: Images, draws: ExampleRng) -> Images:
     """Mirrored left to right with probability 1/2."""
     mirrored = draws.uniform((len(inputs), 1)) < 0.5
     return torch.where(mirrored[:, :, None, None], inputs.flip(3), inputs)
@@ -105,7 +105,7 @@ def neighbours(batch: Tensor) -> Int64[Tensor, " batch"]:
     return torch.where(positions < len(batch), positions, 0)
 
 
-def mixup(inputs: Images, alpha: float, draws: Draws) -> tuple[Images, PerExample]:
+def mixup(inputs: Images, alpha: float, draws: ExampleRng) -> tuple[Images, PerExample]:
     """l x + (1 - l) x' with l ~ Beta(alpha, alpha) and x' its neighbour (Zhang et al. 2018).
 
     Returns the mixtures and the share l of each example.
@@ -115,7 +115,7 @@ def mixup(inputs: Images, alpha: float, draws: Draws) -> tuple[Images, PerExampl
     return weight * inputs + (1 - weight) * inputs[neighbours(inputs)], shares
 
 
-def cutmix(inputs: Images, alpha: float, draws: Draws) -> tuple[Images, PerExample]:
+def cutmix(inputs: Images, alpha: float, draws: ExampleRng) -> tuple[Images, PerExample]:
     """A rectangle of about (1 - l) of the image comes from its neighbour (Yun et al. 2019).
 
     l ~ Beta(alpha, alpha); the rectangle's sides are sqrt(1 - l) of the image's, its centre is uniform, and what leaves
@@ -137,7 +137,7 @@ def cutmix(inputs: Images, alpha: float, draws: Draws) -> tuple[Images, PerExamp
     return torch.where(cut, inputs[neighbours(inputs)], inputs), shares
 
 
-def _beta(count: int, alpha: float, draws: Draws, like: Tensor) -> Tensor:
+def _beta(count: int, alpha: float, draws: ExampleRng, like: Tensor) -> Tensor:
     """Beta(alpha, alpha) by the inverse of its distribution function."""
     uniform = draws.uniform((count, 1), torch.float64)[:, 0].cpu()
     return torch.from_numpy(betaincinv(alpha, alpha, uniform.numpy())).to(like)

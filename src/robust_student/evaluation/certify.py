@@ -16,7 +16,7 @@ from robust_student.data.readers.load import Data, nested_sample
 from robust_student.evaluation.fingerprint import describe, fingerprint, prepare
 from robust_student.evaluation.measurements import require_possible
 from robust_student.evaluation.radius_measurements import _plan
-from robust_student.evaluation.row_store import Ledger, Sample
+from robust_student.evaluation.row_store import RowStore, Sample
 from robust_student.evaluation.settings import CertificationSettings
 from robust_student.models.model import Model
 from robust_student.results.radii import summarise_radii
@@ -66,7 +66,7 @@ def certify(
     require_possible("budgets", budgets, norm, data)
     certifiers = _certifiers(ready, norm, data, settings)
     positions, (linear,) = nested_sample(data.test.labels, settings.examples, [settings.linear_examples], settings.seed)
-    ledger = Ledger.open(output, CERTIFICATION, fingerprint(ready, data, settings))
+    store = RowStore.open(output, CERTIFICATION, fingerprint(ready, data, settings))
     examples = data.test.subset(positions)
     inputs, labels = examples.floats().to(device), examples.labels.to(device)
     guide = ready.get(settings.teacher)
@@ -75,7 +75,7 @@ def certify(
     plans = {
         name: _plan(name, settings, norm, data, budgets, certifiers, guide, len(positions), linear) for name in ready
     }
-    rows = ledger.fill(ready, plans, sample, settings.batch_size)
+    rows = store.fill(ready, plans, sample, settings.batch_size)
     records = summarise_radii(
         rows, norm=settings.norm, budgets=budgets, baseline=baseline, teacher=settings.teacher, seed=settings.seed
     )

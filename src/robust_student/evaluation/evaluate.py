@@ -18,7 +18,7 @@ from robust_student.evaluation.fingerprint import describe, fingerprint, prepare
 from robust_student.evaluation.gallery import gallery, worst_examples
 from robust_student.evaluation.masking_checks import PREFIX, masking_plans, masking_verdict
 from robust_student.evaluation.measurements import autoattack_suite, plan, require_possible_budgets
-from robust_student.evaluation.row_store import Ledger, Sample, Shard
+from robust_student.evaluation.row_store import RowStore, Sample, Shard
 from robust_student.evaluation.settings import EvaluationSettings
 from robust_student.models.costs import costs
 from robust_student.models.memory_format import channels_last
@@ -67,14 +67,14 @@ def evaluate(
     under_corruption = corruption_plan(data, settings, corrupted)
     checks = masking_plans(ready, data, settings, attacked)
     marks = fingerprint(ready, data, settings) | corruption_marks(settings.corruptions)
-    ledger = Ledger.open(output, EVALUATION, marks, shard)
+    store = RowStore.open(output, EVALUATION, marks, shard)
     examples = data.test.subset(sample)
     inputs, labels = examples.floats().to(device), examples.labels.to(device)
     teacher = ready[settings.teacher].logits(inputs).to(device) if settings.teacher in ready else None
     cells = plan(data, settings, len(sample), attacked, teacher is not None) + under_corruption
     plans = {name: cells + checks[name] for name in ready}
     with channels_last(ready.values(), inputs[:1]):
-        used = ledger.fill(ready, plans, Sample(sample, inputs, labels, teacher), settings.batch_size)
+        used = store.fill(ready, plans, Sample(sample, inputs, labels, teacher), settings.batch_size)
     if shard is not None:
         return []
     mine = {name: {key[1:]: rows for key, rows in used.items() if key[0] == name} for name in ready}

@@ -64,14 +64,14 @@ class Shard:
 
 
 @dataclass(frozen=True, eq=False)
-class Ledger:
+class RowStore:
     """A directory that holds the rows measured so far."""
 
     output: Path
     shard: Shard | None = None
 
     @classmethod
-    def open(cls, output: Path, details: str, marks: dict[str, Any], shard: Shard | None = None) -> "Ledger":
+    def open(cls, output: Path, details: str, marks: dict[str, Any], shard: Shard | None = None) -> "RowStore":
         """Make the directory, or accept one that holds the unfinished beginning of the same run.
 
         Args:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from robust_student.core.errors import UserError
-from robust_student.models.preprocessing import Intake, from_config
+from robust_student.models.preprocessing import Preprocessing, from_config
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "model.json"
 """What a repository holds; with a model.json it is a run of ours."""
@@ -21,7 +21,7 @@ class Repository:
     folder: Path
     config: Mapping[str, Any]
     """Content of config.json."""
-    intake: Intake
+    preprocessing: Preprocessing
     """What it says about inputs and classes."""
 
     @property

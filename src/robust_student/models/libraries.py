@@ -11,7 +11,7 @@ import yaml
 from torch import nn
 
 from robust_student.core.errors import UserError
-from robust_student.models.preprocessing import Intake, from_pretrained_cfg
+from robust_student.models.preprocessing import Preprocessing, from_pretrained_cfg
 from robust_student.models.weights import fit_weights
 
 Shape = tuple[int, ...]
@@ -64,7 +64,7 @@ class LibraryNetwork:
         name = self.name.partition(".")[0] if self.library == "timm" else self.name
         return ",".join([f"{self.library}:{name}", *(f"{option}={value}" for option, value in options.items())])
 
-    def intake(self, weights: bool) -> Intake:
+    def preprocessing(self, weights: bool) -> Preprocessing:
         """What the network expects of its inputs when it has weights; from scratch only a size that it demands.
 
         Networks of a fixed size (vision transformers) expect that size. With the library's own weights so do all
@@ -73,11 +73,11 @@ class LibraryNetwork:
         """
         size = self._size_option()
         if not weights:
-            return Intake(size=size)
+            return Preprocessing(size=size)
         own = self._pretrained_intake()
         if not self.pretrained:
-            own = Intake(own.mean, own.std, own.size if self._fixed() else None)
-        return Intake(size=size).over(own)
+            own = Preprocessing(own.mean, own.std, own.size if self._fixed() else None)
+        return Preprocessing(size=size).over(own)
 
     def build(self, shape: Shape, classes: int) -> nn.Module:
         """The network for inputs of `shape`; raises UserError, one line, where the library cannot make it."""
@@ -150,14 +150,14 @@ class LibraryNetwork:
             return bool(self._pretrained_cfg().get("fixed_input_size", False))
         return self.name.startswith("vit_")
 
-    def _pretrained_intake(self) -> Intake:
+    def _pretrained_intake(self) -> Preprocessing:
         if self.library == "timm":
             return from_pretrained_cfg(self._pretrained_cfg())
         weights = self._weights()
         transforms = weights.transforms()
         sides = list(transforms.crop_size)
         size = (sides[0], sides[-1])
-        return Intake(tuple(transforms.mean), tuple(transforms.std), size, tuple(weights.meta["categories"]))
+        return Preprocessing(tuple(transforms.mean), tuple(transforms.std), size, tuple(weights.meta["categories"]))
 
     def _pretrained_cfg(self) -> dict[str, Any]:
         found = library_module("timm").get_pretrained_cfg(self.name)

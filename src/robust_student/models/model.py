@@ -18,7 +18,7 @@ from robust_student.data.readers.load import Data
 from robust_student.models.card import ModelCard
 from robust_student.models.factories import code_digest
 from robust_student.models.logits import logits_of
-from robust_student.models.preprocessing import Intake, order_of
+from robust_student.models.preprocessing import Preprocessing, order_of
 from robust_student.models.registry import Recipe, build, check_network, names_code, read
 from robust_student.models.resize import Resize
 
@@ -102,7 +102,7 @@ def as_model(network: str | nn.Module, data: Data) -> Model:
         recipe = read(network)
         if recipe.arguments:
             raise UserError(f"model '{network}': a network to train must be built from its name, without a folder")
-        beginning = replace(recipe, intake=replace(recipe.intake, classes=None))
+        beginning = replace(recipe, preprocessing=replace(recipe.preprocessing, classes=None))
         return assemble(beginning, lambda shape: build(network, shape, len(data.classes)), data, network)
     return assemble(None, lambda shape: network, data, type(network).__name__)
 
@@ -119,20 +119,20 @@ def assemble(
         who: its name in errors.
         role: what it is, in errors about its fit to the data.
     """
-    intake = recipe.intake if recipe is not None else Intake()
+    preprocessing = recipe.preprocessing if recipe is not None else Preprocessing()
     place = f"{role} '{who}'"
-    known = intake.normalisation(data.shape, place)
+    known = preprocessing.normalisation(data.shape, place)
     if known is None:
         known = data.statistics() if recipe is not None and not recipe.has_weights else (torch.zeros(1), torch.ones(1))
-    if intake.size is not None and len(data.shape) != 3:
+    if preprocessing.size is not None and len(data.shape) != 3:
         raise UserError(f"{place}: an input size needs images, not inputs of shape {data.shape}")
     lower, upper = data.input_range
     card = ModelCard(
         network=recipe.network if recipe is not None else None,
         input_shape=data.shape,
-        network_size=None if intake.size == data.shape[1:] else intake.size,
+        network_size=None if preprocessing.size == data.shape[1:] else preprocessing.size,
         classes=data.classes,
-        order=order_of(intake.classes, data.classes, place) if intake.classes is not None else None,
+        order=order_of(preprocessing.classes, data.classes, place) if preprocessing.classes is not None else None,
         input_range=(lower if math.isfinite(lower) else None, upper if math.isfinite(upper) else None),
     )
     module = make(network_shape(card, known[0]))

@@ -14,10 +14,10 @@ from robust_student.models.card import ModelCard
 from robust_student.models.exported import open_program
 from robust_student.models.hub import CARD, folder_of, is_repository
 from robust_student.models.model import PROGRAM, Model, assemble, require_fit
-from robust_student.models.preprocessing import NATURAL_UNITS, Intake, order_of, read_names
+from robust_student.models.preprocessing import NATURAL_UNITS, Preprocessing, order_of, read_names
 from robust_student.models.registry import Recipe, is_built_in, names_code, read
 from robust_student.models.run_directory import load
-from robust_student.models.settings import IntakeSettings
+from robust_student.models.settings import PreprocessingSettings
 from robust_student.models.weights import load_weights
 from robust_student.runtime.files import read_json
 
@@ -25,7 +25,7 @@ from robust_student.runtime.files import read_json
 def open_model(
     spec: str,
     data: Data | None = None,
-    settings: IntakeSettings | None = None,
+    settings: PreprocessingSettings | None = None,
     *,
     trust: bool = False,
     role: str = "model",
@@ -45,7 +45,7 @@ def open_model(
     The model takes the data's inputs in natural units: it normalises and resizes them itself, and its logits are in the
     order of the data's classes where both sides have the same names. Raises UserError.
     """
-    settings = settings if settings is not None else IntakeSettings()
+    settings = settings if settings is not None else PreprocessingSettings()
     folder = folder_of(spec) if spec.startswith("hub:") else Path(spec)
     if not _elsewhere(spec, folder):
         return _adapted(load(folder, trust=trust), spec, data, settings, role)
@@ -78,18 +78,18 @@ def _elsewhere(spec: str, folder: Path) -> bool:
     return ":" in spec or "@" in spec or folder.suffix == PROGRAM or is_built_in(spec)
 
 
-def _program(spec: str, data: Data, wanted: Intake, trust: bool, role: str) -> Model:
+def _program(spec: str, data: Data, wanted: Preprocessing, trust: bool, role: str) -> Model:
     """A program of torch.export; images are resized to the size that it was exported for."""
     program = open_program(Path(spec), trust=trust)
     sides = program.shape[1:] if len(program.shape) == 3 else ()
-    own = Intake(size=(sides[0], sides[1]) if len(sides) == 2 and sides[0] and sides[1] else None)
-    recipe = Recipe(spec, weights=Path(spec), intake=wanted.over(own))
+    own = Preprocessing(size=(sides[0], sides[1]) if len(sides) == 2 and sides[0] and sides[1] else None)
+    recipe = Recipe(spec, weights=Path(spec), preprocessing=wanted.over(own))
     model = assemble(recipe, lambda shape: program, data, spec, role)
     model.card = model.card.model_copy(update={"network": None})
     return model
 
 
-def _network(spec: str, data: Data, wanted: Intake, trust: bool, role: str) -> Model:
+def _network(spec: str, data: Data, wanted: Preprocessing, trust: bool, role: str) -> Model:
     """A network by name or from the user's code, with exactly the weights that the spec names."""
     recipe, classes = read(spec), len(data.classes)
     if not recipe.has_weights and not names_code(recipe.network):
@@ -107,10 +107,10 @@ def _network(spec: str, data: Data, wanted: Intake, trust: bool, role: str) -> M
             load_weights(network, recipe.weights)
         return network
 
-    intake = wanted.over(recipe.intake)
+    preprocessing = wanted.over(recipe.preprocessing)
     if not recipe.has_weights:  # the factory's own, which take natural units like a file's
-        intake = intake.over(NATURAL_UNITS)
-    recipe = replace(recipe, intake=intake)
+        preprocessing = preprocessing.over(NATURAL_UNITS)
+    recipe = replace(recipe, preprocessing=preprocessing)
     model = assemble(recipe, make, data, spec, role)
     if not recipe.has_weights and assemble(recipe, make, data, spec, role).digest() != model.digest():
         raise UserError(
@@ -131,13 +131,13 @@ def _fingerprint(model: Model) -> str:
     return digest.hexdigest()
 
 
-def _wanted(settings: IntakeSettings, data: Data | None) -> Intake:
+def _wanted(settings: PreprocessingSettings, data: Data | None) -> Preprocessing:
     """What the user says, where anything is said."""
     size, file = settings.teacher_input_size, settings.teacher_classes
     names = None if file is None else read_names(file)
     if names is not None and data is not None and len(names) != len(data.classes):
         raise UserError(f"class names {file}: {len(names)} names, the data has {len(data.classes)} classes")
-    return Intake(
+    return Preprocessing(
         settings.teacher_mean,
         settings.teacher_std,
         None if size is None else (size[0], size[-1]),
@@ -145,7 +145,7 @@ def _wanted(settings: IntakeSettings, data: Data | None) -> Intake:
     )
 
 
-def _adapted(model: Model, spec: str, data: Data | None, settings: IntakeSettings, role: str) -> Model:
+def _adapted(model: Model, spec: str, data: Data | None, settings: PreprocessingSettings, role: str) -> Model:
     """A run for data whose images have another size or whose classes come in another order."""
     wanted, card = _wanted(settings, data), model.card
     if wanted.mean is not None or settings.teacher_weights is not None:

@@ -13,7 +13,7 @@ from robust_student.core.errors import UserError
 
 
 @dataclass(frozen=True)
-class Intake:
+class Preprocessing:
     """None where nothing is known."""
 
     mean: tuple[float, ...] | None = None
@@ -25,10 +25,10 @@ class Intake:
     classes: tuple[str, ...] | None = None
     """Names in the order of the logits."""
 
-    def over(self, other: "Intake") -> "Intake":
+    def over(self, other: "Preprocessing") -> "Preprocessing":
         """What this one knows, and what `other` knows where this one does not; mean and std go together."""
         known = self if self.mean is not None else other
-        return Intake(known.mean, known.std, self.size or other.size, self.classes or other.classes)
+        return Preprocessing(known.mean, known.std, self.size or other.size, self.classes or other.classes)
 
     def normalisation(self, shape: Sequence[int], who: str) -> tuple[Tensor, Tensor] | None:
         """Mean and standard deviation, `(channels, 1, 1)` for images and `(features,)` for tables; None: unknown.
@@ -51,14 +51,14 @@ class Intake:
         return torch.tensor(self.mean).view(form), torch.tensor(self.std).view(form)
 
 
-NATURAL_UNITS = Intake((0.0,), (1.0,))
+NATURAL_UNITS = Preprocessing((0.0,), (1.0,))
 """No normalisation."""
 
 
-def from_pretrained_cfg(config: Mapping[str, Any]) -> Intake:
+def from_pretrained_cfg(config: Mapping[str, Any]) -> Preprocessing:
     """From timm's `pretrained_cfg`: mean, std, input_size and label_names."""
     size, names = config.get("input_size"), config.get("label_names")
-    return Intake(
+    return Preprocessing(
         _numbers(config.get("mean")),
         _numbers(config.get("std")),
         None if size is None else (int(size[1]), int(size[2])),
@@ -66,7 +66,7 @@ def from_pretrained_cfg(config: Mapping[str, Any]) -> Intake:
     )
 
 
-def from_config(config: Mapping[str, Any], preprocessor: Mapping[str, Any], who: str) -> Intake:
+def from_config(config: Mapping[str, Any], preprocessor: Mapping[str, Any], who: str) -> Preprocessing:
     """From the `config.json` and `preprocessor_config.json` of a Hugging Face repository.
 
     Names come from `id2label` (or `label_names`, `classes`), normalisation from `image_mean` and `image_std` (or
@@ -80,7 +80,7 @@ def from_config(config: Mapping[str, Any], preprocessor: Mapping[str, Any], who:
         names = names or config.get("label_names") or config.get("classes")
         pixels = preprocessor if "image_mean" in preprocessor else {}
         size = preprocessor.get("crop_size") or preprocessor.get("size")
-        intake = Intake(
+        preprocessing = Preprocessing(
             _numbers(pixels.get("image_mean", config.get("mean"))),
             _numbers(pixels.get("image_std", config.get("std"))),
             _side(size),
@@ -90,8 +90,8 @@ def from_config(config: Mapping[str, Any], preprocessor: Mapping[str, Any], who:
             own = config.get("pretrained_cfg") or config
             if not isinstance(own, Mapping):
                 raise TypeError("pretrained_cfg is no object")
-            intake = intake.over(from_pretrained_cfg(own))
-        return intake
+            preprocessing = preprocessing.over(from_pretrained_cfg(own))
+        return preprocessing
     except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
         raise UserError(f"{who}: its config.json or preprocessor_config.json is malformed ({error})") from None
 

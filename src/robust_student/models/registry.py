@@ -21,7 +21,7 @@ from robust_student.models.networks.fitnet import fitnet1, fitnet2, fitnet3, fit
 from robust_student.models.networks.mlp import linear, lipschitz, mlp
 from robust_student.models.networks.mobilenet import mobilenetv2
 from robust_student.models.networks.resnet import resnet8, resnet20, resnet32, resnet56, wrn
-from robust_student.models.preprocessing import Intake
+from robust_student.models.preprocessing import Preprocessing
 from robust_student.models.weights import load_weights
 from robust_student.runtime.hardware import require_buildable
 
@@ -58,7 +58,7 @@ class Recipe:
     library: LibraryNetwork | None = None
     weights: Path | None = None
     """File of weights; library weights are in `library.pretrained`."""
-    intake: Intake = Intake()
+    preprocessing: Preprocessing = Preprocessing()
     """What comes with the weights."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """More keyword arguments for a factory, from the config.json beside its weights."""
@@ -114,13 +114,13 @@ def read(spec: str) -> Recipe:
         recipe = Recipe(f"{kind}:{rest}" if rest else kind)
     elif kind in LIBRARIES and rest:
         library = LibraryNetwork.parse(name)
-        intake = library.intake(weights=bool(weights) or library.pretrained)
-        recipe = Recipe(library.architecture, library, intake=intake)
+        preprocessing = library.preprocessing(weights=bool(weights) or library.pretrained)
+        recipe = Recipe(library.architecture, library, preprocessing=preprocessing)
     elif rest:
         recipe = Recipe(name)
         if weights and (weights.startswith("hub:") or Path(weights).is_dir()):
             beside = read_repository(folder_of(weights))
-            return replace(recipe, weights=beside.weights, intake=beside.intake, arguments=beside.config)
+            return replace(recipe, weights=beside.weights, preprocessing=beside.preprocessing, arguments=beside.config)
     else:
         others = "timm:NAME, torchvision:NAME, hub:USER/REPO, pkg.module:factory, file.py:factory"
         raise UserError(f"model: unknown name '{name}'{nearest(name, list(NETWORKS))} (or {others})")
@@ -196,4 +196,6 @@ def _from_repository(spec: str, folder: Path) -> Recipe:
     recipe = read(name)
     if recipe.has_weights:
         raise UserError(f"model '{spec}': its config.json asks for other weights than its own ('{name}')")
-    return replace(recipe, weights=repository.weights, intake=recipe.intake.over(repository.intake))
+    return replace(
+        recipe, weights=repository.weights, preprocessing=recipe.preprocessing.over(repository.preprocessing)
+    )

@@ -9,7 +9,7 @@ from robust_student.core.settings import Settings
 from robust_student.runtime.hardware import LARGEST_INPUT
 
 
-class IntakeSettings(Settings):
+class PreprocessingSettings(Settings):
     """What a teacher that was trained elsewhere expects of its inputs and calls its classes; a run knows it itself."""
 
     teacher_weights: Path | None = None
@@ -26,7 +26,7 @@ class IntakeSettings(Settings):
     """Text file of class names, one a line, in the order of the teacher's logits; None: those it comes with."""
 
     @model_validator(mode="after")
-    def _both_of_a_normalisation(self) -> "IntakeSettings":
+    def _both_of_a_normalisation(self) -> "PreprocessingSettings":
         if (self.teacher_mean is None) != (self.teacher_std is None):
             raise ValueError("teacher_mean and teacher_std go together")
         return self
@@ -39,7 +39,7 @@ class IntakeSettings(Settings):
         return size
 
 
-class TeacherSettings(IntakeSettings):
+class TeacherSettings(PreprocessingSettings):
     """How a teacher is opened, and how it must do on validation examples before anything is trained."""
 
     teacher_accuracy: float | None = Field(None, gt=1, le=100)

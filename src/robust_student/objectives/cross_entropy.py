@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn import functional
 
 from robust_student.data.augmentation import Mixed
-from robust_student.objectives.precision import Passes, Precision
+from robust_student.objectives.precision import ForwardPass, Precision
 from robust_student.objectives.terms import Terms
 
 
@@ -15,7 +15,7 @@ class LabelObjective(nn.Module):
         """Wrap `network`."""
         super().__init__()
         self.network = network
-        self._passes = Passes(network, precision, compiled=compiled)
+        self._passes = ForwardPass(network, precision, compiled=compiled)
 
     def forward(self, batch: Mixed) -> Terms:
         """The one term of a batch."""

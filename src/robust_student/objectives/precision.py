@@ -9,7 +9,7 @@ from torch import Tensor, nn
 Precision = Literal["fp32", "bf16"]
 
 
-class Passes:
+class ForwardPass:
     """Forward passes through one network for training it.
 
     With bf16 an ordinary pass runs under autocast and its logits come back in the inputs' type. A pass whose input

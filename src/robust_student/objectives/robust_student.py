@@ -23,7 +23,7 @@ from robust_student.objectives.gradient_penalties import (
     radius_hinge,
     require_twice_differentiable,
 )
-from robust_student.objectives.precision import Passes, Precision
+from robust_student.objectives.precision import ForwardPass, Precision
 from robust_student.objectives.settings import METHODS, ObjectiveSettings
 from robust_student.objectives.terms import (
     Terms,
@@ -82,7 +82,7 @@ class RobustStudentObjective(nn.Module):
         self.input_range = input_range
         if compiled and not compilable(self.settings):
             raise UserError("objective: cannot be compiled (it differentiates the student twice, or traces it)")
-        self._passes = Passes(student, precision, compiled=compiled)
+        self._passes = ForwardPass(student, precision, compiled=compiled)
         self.progress = 1.0
         """Share of the training done, 0 to 1, on which the radius of the certified term depends; set it each step."""
         self._graph: Graph | None = None

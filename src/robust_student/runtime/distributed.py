@@ -15,7 +15,7 @@ from robust_student.core.errors import UserError
 
 
 @contextmanager
-def joined(device: str) -> Iterator[None]:
+def process_group(device: str) -> Iterator[None]:
     """Join the other processes of a `torchrun` for the length of a block; nothing where there are none.
 
     NCCL where the device is CUDA, gloo otherwise.
@@ -43,21 +43,21 @@ def size() -> int:
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
-def total(values: Tensor) -> Tensor:
+def all_reduce_sum(values: Tensor) -> Tensor:
     """The sum of the processes' values, element by element."""
     if size() > 1:
         distributed.all_reduce(values)
     return values
 
 
-def largest(values: Tensor) -> Tensor:
+def all_reduce_max(values: Tensor) -> Tensor:
     """The largest of the processes' values, element by element."""
     if size() > 1:
         distributed.all_reduce(values, distributed.ReduceOp.MAX)
     return values
 
 
-def as_first(condition: bool) -> bool:
+def broadcast(condition: bool) -> bool:
     """Whether the condition holds in the first process, by whose clock all of them go."""
     if size() == 1:
         return condition
@@ -66,13 +66,13 @@ def as_first(condition: bool) -> bool:
     return bool(answer.item())
 
 
-def wait() -> None:
+def barrier() -> None:
     """Until all processes are here."""
     if size() > 1:
         distributed.barrier()
 
 
-def put_together(mine: Tensor) -> Tensor:
+def all_gather(mine: Tensor) -> Tensor:
     """The processes' tensors, all of one shape, one after the other along the first dimension."""
     if size() == 1:
         return mine
@@ -87,7 +87,7 @@ def _device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
 
 
-def first(job: Callable[[], Any]) -> Any:
+def rank_zero(job: Callable[[], Any]) -> Any:
     """What `job` returns in the first process, in all of them; its UserError too.
 
     For all that must be done once: only the first process writes. The result must be plain values or None.

@@ -41,7 +41,7 @@ def terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, kept)
 
 
-class Wish:
+class StopRequest:
     """Whether a signal has asked to stop."""
 
     number: int = 0
@@ -55,15 +55,15 @@ class Wish:
 
 
 @contextmanager
-def listening() -> Iterator[Wish]:
+def listening() -> Iterator[StopRequest]:
     """Turn SIGINT and SIGTERM into a wish for the length of a block; outside the main thread nothing is heard."""
-    wish = Wish()
+    stop_request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield wish
+        yield stop_request
         return
-    kept = {number: signal.signal(number, wish.hear) for number in (signal.SIGINT, signal.SIGTERM)}
+    kept = {number: signal.signal(number, stop_request.hear) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield wish
+        yield stop_request
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)

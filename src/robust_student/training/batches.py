@@ -15,7 +15,7 @@ from robust_student.runtime import distributed
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class MicroBatch:
     """Examples on the device that go through the network together."""
 
     inputs: Inputs
@@ -25,7 +25,7 @@ class Part:
     """Each example's number in the training set: what its random draws, and its teacher scores, hang on."""
 
 
-class Feed:
+class Batches:
     """The steps of an epoch, each as the parts that this process accumulates.
 
     A step takes `batch_size` examples over all processes and parts: process r has the r-th share of them, cut into
@@ -53,7 +53,7 @@ class Feed:
         self.accumulate, self.seed, self.device = accumulate, seed, device
         self.steps = max(1, len(source) // self.batch_size)
 
-    def epoch(self, number: int, skip: int = 0) -> Iterator[list[Part]]:
+    def epoch(self, number: int, skip: int = 0) -> Iterator[list[MicroBatch]]:
         """The steps of epoch `number`, from 1, without the first `skip` of them."""
         if isinstance(self.source, Stream):
             yield from self._streamed(self.source, number, skip)
@@ -68,13 +68,13 @@ class Feed:
         share = torch.tensor_split(step, distributed.size())[distributed.rank()]
         return [part for part in torch.tensor_split(share, self.accumulate) if len(part) > 0]
 
-    def _part(self, source: Examples, positions: Tensor) -> Part:
+    def _part(self, source: Examples, positions: Tensor) -> MicroBatch:
         there = positions.to(self.device)
         inputs = source.take(positions if source.mapped else there).to(self.device, non_blocking=True)
         inputs = inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs
-        return Part(inputs, source.labels[there], there)
+        return MicroBatch(inputs, source.labels[there], there)
 
-    def _streamed(self, source: Stream, number: int, skip: int) -> Iterator[list[Part]]:
+    def _streamed(self, source: Stream, number: int, skip: int) -> Iterator[list[MicroBatch]]:
         share = self.batch_size // distributed.size()
         batches = source.batches(
             epoch=number, batch_size=share, seed=self.seed, skip=skip, rank=distributed.rank(), world=distributed.size()
@@ -83,4 +83,4 @@ class Feed:
             there = [tensor.to(self.device, non_blocking=True) for tensor in (inputs, labels, examples)]
             there[0] = there[0].float() / 255 if there[0].dtype == torch.uint8 else there[0]
             parts = zip(*(torch.tensor_split(tensor, self.accumulate) for tensor in there), strict=True)
-            yield [Part(*part) for part in parts]
+            yield [MicroBatch(*part) for part in parts]

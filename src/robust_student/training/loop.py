@@ -11,21 +11,21 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from robust_student.core.errors import UserError
-from robust_student.core.rng import Draws, seed_generators, step_seed
+from robust_student.core.rng import ExampleRng, seed_generators, step_seed
 from robust_student.data.augmentation import Mixed, augment
 from robust_student.models.model import Model
 from robust_student.objectives.terms import Terms
 from robust_student.runtime import distributed
-from robust_student.runtime.interruption import Interrupted, Wish
+from robust_student.runtime.interruption import Interrupted, StopRequest
 from robust_student.runtime.progress import Advance
-from robust_student.training.batches import Feed, Part
-from robust_student.training.optimisation import Optimisation, agree, averaged, limit_gradient, mean_of
+from robust_student.training.batches import Batches, MicroBatch
+from robust_student.training.optimisation import Optimisation, any_failure, averaged, limit_gradient, mean_of
 from robust_student.training.selection import Validation, choose_epoch
 from robust_student.training.settings import TrainingSettings
 from robust_student.training.tracking import Tracking
-from robust_student.training.unfinished_run import Unfinished
+from robust_student.training.unfinished_run import UnfinishedRun
 
-Step = Callable[[nn.Module, Mixed, Part, Draws, float], Terms]
+Step = Callable[[nn.Module, Mixed, MicroBatch, ExampleRng, float], Terms]
 """Maps the objective (as wrapped for several processes), a batch, its source, draws and the training's progress to
 terms."""
 
@@ -38,12 +38,12 @@ class Loop:
         model: Model,
         objective: nn.Module,
         step: Step,
-        feed: Feed,
+        batches: Batches,
         validation: Validation,
         settings: TrainingSettings,
     ) -> None:
-        self.model, self.step, self.feed, self.validation, self.settings = model, step, feed, validation, settings
-        self.steps = feed.steps * settings.epochs
+        self.model, self.step, self.batches, self.validation, self.settings = model, step, batches, validation, settings
+        self.steps = batches.steps * settings.epochs
         self.optimisation = Optimisation(model, settings, self.steps)
         self.objective = DistributedDataParallel(objective) if distributed.size() > 1 else objective
         self.average = averaged(model, settings.ema)
@@ -73,16 +73,16 @@ class Loop:
         """The epoch to keep so far, from 1."""
         return choose_epoch([record["validation"] for record in self.history], self.validation.count) + 1
 
-    def run(self, unfinished: Unfinished | None, wish: Wish, tracking: Tracking) -> None:
+    def run(self, unfinished: UnfinishedRun | None, stop_request: StopRequest, tracking: Tracking) -> None:
         """Take all the steps that are left."""
         with Advance(self.steps, self.done, quiet=distributed.rank() > 0) as advance:
             while self.epoch <= self.settings.epochs:
                 started, before = time.perf_counter(), self.number
                 self.model.train()
-                for parts in self.feed.epoch(self.epoch, skip=self.number):
-                    self._take(parts, unfinished, wish)
-                    if self.number % 10 == 0 or self.number == self.feed.steps:
-                        rate = (self.number - before) * self.feed.batch_size / (time.perf_counter() - started)
+                for parts in self.batches.epoch(self.epoch, skip=self.number):
+                    self._take(parts, unfinished, stop_request)
+                    if self.number % 10 == 0 or self.number == self.batches.steps:
+                        rate = (self.number - before) * self.batches.batch_size / (time.perf_counter() - started)
                         means = ", ".join(f"{name} {float(x) / self.number:.3f}" for name, x in self.sums.items())
                         status = f"epoch {self.epoch}/{self.settings.epochs}: {means} | {rate:,.0f} examples/s"
                         advance.update(self.done, status)
@@ -91,13 +91,13 @@ class Loop:
                 if unfinished is not None:
                     unfinished.record(self.history)
 
-    def _take(self, parts: list[Part], unfinished: Unfinished | None, wish: Wish) -> None:
+    def _take(self, parts: list[MicroBatch], unfinished: UnfinishedRun | None, stop_request: StopRequest) -> None:
         """One step: forward and backward on every part, then the parameters move."""
         settings, number = self.settings, self.done + 1
-        seed_generators(step_seed(settings.seed, number, distributed.rank()), self.feed.device)
+        seed_generators(step_seed(settings.seed, number, distributed.rank()), self.batches.device)
         terms = []
         for position, part in enumerate(parts):
-            draws = Draws(settings.seed, number, part.examples)
+            draws = ExampleRng(settings.seed, number, part.examples)
             batch = augment(part.inputs, part.labels, settings.augmentation, draws)
             last = position == len(parts) - 1
             with self._apart(last):
@@ -106,7 +106,7 @@ class Loop:
         if distributed.size() > 1:
             self._require_gradients()
         size = limit_gradient(self.optimisation.parameters, settings.gradient_clip)
-        trouble, stop = agree(terms, size, wish.number)
+        trouble, stop = any_failure(terms, size, stop_request.number)
         if trouble is not None:
             self._diverged(trouble, unfinished)
         self.optimisation.step()
@@ -116,7 +116,7 @@ class Loop:
         for name in terms[0].values:
             mean = mean_of([part.values[name] for part in terms])
             self.sums[name] = self.sums[name] + mean if name in self.sums else mean
-        if unfinished is not None and (stop or distributed.as_first(unfinished.due())):
+        if unfinished is not None and (stop or distributed.broadcast(unfinished.due())):
             unfinished.save(self.done, self.state())
         if stop and unfinished is not None:
             raise Interrupted(
@@ -143,7 +143,10 @@ class Loop:
 
     def _close_epoch(self, seconds: float, taken: int) -> None:
         """Validate, record, and keep the weights that may still be chosen."""
-        means = {name: distributed.total(total / self.number) / distributed.size() for name, total in self.sums.items()}
+        means = {
+            name: distributed.all_reduce_sum(total / self.number) / distributed.size()
+            for name, total in self.sums.items()
+        }
         epoch = self.epoch
         record = {
             "epoch": epoch,
@@ -151,7 +154,7 @@ class Loop:
             "validation": self.validation.measure(self.measured),
             "learning_rate": self.optimisation.rate,
             "seconds": round(seconds, 3),
-            "examples_per_second": round(taken * self.feed.batch_size / seconds, 1),
+            "examples_per_second": round(taken * self.batches.batch_size / seconds, 1),
         }
         self.history.append(record)
         self.kept[epoch] = deepcopy(self.measured.state_dict())
@@ -159,7 +162,7 @@ class Loop:
         self.kept = {e: w for e, w in self.kept.items() if not _dominated(accuracies[e - 1], accuracies[e:])}
         self.number, self.sums = 0, {}
 
-    def _diverged(self, trouble: str, unfinished: Unfinished | None) -> None:
+    def _diverged(self, trouble: str, unfinished: UnfinishedRun | None) -> None:
         """Stop in all processes, with the weights of the best epoch so far kept (of this step where there is none)."""
         where = ""
         if unfinished is not None:
@@ -179,7 +182,7 @@ class Loop:
             "average": None if self.average is None else dict(self.average.state_dict()),
             "done": self.done,
             "number": self.number,
-            "sums": {name: distributed.put_together(total[None]) for name, total in self.sums.items()},
+            "sums": {name: distributed.all_gather(total[None]) for name, total in self.sums.items()},
             "history": self.history,
             "kept": {epoch: dict(weights) for epoch, weights in self.kept.items()},
         }
@@ -193,9 +196,9 @@ class Loop:
             self.optimisation.restore(state)
             self.done, self.number = int(state["done"]), int(state["number"])
             self.history = list(state["history"])
-            self.sums = {str(name): _own(totals).to(self.feed.device) for name, totals in state["sums"].items()}
+            self.sums = {str(name): _own(totals).to(self.batches.device) for name, totals in state["sums"].items()}
             self.kept = {
-                int(epoch): {name: value.to(self.feed.device) for name, value in weights.items()}
+                int(epoch): {name: value.to(self.batches.device) for name, value in weights.items()}
                 for epoch, weights in state["kept"].items()
             }
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:

@@ -67,7 +67,7 @@ def limit_gradient(parameters: list[nn.Parameter], limit: float | None) -> float
     return float(nn.utils.clip_grad_norm_(moved, limit if limit is not None else math.inf))
 
 
-def agree(terms: list[Terms], size: float, stop: int) -> tuple[str | None, int]:
+def any_failure(terms: list[Terms], size: float, stop: int) -> tuple[str | None, int]:
     """What went wrong in this step in any process (None: nothing), and the signal that any process heard (0: none).
 
     All processes get the same answer, so that all of them go on or none does.
@@ -78,7 +78,7 @@ def agree(terms: list[Terms], size: float, stop: int) -> tuple[str | None, int]:
     flags += [int(not all(bool(part.loss.detach().isfinite()) for part in terms))]
     if distributed.size() > 1:
         device = next(iter(terms[0].values.values())).device
-        flags = [int(flag) for flag in distributed.largest(torch.tensor(flags, device=device)).tolist()]
+        flags = [int(flag) for flag in distributed.all_reduce_max(torch.tensor(flags, device=device)).tolist()]
     guilty = [name for name, flag in zip(names, flags[2:-1], strict=True) if flag]
     if guilty:
         return f"term '{guilty[0]}' is NaN or infinite", flags[0]

@@ -52,7 +52,7 @@ def search(
     base = settings.objective
     if base.secant.weight == 0 and base.gradient.weight == 0:
         raise UserError("search: the method has no gradient objective to search over; use secant or exact")
-    distributed.first(lambda: _make(output))
+    distributed.rank_zero(lambda: _make(output))
     known = as_model(teacher, data)
     with torch.random.fork_rng():
         beginner = as_model(student, data)
@@ -82,7 +82,7 @@ def search(
     def measure(objective: ObjectiveSettings, name: str) -> dict[str, float]:
         folder = output / TRIES / name
         if (folder / "model.json").exists():  # complete, but the interruption came before its record
-            distributed.first(lambda: shutil.rmtree(folder))
+            distributed.rank_zero(lambda: shutil.rmtree(folder))
         attempt = settings.model_copy(update={"training": short, "objective": objective})
         return distill(teacher, student, data, attempt, output=folder).validation
 
@@ -92,7 +92,7 @@ def search(
 
     if record["baseline"] is None:
         record["baseline"] = measure(_scaled(base, base.radius, 0.0), "plain")
-        distributed.first(note)
+        distributed.rank_zero(note)
     radius = base.radius or Norm.named(base.norm, data.scale).default_radius(data.input_range, data.shape)
     for r, w in _candidates()[:tries][len(record["tries"]) :]:
         candidate = _scaled(base, r * radius, w)
@@ -106,7 +106,7 @@ def search(
                 "accepted": accuracies["clean"] >= record["baseline"]["clean"] - max_accuracy_drop / 100,
             }
         )
-        distributed.first(note)
+        distributed.rank_zero(note)
     accepted = [k for k, attempt in enumerate(record["tries"]) if attempt["accepted"]]
     if not accepted:
         least = min(record["baseline"]["clean"] - attempt["validation"]["clean"] for attempt in record["tries"])
@@ -115,7 +115,7 @@ def search(
             f"loses {100 * least:.2f}); allow a larger drop or more tries"
         )
     record["chosen"] = max(accepted, key=lambda k: record["tries"][k]["validation"]["selection"])
-    distributed.first(note)
+    distributed.rank_zero(note)
     best = record["tries"][record["chosen"]]
     final = settings.model_copy(update={"objective": _scaled(base, best["radius"], best["factor"])})
     trained = distill(teacher, student, data, final, output=output)

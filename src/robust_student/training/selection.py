@@ -132,4 +132,4 @@ def _mine(count: int) -> Tensor:
 def _share(right: Sequence[Tensor], count: int, device: torch.device) -> float:
     """The share of `count` examples that the processes together found right."""
     found = torch.stack([part.sum() for part in right]).sum() if right else torch.zeros(())
-    return int(distributed.total(found.long().to(device))) / count
+    return int(distributed.all_reduce_sum(found.long().to(device))) / count

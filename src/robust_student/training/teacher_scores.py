@@ -22,7 +22,7 @@ _BATCH = 256  # four times as many leave the cache of a CPU: 5 to 35 % slower
 _PROBED = 16
 
 
-class Guide:
+class TeacherScores:
     """A frozen teacher that answers with its logits in evaluation mode; its own mode is left as it was."""
 
     def __init__(self, teacher: Model, device: torch.device, *, sharded: bool = False) -> None:
@@ -46,14 +46,14 @@ class Guide:
         if changing or isinstance(source, Stream):
             return
         path = self._path(source) if cache else None
-        known = None if path is None else distributed.first(lambda: _read(path, len(source)))
+        known = None if path is None else distributed.rank_zero(lambda: _read(path, len(source)))
         if known is None or not self._agrees(known, source):
             known = self._all(source)
             if not bool(known.isfinite().all()):
                 raise UserError("teacher: its scores on the training inputs hold NaN or infinite values")
             if path is not None:
                 written = known
-                distributed.first(lambda: _write(path, written))
+                distributed.rank_zero(lambda: _write(path, written))
         self._known = known.to(self.device)
 
     def scores(self, inputs: Inputs, examples: Labels) -> Logits:
@@ -69,7 +69,7 @@ class Guide:
         share = -(-count // ranks)
         mine = torch.arange(distributed.rank() * share, (distributed.rank() + 1) * share) % count
         parts = [self.teacher.logits(source.floats(part)) for part in torch.split(mine, _BATCH)]
-        return distributed.put_together(torch.cat(parts).to(self.device))[:count].cpu()
+        return distributed.all_gather(torch.cat(parts).to(self.device))[:count].cpu()
 
     def _agrees(self, known: Tensor, source: Examples) -> bool:
         """Whether the teacher still answers so on a few examples: the code of its network may have changed.

@@ -15,7 +15,7 @@ from torch import nn
 from robust_student.core.errors import UserError
 from robust_student.core.module_state import evaluating
 from robust_student.core.norms import Norm
-from robust_student.core.rng import Draws
+from robust_student.core.rng import ExampleRng
 from robust_student.core.settings import Settings
 from robust_student.data.augmentation import Mixed
 from robust_student.data.examples import Data, Examples
@@ -27,15 +27,15 @@ from robust_student.objectives.cross_entropy import LabelObjective
 from robust_student.objectives.robust_student import RobustStudentObjective, compilable
 from robust_student.objectives.terms import Terms
 from robust_student.runtime.hardware import resolve_device
-from robust_student.runtime.interruption import Wish, listening
+from robust_student.runtime.interruption import StopRequest, listening
 from robust_student.runtime.provenance import provenance
-from robust_student.training.batches import Feed, Part
+from robust_student.training.batches import Batches, MicroBatch
 from robust_student.training.loop import Loop, Step
 from robust_student.training.selection import Validation
 from robust_student.training.settings import DistillSettings, SelectionSettings, TrainingSettings
-from robust_student.training.teacher_scores import Guide
+from robust_student.training.teacher_scores import TeacherScores
 from robust_student.training.tracking import Tracking
-from robust_student.training.unfinished_run import Unfinished
+from robust_student.training.unfinished_run import UnfinishedRun
 
 TEACHER_SETTINGS = TrainingSettings(selection=SelectionSettings(metric="accuracy"))
 """Defaults of `train`: the best epoch is the one of highest clean validation accuracy."""
@@ -87,7 +87,7 @@ def train(
         def prepare(source: Examples | Stream, device: torch.device) -> tuple[nn.Module, Step]:
             objective = LabelObjective(model, settings.precision, compiled=settings.compile)
 
-            def step(wrapped: nn.Module, batch: Mixed, part: Part, draws: Draws, progress: float) -> Terms:
+            def step(wrapped: nn.Module, batch: Mixed, part: MicroBatch, draws: ExampleRng, progress: float) -> Terms:
                 return wrapped(batch)
 
             return objective, step
@@ -133,8 +133,8 @@ def distill(
             _log.warning("compile: this objective differentiates the student twice or traces it; going on without")
 
         def prepare(source: Examples | Stream, device: torch.device) -> tuple[nn.Module, Step]:
-            guide = Guide(known, device, sharded=settings.shard_teacher)
-            guide.prepare(source, changing=training.augmentation.anything, cache=settings.cache_scores)
+            teacher_scores = TeacherScores(known, device, sharded=settings.shard_teacher)
+            teacher_scores.prepare(source, changing=training.augmentation.anything, cache=settings.cache_scores)
             objective = RobustStudentObjective(
                 model,
                 settings.objective,
@@ -144,9 +144,9 @@ def distill(
                 compiled=compiled,
             )
 
-            def step(wrapped: nn.Module, batch: Mixed, part: Part, draws: Draws, progress: float) -> Terms:
+            def step(wrapped: nn.Module, batch: Mixed, part: MicroBatch, draws: ExampleRng, progress: float) -> Terms:
                 objective.progress = progress
-                return wrapped(batch.inputs, batch.labels, guide.scores(batch.inputs, part.examples), draws)
+                return wrapped(batch.inputs, batch.labels, teacher_scores.scores(batch.inputs, part.examples), draws)
 
             return objective, step
 
@@ -170,13 +170,13 @@ def _fit(
     model.to(device).train()
     _require_gradient(model, held_out, device)
     objective, step = prepare(source, device)
-    feed = Feed(
+    batches = Batches(
         source, batch_size=settings.batch_size, accumulate=settings.accumulate, seed=settings.seed, device=device
     )
-    loop = Loop(model, objective, step, feed, validation, settings)
+    loop = Loop(model, objective, step, batches, validation, settings)
     unfinished = None
     if output is not None and marks is not None:
-        unfinished = Unfinished(output, marks, settings.checkpoint_minutes)
+        unfinished = UnfinishedRun(output, marks, settings.checkpoint_minutes)
     if unfinished is not None:
         state = unfinished.latest()
         for complaint in unfinished.checkpoints.skipped:
@@ -184,9 +184,9 @@ def _fit(
         if state is not None:
             loop.restore(state)
     tracking = Tracking(settings.track, output, recorded.model_dump(mode="json"))
-    with listening() if unfinished is not None else nullcontext(Wish()) as wish:
+    with listening() if unfinished is not None else nullcontext(StopRequest()) as stop_request:
         try:
-            loop.run(unfinished, wish, tracking)
+            loop.run(unfinished, stop_request, tracking)
         finally:
             tracking.finish()
     model.load_state_dict(loop.kept[loop.chosen])

@@ -17,7 +17,7 @@ LAST_GOOD = "last-good"
 """Name of the run directory inside an unfinished run that holds the weights from before a divergence."""
 
 
-class Unfinished:
+class UnfinishedRun:
     """A run directory that holds no model yet: `training.json`, `metrics.jsonl` and `checkpoints`.
 
     With several processes only the first writes; all of them read, so the directory must be one that all can see.
@@ -34,7 +34,7 @@ class Unfinished:
         Raises UserError where the directory holds anything else, and names the first mark that differs.
         """
         self.output, self.minutes = output, minutes
-        distributed.first(lambda: self._open(marks))
+        distributed.rank_zero(lambda: self._open(marks))
         self.checkpoints = Checkpoints(output)
         self._saved = time.monotonic()
 
@@ -63,7 +63,7 @@ class Unfinished:
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Write a checkpoint; UserError where that fails."""
-        distributed.first(lambda: self.checkpoints.save(step, state))
+        distributed.rank_zero(lambda: self.checkpoints.save(step, state))
         self._saved = time.monotonic()
 
     def record(self, history: Sequence[dict[str, Any]]) -> None:
@@ -95,4 +95,4 @@ class Unfinished:
             (self.output / TRAINING).unlink(missing_ok=True)
             self.checkpoints.clear()
 
-        distributed.first(write)
+        distributed.rank_zero(write)
