@@ -5,6 +5,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -467,7 +468,7 @@ def test_a_budget_may_reach_from_one_end_of_the_range_to_the_other_and_no_furthe
         settings = FAST.model_copy(update=budget)
         measurements.require_possible_budgets(DATA, settings)
         more = settings.model_copy(update={"autoattack_radius": 1.01 * whole})
-        assert f"({norm}, at most {whole:g})" in message_of(lambda more=more: run(tmp_path / "out", more))
+        assert f"({norm}, at most {whole:g})" in message_of(partial(run, tmp_path / "out", more))
     assert not (tmp_path / "out").exists()
 
 
