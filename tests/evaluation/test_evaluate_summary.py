@@ -1,0 +1,90 @@
+"""The summary: recomputed from the rows, costs, baseline, and the headline."""
+
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from toy_evaluation import DATA, FAST, models, run
+
+from robust_student.cli.terminal import headline
+from robust_student.models.model import as_model
+from robust_student.models.run_directory import save
+from robust_student.results.breakdown import breakdown
+from robust_student.results.intervals import median, paired_difference, wilson
+from robust_student.results.rows import BREAKDOWN, EVALUATION, ROWS, SUMMARY, Row, group
+from robust_student.runtime.files import read_json, read_jsonl
+
+
+def test_the_summary_can_be_recomputed_from_the_rows(attacked: Path) -> None:
+    answers = defaultdict[tuple[str, str, float | None], dict[int, Any]](dict)
+    for row in read_jsonl(attacked / ROWS):
+        answers[row["model"], row["perturbation"], row["setting"]][row["index"]] = row
+    checked = 0
+    for record in read_json(attacked / SUMMARY):
+        cell = answers.get((record["model"], record["perturbation"], record["setting"]), {})
+        right = {index: row["correct"] for index, row in cell.items() if row["correct"] is not None}
+        if record["metric"] == "accuracy":
+            expected: tuple[float | None, ...] = wilson(sum(right.values()), len(right))
+        elif record["metric"] == "accuracy_minus_kd":
+            base = answers["kd", record["perturbation"], record["setting"]]
+            expected = paired_difference(list(right.values()), [base[index]["correct"] for index in right])
+        elif record["metric"] == "mean_realised_snr_db":
+            expected = (float(np.mean([row["value"] for row in cell.values()])), None, None)
+        elif record["metric"].startswith("median_"):
+            cell = answers[record["model"], record["metric"].removeprefix("median_"), None]
+            radii = [math.inf if row["detail"] == "infinite" else row["value"] for row in cell.values()]
+            expected = median(radii)
+        else:
+            continue
+        checked += 1
+        finite = [None if number is None or not math.isfinite(number) else number for number in expected]
+        assert [record["value"], record["low"], record["high"]] == pytest.approx(finite), record
+        assert record["n"] == len(cell)
+    assert checked == 3 * (1 + 4 + 4 + 1 + 4) + 2 * 8
+
+
+def test_what_is_returned_is_what_is_written(tmp_path: Path) -> None:
+    records = run(tmp_path / "out", subjects={"m": models()["kd"]})
+    assert read_json(tmp_path / "out" / SUMMARY) == records
+
+
+def test_costs_are_those_of_the_saved_model(finished: Path, tmp_path: Path) -> None:
+    records = read_json(finished / SUMMARY)
+    cost = {r["metric"]: r["value"] for r in records if r["model"] == "new" and r["unit"] in ("count", "bytes", "ms")}
+    save(as_model(models()["new"], DATA), tmp_path)
+    assert cost.pop("latency") > 0
+    assert cost == {"parameters": 51, "macs": 48, "file_size": (tmp_path / "model.safetensors").stat().st_size}
+
+
+@pytest.mark.parametrize(("asked", "used"), [(None, "kd"), ("new", "new")])
+def test_the_baseline_is_kd_unless_told_otherwise(asked: str | None, used: str, tmp_path: Path) -> None:
+    records = run(tmp_path / "out", FAST.model_copy(update={"baseline": asked}))
+    compared = {(r["model"], r["metric"]) for r in records if r["metric"].startswith("accuracy_minus")}
+    assert compared == {(name, f"accuracy_minus_{used}") for name in models() if name != used}
+    assert read_json(tmp_path / "out" / EVALUATION)["baseline"] == used
+
+
+def test_without_kd_nothing_is_compared(tmp_path: Path) -> None:
+    records = run(tmp_path / "out", subjects={"m": models()["kd"]})
+    assert not any(record["metric"].startswith("accuracy_minus") for record in records)
+
+
+def test_the_headline_has_one_line_per_model(attacked: Path) -> None:
+    lines = headline(read_json(attacked / SUMMARY))
+    assert [line["model"] for line in lines] == ["teacher", "kd", "new"]
+    assert all(line["clean"]["perturbation"] == "none" and line["autoattack"]["setting"] == 0.4 for line in lines)
+    assert all(abs(line["noise"]["setting"]) == 3 for line in lines) and lines[2]["parameters"] == 51
+
+
+def test_the_headline_does_without_noise_and_attack(tmp_path: Path) -> None:
+    settings = FAST.model_copy(update={"snr_db": ()})
+    (line,) = headline(run(tmp_path / "out", settings, subjects={"m": models()["kd"]}))
+    assert line["noise"] is None and line["autoattack"] is None and line["clean"]["n"] == 30
+
+
+def test_the_breakdown_is_that_of_the_rows(finished: Path) -> None:
+    rows = group(Row(**row) for row in read_jsonl(finished / ROWS))
+    assert read_json(finished / BREAKDOWN) == breakdown(rows)

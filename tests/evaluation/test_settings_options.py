@@ -1,0 +1,74 @@
+"""Every option of an evaluation changes its result; the batch size changes nothing."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy_evaluation import ATTACKED, FAST, Curved, Records, models, rows_of, run, timeless
+
+from robust_student.evaluation.settings import EvaluationSettings, MaskingSettings
+from robust_student.results.rows import SUMMARY
+from robust_student.runtime.files import read_json
+
+OTHERS: dict[str, Any] = {
+    "examples": 29,
+    "attack_examples": 6,
+    "snr_db": (3.0, -4.0),
+    "noises": ("uniform", "impulse"),
+    "pgd_linf": (0.05, 0.2),
+    "pgd_l2": (0.5,),
+    "pgd_steps": 1,
+    "autoattack": "none",
+    "autoattack_norm": "l2",
+    "autoattack_radius": 0.05,
+    "masking": MaskingSettings(examples=5, steps=(1, 4)),
+    "baseline": "teacher",
+    "teacher": "new",
+    "seed": 1,
+}
+
+
+def test_the_list_of_options_is_complete() -> None:
+    assert set(OTHERS) == set(EvaluationSettings.model_fields) - {
+        "batch_size",
+        "device",
+        "skip_certified",
+        "corruptions",
+    }
+
+
+@pytest.mark.parametrize("option", sorted(name for name in OTHERS if not name.startswith("autoattack")))
+def test_every_option_changes_the_result(option: str, finished: Path, tmp_path: Path) -> None:
+    records = run(tmp_path / "out", FAST.model_copy(update={option: OTHERS[option]}))
+    assert timeless(records) != timeless(read_json(finished / SUMMARY))
+
+
+@pytest.mark.parametrize("option", sorted(name for name in OTHERS if name.startswith("autoattack")))
+def test_every_option_of_autoattack_changes_what_it_finds(option: str, attacked: Path, tmp_path: Path) -> None:
+    def found(records: Records) -> Records:
+        mine = [r for r in records if r["model"] == "kd" and r["perturbation"].startswith("autoattack")]
+        return [{name: value for name, value in record.items() if name != "verdict"} for record in mine]
+
+    records = run(
+        tmp_path / "out", ATTACKED.model_copy(update={option: OTHERS[option]}), subjects={"kd": models()["kd"]}
+    )
+    usual = found(read_json(attacked / SUMMARY))
+    assert found(records) != usual and found(run(tmp_path / "usual", ATTACKED, subjects={"kd": Curved()})) == usual
+
+
+@pytest.mark.parametrize("size", [2, 1000])
+def test_the_batch_size_changes_nothing_outside_autoattack(size: int, finished: Path, tmp_path: Path) -> None:
+    records = timeless(run(tmp_path / "out", FAST.model_copy(update={"batch_size": size})))
+    expected = timeless(read_json(finished / SUMMARY))
+    names = ("model", "perturbation", "setting", "metric", "n")
+    assert [[r[name] for name in names] for r in records] == [[r[name] for name in names] for r in expected]
+    assert [r["value"] for r in records] == pytest.approx([r["value"] for r in expected], rel=1e-4)
+    noise = {"perturbation": "gaussian_snr_db"}
+    scores = ("confidence", "nll", "brier")
+    found, usual = (
+        sorted(rows_of(folder, **noise), key=lambda row: (row["model"], row["setting"], row["index"]))
+        for folder in (tmp_path / "out", finished)
+    )
+    for mine, its in zip(found, usual, strict=True):
+        assert {k: v for k, v in mine.items() if k not in scores} == {k: v for k, v in its.items() if k not in scores}
+        assert [mine[k] for k in scores] == pytest.approx([its[k] for k in scores], rel=1e-3)
