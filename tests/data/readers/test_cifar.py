@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data.readers.test_parquet import encoded, pictures, write
 from hypothesis import given
 from hypothesis import strategies as st
+from parquet_files import encoded, pictures, write_parquet
 from reference import message_of
 
 from robust_student.core.errors import UserError
@@ -131,7 +131,9 @@ def test_parquet_files_do_as_well(kind: str, label: str, count: int, tmp_path: P
     images = pictures(count, (32, 32, 3))
     names = [f"class {k}" for k in range(count)]
     for part in ("train", "test"):
-        write(tmp_path / f"{part}.parquet", [encoded(i) for i in images], list(range(count)), names=names, label=label)
+        write_parquet(
+            tmp_path / f"{part}.parquet", [encoded(i) for i in images], list(range(count)), names=names, label=label
+        )
     data = load_data(f"{kind}:{tmp_path}")
     assert data.classes == tuple(names) and len(data.train) == len(data.test) == count
     other = {"cifar10": "cifar100", "cifar100": "cifar10"}[kind]

@@ -16,12 +16,7 @@ from robust_student.data import cache, decoding
 from robust_student.data.readers.load import load_data
 
 NAMES = ["cat", "dog", "owl"]
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `datasets` prepares stays with the test."""
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "prepared")
+pytestmark = pytest.mark.usefixtures("own_datasets_cache")
 
 
 def pictures(count: int, seed: int = 0, shape: tuple[int, ...] = (5, 4, 3)) -> list[Any]:

@@ -1,57 +1,24 @@
 """Parquet files in the layout of Hugging Face datasets, written here."""
 
-import io
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 import pytest
 import torch
-from PIL import Image
+from parquet_files import encoded, pictures, write_parquet
 from reference import message_of
 
 from robust_student.data.readers.load import load_data
-
-NAMES = ["cat", "dog", "owl"]
-
-
-def encoded(pixels: Any, form: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, form)
-    return buffer.getvalue()
-
-
-def pictures(count: int, shape: tuple[int, ...] = (6, 5, 3), seed: int = 0) -> list[Any]:
-    rng = np.random.default_rng(seed)
-    return [rng.integers(0, 256, shape).astype(np.uint8) for _ in range(count)]
-
-
-def write(
-    path: Path,
-    images: list[Any],
-    labels: list[Any],
-    column: str = "image",
-    names: list[str] | None = NAMES,
-    label: str = "label",
-) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table = pyarrow.table({column: images, label: labels})
-    if names is not None:
-        features = {"info": {"features": {label: {"names": names, "_type": "ClassLabel"}}}}
-        table = table.replace_schema_metadata({b"huggingface": json.dumps(features).encode()})
-    pyarrow.parquet.write_table(table, path, row_group_size=4)
 
 
 def write_both(folder: Path, test: str = "test") -> list[Any]:
     images = pictures(12)
     rows = [{"bytes": encoded(image), "path": None} for image in images]
-    write(folder / "train-00000-of-00002.parquet", rows[:5], [0, 1, 2, 0, 1])
-    write(folder / "train-00001-of-00002.parquet", rows[5:9], [2, 0, 1, 2])
-    write(folder / f"{test}-00000-of-00001.parquet", rows[9:], [0, 1, 2])
+    write_parquet(folder / "train-00000-of-00002.parquet", rows[:5], [0, 1, 2, 0, 1])
+    write_parquet(folder / "train-00001-of-00002.parquet", rows[5:9], [2, 0, 1, 2])
+    write_parquet(folder / f"{test}-00000-of-00001.parquet", rows[9:], [0, 1, 2])
     return images
 
 
@@ -76,7 +43,7 @@ def test_a_data_folder_and_a_validation_split_will_do(tmp_path: Path) -> None:
 def test_plain_bytes_grey_images_and_nameless_classes(tmp_path: Path) -> None:
     images = pictures(6, (4, 4))
     for part in ("train", "test"):
-        write(tmp_path / f"{part}.parquet", [encoded(image) for image in images], [0, 1] * 3, "img", None)
+        write_parquet(tmp_path / f"{part}.parquet", [encoded(image) for image in images], [0, 1] * 3, "img", None)
     data = load_data(f"parquet:{tmp_path}")
     assert data.shape == (1, 4, 4) and data.classes == ("0", "1")
     assert torch.equal(data.test.inputs[:, 0], torch.from_numpy(np.stack(images)))
@@ -105,7 +72,7 @@ def test_bad_rows_are_named(tmp_path: Path, images: list[Any], labels: list[Any]
     write_both(tmp_path)
     for old in tmp_path.glob("train*"):
         old.unlink()
-    write(tmp_path / "train.parquet", images, labels, column)
+    write_parquet(tmp_path / "train.parquet", images, labels, column)
     assert expected in message_of(lambda: load_data(f"parquet:{tmp_path}"))
 
 
@@ -115,5 +82,7 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     write_both(tmp_path)
     (tmp_path / "train-00001-of-00002.parquet").write_bytes(b"PAR1 cut")
     assert "not a readable Parquet file" in message_of(lambda: load_data(f"parquet:{tmp_path}"))
-    write(tmp_path / "train-00001-of-00002.parquet", [encoded(p) for p in pictures(2)], [0, 1], names=["a", "b", "c"])
+    write_parquet(
+        tmp_path / "train-00001-of-00002.parquet", [encoded(p) for p in pictures(2)], [0, 1], names=["a", "b", "c"]
+    )
     assert "differ in class names" in message_of(lambda: load_data(f"parquet:{tmp_path}"))
