@@ -33,6 +33,7 @@ def test_every_perturbation_is_measured_on_its_number_of_examples_once(finished:
         ("estimated_confidence_radius_l2", None): 12,
         ("masking_gradient", None): 9,
         ("masking_repetition", None): 9,
+        ("masking_alone", None): 9,
         ("masking_outputs", None): 9,
         ("masking_steps", 1.0): 9,
         ("masking_steps", 4.0): 9,

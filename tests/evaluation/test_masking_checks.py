@@ -91,6 +91,8 @@ def test_a_linear_model_falls_exactly_where_its_radius_says(tmp_path: Path) -> N
         (Around(before=masking.thermometer), "zero_gradients", "FAIL"),
         (Around(before=lambda x: (x - x.detach()).abs().sqrt() + x), "nan_gradients", "FAIL"),
         (Around(before=lambda x: x + 0.01 * torch.randn_like(x)), "random_outputs", "FAIL"),
+        (Around(before=lambda x: 0.9 * x + 0.1 * x.mean(dim=0)), "batch_outputs", "FAIL"),
+        (Around(before=nn.BatchNorm2d(1, track_running_stats=False)), "batch_outputs", "FAIL"),
         (Around(after=lambda z: z.softmax(dim=1)), "probability_outputs", "WARN"),
         (
             Around(before=lambda x: 0.5 + 0.3 * (x - 0.5).detach() - 0.3 * (x - x.detach())),
@@ -107,6 +109,42 @@ def test_a_defect_is_found_by_its_check(masked: nn.Module, check: CheckName, lev
     assert verdict["fired"].get(check) == level
     assert verdict["level"] == ("FAIL" if "FAIL" in verdict["fired"].values() else "WARN")
     assert any(reason.endswith(CHECKS[check].words) for reason in verdict["reasons"])
+
+
+@pytest.mark.parametrize("size", [1, 5, 250])
+def test_outputs_that_depend_on_the_batch_are_found_whatever_its_size(size: int, tmp_path: Path) -> None:
+    """With 5 the last of the 6 examples is in a batch of its own."""
+    few = {"examples": 9, "attack_examples": 6, "masking": MaskingSettings(examples=6, steps=(1,))}
+    settings = SETTINGS.model_copy(update=few | {"batch_size": size})
+    coupled = Around(before=lambda x: x - 0.5 * x.mean(dim=0))
+    verdict = verdict_of(tmp_path / "out", {"m": coupled}, settings)
+    assert verdict["batch_outputs"] == 1 and verdict["fired"]["batch_outputs"] == "FAIL"
+    assert "100.0% of the inputs get other logits alone than within their batch" in verdict["reasons"]
+
+
+def test_rounding_and_missing_answers_do_not_depend_on_the_batch(tmp_path: Path) -> None:
+    """Of each network the logits alone and in a batch differ in the last bits of bfloat16, or are NaN both times."""
+
+    def rounded(z: Tensor) -> Tensor:
+        return (z * (1 + len(z) * 1e-4)).bfloat16().float()
+
+    for name, honest in {
+        "rounded": Around(after=rounded),
+        "silent": Around(after=lambda z: z.masked_fill(z[:, :1] > 0, float("nan"))),
+        "normalised": nn.Sequential(nn.BatchNorm2d(1).eval(), prototype_classifier(DATA)),
+    }.items():
+        assert verdict_of(tmp_path / name, {"m": honest})["batch_outputs"] == 0
+
+
+def test_random_outputs_are_not_blamed_on_the_batch(tmp_path: Path) -> None:
+    verdict = verdict_of(tmp_path / "out", {"m": Around(before=lambda x: x + 0.1 * torch.randn_like(x))})
+    assert verdict["batch_outputs"] is None and "random" in verdict["not_run"]["batch_outputs"]
+
+
+def test_a_network_that_cannot_take_one_input_is_refused_at_once(tmp_path: Path) -> None:
+    lonely = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16, track_running_stats=False), nn.Linear(16, 3))
+    message = message_of(lambda: verdict_of(tmp_path / "out", {"m": lonely}))
+    assert "model 'm': fails on a single input" in message and not (tmp_path / "out").exists()
 
 
 def test_logits_that_sum_to_one_are_not_probabilities(tmp_path: Path) -> None:
@@ -193,6 +231,7 @@ N = 10
 STANDING: dict[tuple[str, float | None], list[int]] = {
     ("masking_gradient", None): list(range(N)),
     ("masking_repetition", None): list(range(N)),
+    ("masking_alone", None): list(range(N)),
     ("masking_outputs", None): list(range(N)),
     ("masking_steps", 1.0): [0, 1, 2, 3],
     ("masking_steps", 4.0): [0, 1, 2, 3, 6],
@@ -220,6 +259,8 @@ def by_hand(square: tuple[int, ...] = (1,)) -> Verdict:
                 detail = "none" if i in standing else "square" if i in square else "apgd-t"
             rows[i] = Row("m", kind, setting, i, 0, 0 if i in standing else 1, i in standing, None, detail)
         groups[kind, setting] = rows
+    for i in (4, 5):
+        groups["masking_alone", None][i] = replace(groups["masking_alone", None][i], detail="different")
     groups["masking_gradient", None][3] = replace(groups["masking_gradient", None][3], detail="zero")
     return masking_verdict(groups, DATA, SETTINGS)
 
@@ -229,6 +270,7 @@ def test_the_shares_are_those_counted_by_hand() -> None:
         "zero_gradients": 0.1,  # 3
         "nan_gradients": 0,
         "random_outputs": 0,
+        "batch_outputs": 0.2,  # 4 and 5
         "probability_outputs": 0,
         "unbounded_accuracy": 0.1,  # 0
         "budget_rise": 0.2,  # l2: from one right to three; linf: from three to four

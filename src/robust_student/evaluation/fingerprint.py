@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robust_student.core.errors import UserError
 from robust_student.core.settings import Settings
 from robust_student.data.readers.load import Data
 from robust_student.models.costs import serialised
@@ -15,10 +16,22 @@ from robust_student.models.model import Model, as_model, require_fit
 
 
 def prepare(name: str, model: Model | nn.Module, data: Data, device: torch.device) -> Model:
-    """A model ready to be measured on `data`; UserError where they do not belong together."""
+    """A model ready to be measured on `data`; UserError where they do not belong together.
+
+    Also where it needs others beside an example to answer at all, as BatchNorm without running statistics may.
+    """
     if isinstance(model, Model):
         require_fit(model, data, f"model '{name}'")
-    return as_model(model, data).to(device).eval()
+    ready = as_model(model, data).to(device).eval()
+    try:
+        ready.logits(torch.zeros(1, *data.shape))
+    except (RuntimeError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"model '{name}': fails on a single input ({reason}); it must answer each by itself, say with running "
+            "statistics"
+        ) from None
+    return ready
 
 
 def describe(model: Model) -> dict[str, Any]:

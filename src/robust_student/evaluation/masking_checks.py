@@ -23,10 +23,13 @@ from robust_student.results.rows import Row
 PREFIX = "masking_"
 """Begins the names of these perturbations; their rows count for the verdict and are no result of their own."""
 GRADIENT, REPETITION, OUTPUTS = "masking_gradient", "masking_repetition", "masking_outputs"
+ALONE = "masking_alone"
 STEPS, CROSS_ENTROPY, RESCALED = "masking_steps", "masking_cross_entropy", "masking_rescaled"
 TRANSFER = "masking_transfer"
 SAME = 1e-4
 """Logits of two passes are the same where they differ by at most this share of the largest one."""
+ROUNDED = 0.02
+"""The same of passes in batches of other sizes, for which kernels round otherwise: bfloat16 keeps 8 bits."""
 
 Rows = Mapping[int, Row]
 """The rows of one model, perturbation and setting by example."""
@@ -50,6 +53,7 @@ def masking_plans(
     cells: list[tuple[str, float | None, Run]] = [
         (GRADIENT, None, _gradient),
         (REPETITION, None, _repetition),
+        (ALONE, None, _alone_or_not),
         (OUTPUTS, None, _outputs),
         *((STEPS, steps, _pgd(STEPS, margin, data, settings, steps)) for steps in ladder),
         (CROSS_ENTROPY, ladder[-1], _pgd(CROSS_ENTROPY, _log_probability, data, settings, ladder[-1])),
@@ -82,6 +86,11 @@ def masking_verdict(
         "rescaled_only": _alone(rescaled, [cross_entropy]),
     }
     not_run: dict[CheckName, str] = {}
+
+    if figures["random_outputs"] == 0:
+        figures["batch_outputs"] = _share(groups[ALONE, None], "different")
+    else:
+        not_run["batch_outputs"] = "the outputs are random, whatever the batch"
 
     unlimited = groups.get(("pgd_linf", data.input_range.width))
     if unlimited is not None:
@@ -130,9 +139,23 @@ def _gradient(model: Model, batch: Batch) -> list[Row]:
 
 def _repetition(model: Model, batch: Batch) -> list[Row]:
     first, second = model.logits(batch.inputs), model.logits(batch.inputs)
-    apart = (first - second).abs().amax(dim=1) > SAME * first.abs().amax(dim=1)
-    details = ["different" if differ else None for differ in apart.tolist()]
-    return _with_details(rows_of(batch, REPETITION, None, answers(first).tolist()), details)
+    return _with_details(rows_of(batch, REPETITION, None, answers(first).tolist()), _apart(first, second, SAME))
+
+
+def _alone_or_not(model: Model, batch: Batch) -> list[Row]:
+    """Every example by itself and beside the others; beside zeros, where there are none."""
+    others = batch.inputs if len(batch.inputs) > 1 else torch.cat([batch.inputs, torch.zeros_like(batch.inputs)])
+    together = model.logits(others)[: len(batch.inputs)]
+    alone = model.logits(batch.inputs, batch=1)
+    return _with_details(rows_of(batch, ALONE, None, answers(alone).tolist()), _apart(together, alone, ROUNDED))
+
+
+def _apart(first: Tensor, second: Tensor, share: float) -> list[str | None]:
+    """`different` for each example whose logits differ by more than a share of the largest one."""
+    nothing = first.isnan() & second.isnan()
+    difference = (first - second).abs().masked_fill(nothing, 0.0).nan_to_num(nan=torch.inf).amax(dim=1)
+    apart = difference > share * first.nan_to_num().abs().amax(dim=1)
+    return ["different" if differ else None for differ in apart.tolist()]
 
 
 def _outputs(model: Model, batch: Batch) -> list[Row]:
