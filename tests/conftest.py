@@ -1,8 +1,11 @@
 """Fixtures every test file shares: the device, a seeded generator, small float64 students."""
 
 import os
+import shutil
+import signal
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ from hypothesis import settings
 from reference import conv_student, linear_student, smooth_student
 from torch import nn
 
+pytest.register_assert_rewrite("bad_inputs")
 settings.register_profile("robust_student", deadline=None, derandomize=True, max_examples=100)
 settings.load_profile("robust_student")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that a test starts
@@ -80,3 +84,40 @@ def smooth(device: torch.device) -> nn.Module:
 def conv(device: torch.device) -> nn.Module:
     """Convolution with BatchNorm in float64, in training mode, for (2, 4, 4) inputs and 3 classes."""
     return conv_student(IMAGE, CLASSES, device).train()
+
+
+@pytest.fixture(scope="session")
+def sound_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of inputs that are in order."""
+    from spoiled import world
+
+    root = tmp_path_factory.mktemp("inputs")
+    before = Path.cwd()
+    os.chdir(root)
+    try:
+        world()
+    finally:
+        os.chdir(before)
+    return root
+
+
+@pytest.fixture
+def patience() -> Iterator[None]:
+    """Ends a test that would wait forever."""
+
+    def give_up(*_: object) -> None:
+        pytest.fail("still waiting after five minutes")  # no OSError, which the program would explain
+
+    signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(300)
+    yield
+    signal.alarm(0)
+
+
+@pytest.fixture
+def here(sound_world: Path, patience: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of inputs that are in order, as the working directory of a test that spoils them."""
+    copy = tmp_path / "here"
+    shutil.copytree(sound_world, copy)
+    monkeypatch.chdir(copy)
+    return copy
