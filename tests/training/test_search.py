@@ -147,7 +147,7 @@ def test_a_try_may_lose_exactly_the_allowed_accuracy(clean: float, accepted: boo
 def test_losing_exactly_the_allowed_number_of_examples_is_accepted(
     right: int, points: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("test_search.BASELINE", (right / 100, 0.2))
+    monkeypatch.setitem(globals(), "BASELINE", (right / 100, 0.2))
     monkeypatch.setattr(searching, "distill", Planned(((right - points) / 100, 0.5)))
     run(tmp_path / "out", tries=1, drop=float(points))
 
