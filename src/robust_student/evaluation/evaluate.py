@@ -20,7 +20,7 @@ from robust_student.evaluation.masking_checks import PREFIX, masking_plans, mask
 from robust_student.evaluation.measurements import autoattack_suite, plan, require_possible_budgets
 from robust_student.evaluation.row_store import RowStore, Sample, Shard
 from robust_student.evaluation.settings import EvaluationSettings
-from robust_student.models.costs import costs
+from robust_student.models.costs import batch_macs, costs
 from robust_student.models.memory_format import channels_last
 from robust_student.models.model import Model
 from robust_student.results.breakdown import breakdown
@@ -73,8 +73,9 @@ def evaluate(
     teacher = ready[settings.teacher].logits(inputs).to(device) if settings.teacher in ready else None
     cells = plan(data, settings, len(sample), attacked, teacher is not None) + under_corruption
     plans = {name: cells + checks[name] for name in ready}
+    work = {name: batch_macs([model], data.shape, settings.batch_size) for name, model in ready.items()}
     with channels_last(ready.values(), inputs[:1]):
-        used = store.fill(ready, plans, Sample(sample, inputs, labels, teacher), settings.batch_size)
+        used = store.fill(ready, plans, Sample(sample, inputs, labels, teacher), settings.batch_size, work)
     if shard is not None:
         return []
     mine = {name: {key[1:]: rows for key, rows in used.items() if key[0] == name} for name in ready}

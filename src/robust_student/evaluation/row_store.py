@@ -26,6 +26,7 @@ from robust_student.runtime.files import (
 )
 from robust_student.runtime.progress import Advance
 from robust_student.runtime.provenance import provenance
+from robust_student.runtime.threads import threads_for
 
 _ROWS = TypeAdapter(list[Row])
 
@@ -103,9 +104,16 @@ class RowStore:
         return cls(output, shard)
 
     def fill(
-        self, models: Mapping[str, Model], plans: Mapping[str, Sequence[Measurement]], sample: Sample, batch_size: int
+        self,
+        models: Mapping[str, Model],
+        plans: Mapping[str, Sequence[Measurement]],
+        sample: Sample,
+        batch_size: int,
+        work: Mapping[str, int] | None = None,
     ) -> dict[Key, dict[int, Row]]:
         """Measure every batch of every cell of every model's plan that has no rows yet; return the rows of the run.
+
+        `work` holds what a batch costs each model, by which the number of threads is chosen (`threads_for`).
 
         A shard measures its own batches only, in the same batches as a single process, and returns what it has; the
         process without a shard collects the rows of all shards in one file at the end.
@@ -127,9 +135,9 @@ class RowStore:
                         if missing:
                             torn |= len(missing) < len(indices)  # a crash within a write: rows of it will come twice
                             logits = None if sample.teacher_logits is None else sample.teacher_logits[part]
-                            rows = cell.run(
-                                model, Batch(name, indices, sample.inputs[part], sample.labels[part], logits)
-                            )
+                            batch = Batch(name, indices, sample.inputs[part], sample.labels[part], logits)
+                            with threads_for((work or {}).get(name)):
+                                rows = cell.run(model, batch)
                             append_jsonl(rows_file, [asdict(row) for row in rows])
                             done.update({row.index: row for row in rows})
                         passed += len(indices)

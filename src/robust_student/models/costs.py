@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import safetensors.torch
 import torch
@@ -23,6 +23,11 @@ def count_macs(network: nn.Module, shape: Sequence[int]) -> int:
     with FlopCounterMode(display=False) as counter, torch.no_grad(), evaluating(network):
         network(torch.zeros(1, *shape, device=device_of(network)))
     return counter.get_total_flops() // 2
+
+
+def batch_macs(networks: Iterable[nn.Module], shape: Sequence[int], examples: int) -> int:
+    """Multiply-accumulate operations of one forward pass of a batch through the largest of the networks."""
+    return examples * max(count_macs(network, shape) for network in networks)
 
 
 def costs(model: Model) -> dict[str, float | int]:

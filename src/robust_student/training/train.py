@@ -21,14 +21,17 @@ from robust_student.data.augmentation import Mixed
 from robust_student.data.examples import Data, Examples
 from robust_student.data.samples import split
 from robust_student.data.streams import Stream
+from robust_student.models.costs import batch_macs
 from robust_student.models.fingerprints import PROBE, probe, probe_architecture
 from robust_student.models.model import Model, as_model, require_fit
 from robust_student.objectives.cross_entropy import LabelObjective
 from robust_student.objectives.robust_student import RobustStudentObjective, compilable
 from robust_student.objectives.terms import Terms
+from robust_student.runtime import distributed
 from robust_student.runtime.hardware import resolve_device
 from robust_student.runtime.interruption import StopRequest, listening
 from robust_student.runtime.provenance import provenance
+from robust_student.runtime.threads import threads_for
 from robust_student.training.batches import Batches, MicroBatch
 from robust_student.training.loop import Loop, Step
 from robust_student.training.selection import Validation
@@ -184,7 +187,12 @@ def _fit(
         if state is not None:
             loop.restore(state)
     tracking = Tracking(settings.track, output, recorded.model_dump(mode="json"))
-    with listening() if unfinished is not None else nullcontext(StopRequest()) as stop_request:
+    work = None
+    if device.type == "cpu":
+        share = batches.batch_size // (distributed.size() * batches.accumulate)
+        work = batch_macs([model] if teacher is None else [model, teacher], data.shape, share)
+    signals = listening() if unfinished is not None else nullcontext(StopRequest())
+    with threads_for(work), signals as stop_request:
         try:
             loop.run(unfinished, stop_request, tracking)
         finally:
