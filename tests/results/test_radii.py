@@ -1,0 +1,42 @@
+"""Radii of an example from both sides, and shares beyond a budget."""
+
+import math
+
+import pytest
+
+from robust_student.results.intervals import wilson
+from robust_student.results.radii import Bracket, brackets, certified_agreement, share_beyond
+
+
+def test_share_beyond_counts() -> None:
+    radii = [0.0, 0.0, 0.1, 0.1, 0.3, math.inf]
+    grid = [0.0, 0.05, 0.1, 0.2, 0.3, 5.0]
+    for certified in (True, False):
+        curve = share_beyond(radii, grid, certified=certified)
+        for r, estimate in zip(grid, curve, strict=True):
+            held = [radius >= r and radius > 0 if certified else radius > r for radius in radii]
+            assert estimate == wilson(sum(held), len(held))
+    assert [e.value * 6 for e in share_beyond(radii, grid, certified=True)] == pytest.approx([4, 4, 4, 2, 2, 1])
+    assert [e.value * 6 for e in share_beyond(radii, grid, certified=False)] == pytest.approx([4, 4, 2, 2, 1, 1])
+
+
+def test_brackets_hold_examples_with_both_bounds_in_order() -> None:
+    columns = {
+        "certified_decision_radius": {3: 0.2, 1: 0.1, 2: 0.1, 9: 0.0},
+        "attack_decision_radius": {1: 0.3, 2: 0.2, 3: 0.1, 5: 0.4},
+        "estimated_decision_radius": {1: 0.25},
+        "certified_confidence_radius": {4: 0.5},
+    }
+    made = brackets(columns, "decision")
+    assert list(made) == [2, 1, 3] and made[1][:1] + made[1][2:] == (0.1, 0.25, 0.3) and math.isnan(made[1].sampled)
+    assert [bracket.violated for bracket in made.values()] == [False, False, True]
+    alone = brackets(columns, "confidence")[4]
+    assert alone.certified == 0.5 and math.isnan(alone.attack) and not alone.violated
+    assert brackets({}, "decision") == {}
+    assert not Bracket(0.1, 0.0, 0.0, 0.1 * (1 - 1e-7)).violated  # the same radius, rounded otherwise
+
+
+def test_certified_agreement_needs_both_on_the_same_examples() -> None:
+    mine, theirs = {1: 0.2, 2: 0.2, 3: 0.05, 4: 0.3}, {1: 0.1, 2: 0.05, 3: 0.3, 9: 0.4}
+    assert certified_agreement(mine, theirs, 0.1) == (wilson(1, 3), 3)
+    assert certified_agreement(mine, {9: 0.1}, 0.1) is None
