@@ -60,6 +60,20 @@ def test_every_format_has_the_same_numbers(tmp_path: Path) -> None:
     assert "on the test split" in text
 
 
+def test_a_difference_that_is_not_shown_is_not_called_the_same(tmp_path: Path) -> None:
+    save(tmp_path, files())
+    found = {
+        (said["perturbation"], said["setting"]): said["outcome"]
+        for said in json.loads(written(tmp_path, "json"))["differences"]
+        if said["model"] == "robust"
+    }
+    assert found["none", None] == "not shown" and found["autoattack_linf", 0.1] == "better"
+    row = next(line for line in written(tmp_path, "md").splitlines() if line.startswith("| Clean") and ", p = " in line)
+    assert row.count(": not shown") == 2 and ": same" not in row
+    page = written(tmp_path, "html")
+    assert '<span class="sign">○ not shown</span>' in page and '<span class="sign better">▲ better</span>' in page
+
+
 def test_the_format_is_the_option_s_else_the_suffix_s(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save(tmp_path, files())
     assert written(tmp_path, "md").startswith("# Robustness report") and written(tmp_path, "json").startswith("{")

@@ -152,13 +152,13 @@ class Evidence:
         p, adjusted = (None if record is None else record["value"] for record in (alone, many))
         return Difference(estimate, (found["n"],), p, "McNemar", adjusted, many["n"] if many else 1)
 
-    def outcome(self, model: str, at: Place) -> Literal["better", "worse", "same", "unknown"]:
-        """How the model compares with the baseline in a cell."""
+    def outcome(self, model: str, at: Place) -> Literal["better", "worse", "not shown", "unknown"]:
+        """How the model compares with the baseline in a cell; a difference that is not shown may well be there."""
         found = self.difference(model, at)
         if found is None or math.isnan(found.estimate.low):
             return "unknown"
         if not found.distinguishable:
-            return "same"
+            return "not shown"
         return "better" if found.estimate.low > 0 else "worse"
 
     def doubted(self, model: str, at: Place) -> bool:
