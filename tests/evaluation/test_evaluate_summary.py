@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from toy_evaluation import DATA, FAST, models, run
+from scipy import stats
+from toy_evaluation import DATA, FAST, models, rows_of, run
 
 from robust_student.cli.terminal import headline
 from robust_student.models.model import as_model
 from robust_student.models.run_directory import save
-from robust_student.results.breakdown import breakdown
 from robust_student.results.intervals import median, paired_difference, wilson
-from robust_student.results.rows import BREAKDOWN, EVALUATION, ROWS, SUMMARY, Row, group
+from robust_student.results.rows import BREAKDOWN, EVALUATION, ROWS, SUMMARY
 from robust_student.runtime.files import read_json, read_jsonl
 
 
@@ -85,6 +85,31 @@ def test_the_headline_does_without_noise_and_attack(tmp_path: Path) -> None:
     assert line["noise"] is None and line["autoattack"] is None and line["clean"]["n"] == 30
 
 
-def test_the_breakdown_is_that_of_the_rows(finished: Path) -> None:
-    rows = group(Row(**row) for row in read_jsonl(finished / ROWS))
-    assert read_json(finished / BREAKDOWN) == breakdown(rows)
+def test_the_breakdown_counts_the_rows_by_class_and_by_confidence(finished: Path) -> None:
+    """Counted from the file one row at a time; scipy has the Wilson interval."""
+    cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows_of(finished):
+        if not row["perturbation"].startswith("estimated_"):
+            cells.setdefault((row["model"], row["perturbation"], row["setting"]), []).append(row)
+    entries = read_json(finished / BREAKDOWN)
+    assert {(e["model"], e["perturbation"], e["setting"]) for e in entries} == set(cells) and len(entries) == len(cells)
+    for entry in entries:
+        rows = cells[entry["model"], entry["perturbation"], entry["setting"]]
+        assert entry["split"] == "test" and [found["label"] for found in entry["classes"]] == [0, 1, 2]
+        for found in entry["classes"]:
+            right = [row["correct"] for row in rows if row["label"] == found["label"]]
+            interval = stats.binomtest(sum(right), len(right)).proportion_ci(method="wilson")
+            assert (found["n"], found["value"]) == (len(right), sum(right) / len(right))
+            assert (found["low"], found["high"]) == pytest.approx((interval.low, interval.high), abs=1e-9)
+        if entry["perturbation"] not in ("none", "gaussian_snr_db"):
+            assert entry["confidence"] is None
+            continue
+        assert len(entry["confidence"]) == 15
+        for k, found in enumerate(entry["confidence"]):
+            inside = [row for row in rows if max(math.ceil(15 * row["confidence"]) - 1, 0) == k]
+            assert (found["low"], found["high"]) == (k / 15, (k + 1) / 15)
+            assert (found["count"], found["right"]) == (len(inside), sum(row["correct"] for row in inside))
+            mean = sum(row["confidence"] for row in inside) / len(inside) if inside else None
+            assert found["confidence"] == (None if mean is None else pytest.approx(mean))
+    wrong = [e for e in entries if any(found["value"] < 1 for found in e["classes"])]
+    assert wrong and any(found["count"] for e in entries for found in (e["confidence"] or [])[:14])
