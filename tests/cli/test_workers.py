@@ -1,0 +1,97 @@
+"""Several processes measure what one measures."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import refused, run
+from reference import message_of
+
+from robust_student.cli.main import main
+from robust_student.cli.workers import beside
+from robust_student.evaluation import row_store
+from robust_student.runtime.files import append_jsonl
+
+QUICK = [
+    "--examples",
+    "40",
+    "--attack-examples",
+    "20",
+    "--batch-size",
+    "5",
+    "--pgd-steps",
+    "3",
+    "--snr-db",
+    "0",
+    "--autoattack",
+    "none",
+]
+
+
+def test_workers_and_shards_measure_what_one_process_measures(teacher: Path, tmp_path: Path) -> None:
+    models = ["evaluate", f"teacher={teacher}", "--data", "digits", "--device", "cpu", *QUICK]
+    run(*models, "--output", str(tmp_path / "one"))
+    run(*models, "--output", str(tmp_path / "two"), "--workers", "2")
+    for index in (1, 0):
+        run(*models, "--output", str(tmp_path / "shards"), "--shard", f"{index}/2")
+        assert not (tmp_path / "shards" / "summary.json").exists()
+    run(*models, "--output", str(tmp_path / "shards"))
+    rows = {name: set((tmp_path / name / "rows.jsonl").read_text().splitlines()) for name in ("one", "two", "shards")}
+    assert rows["one"] == rows["two"] == rows["shards"] and len(rows["one"]) > 100
+
+
+def test_workers_share_the_batches(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[int] = []
+
+    def append(path: Path, rows: list[dict[str, Any]]) -> None:
+        append_jsonl(path, rows)
+        measured.append(len(rows))
+
+    monkeypatch.setattr(row_store, "append_jsonl", append)
+    run("evaluate", str(teacher), "--data", "digits", *QUICK, "--workers", "3", "--output", str(tmp_path / "out"))
+    whole = len((tmp_path / "out" / "rows.jsonl").read_text().splitlines())
+    assert whole / 4 < sum(measured) < whole / 2
+
+
+def test_a_worker_that_fails_is_reported_in_one_line() -> None:
+    def work() -> None:
+        with beside([["evaluate", "--data", "digits", "--output", "nowhere"]]):
+            pass
+
+    assert message_of(work).startswith("worker 1: evaluate: name at least one run directory")
+
+
+def test_an_unknown_choice_names_the_others_and_no_none(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["report", "x", "--format", "pdf"])
+    said = capsys.readouterr().err
+    assert all(f"'{choice}'" in said for choice in ("html", "markdown", "json")) and "None" not in said
+
+
+def test_a_worker_that_says_much_goes_on_while_nobody_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, said = tmp_path / "program", tmp_path / "said"
+    code = "import pathlib, sys\nprint('x' * 500_000, file=sys.stderr)\n"
+    program.write_text(f"#!{sys.executable}\n{code}pathlib.Path({str(said)!r}).touch()\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    with beside([[]]):
+        for _ in range(600):
+            if said.exists():
+                break
+            time.sleep(0.1)
+        assert said.exists()
+
+
+def test_a_worker_does_not_outlive_a_failure_of_the_first_process() -> None:
+    with pytest.raises(KeyboardInterrupt), beside([["demo", "--output", "unwanted"]]):
+        raise KeyboardInterrupt
+    assert not Path("unwanted").exists()
+
+
+def test_bad_shards_are_refused(teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["evaluate", str(teacher), "--data", "digits", "--output", str(tmp_path / "out")]
+    assert "'2/2' is not INDEX/COUNT" in refused(capsys, *words, "--shard", "2/2")
+    assert "exclude each other" in refused(capsys, *words, "--shard", "0/2", "--workers", "2")
+    assert not (tmp_path / "out").exists()
