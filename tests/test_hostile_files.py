@@ -36,8 +36,6 @@ from robust_student.models.run_directory import load
 from robust_student.models.weights import load_weights
 from robust_student.report import reading
 from robust_student.report.write import write_report
-from robust_student.runtime import hardware
-from robust_student.runtime.hardware import physical_memory, readable, require_buildable, require_memory
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +56,7 @@ def here(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-# Code ----------------------------------------------------------------------------------------------------------------
+# Code -----------------------------------------------------------------------------------------------------------------
 
 
 def legacy(content: object) -> bytes:
@@ -121,6 +119,7 @@ def test_the_payload_would_have_run(here: Path) -> None:
 
 # Sizes ----------------------------------------------------------------------------------------------------------------
 
+
 ENTRY = {"dtype": "F32", "shape": [2, 4], "data_offsets": [0, 32]}
 HEADERS: dict[str, bytes] = {
     "empty": b"",
@@ -164,40 +163,6 @@ def test_a_giant_network_is_refused_before_it_is_built(spec: str, monkeypatch: p
 
     monkeypatch.setattr(Tensor, "uniform_", fill)  # how every layer makes its weights
     assert "choose smaller widths" in message_of(lambda: build(spec, (1, 8, 8), 10))
-
-
-def test_the_largest_network_is_still_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "LARGEST_NETWORK", 65 * 10)
-    assert sum(p.numel() for p in build("linear", (1, 8, 8), 10).parameters()) == 650
-    monkeypatch.setattr(hardware, "LARGEST_NETWORK", 65 * 10 - 1)
-    assert "would have 6.5e+02 parameters" in message_of(lambda: build("linear", (1, 8, 8), 10))
-
-
-def test_an_error_that_is_none_of_size_is_not_taken_for_one() -> None:
-    def broken() -> nn.Module:
-        raise TypeError("linear() takes no widths")
-
-    with pytest.raises(TypeError, match="no widths"):
-        require_buildable("linear:3", broken)
-
-
-def test_memory_is_compared_with_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    there = physical_memory()
-    assert there is None or there > 10**8
-    monkeypatch.setattr(hardware, "physical_memory", lambda: 10**9)
-    require_memory(10**9, "data", "buy more")
-    complaint = message_of(lambda: require_memory(10**9 + 1, "data", "buy more"))
-    assert complaint == "data: needs 1 GB of memory, this machine has 1 GB; buy more"
-    monkeypatch.setattr(hardware, "physical_memory", lambda: None)
-    require_memory(10**30, "data", "buy more")
-
-
-@pytest.mark.parametrize(
-    ("size", "shown"),
-    [(0, "0 bytes"), (999, "999 bytes"), (1000, "1 kB"), (25_300_000_000, "25.3 GB"), (10**24, "1e+06 EB")],
-)
-def test_sizes_are_readable(size: int, shown: str) -> None:
-    assert readable(size) == shown
 
 
 def test_packed_rows_are_unpacked_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,6 +221,7 @@ def test_a_report_over_a_link_replaces_the_link_and_not_what_it_leads_to(here: P
 
 
 # What is shown --------------------------------------------------------------------------------------------------------
+
 
 ESCAPE = "\x1b[2J\x1b]0;owned\x07"
 

@@ -1,6 +1,5 @@
 import hashlib
 import json
-import math
 import os
 import pickle
 from collections.abc import Callable
@@ -12,23 +11,13 @@ import pytest
 import safetensors.torch
 import torch
 from reference import affine, assert_state, message_of, state_of, toy_data
-from torch import Tensor, nn
+from torch import Tensor
 
 from robust_student.core.tensors import UNBOUNDED, InputRange
 from robust_student.data.readers.load import Data
-from robust_student.models.model import Model, as_model, require_fit
+from robust_student.models.model import as_model, require_fit
 from robust_student.models.run_directory import METRICS, SEARCH, load, require_new, save
-from robust_student.runtime.files import (
-    append_jsonl,
-    read_json,
-    read_jsonl,
-    replacing,
-    require_writable,
-    write_atomically,
-    write_json,
-)
-from robust_student.runtime.hardware import resolve_device
-from robust_student.runtime.provenance import provenance
+from robust_student.runtime.files import append_jsonl, read_json, write_json
 
 DATA = toy_data()
 TABLE = toy_data(shape=(5,), input_range=UNBOUNDED)
@@ -254,116 +243,6 @@ def test_a_card_without_an_entry_is_refused_by_its_name(missing: str, run: Path)
     assert missing in message_of(lambda: load(run))
 
 
-# Fit ------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"train": toy_data(shape=(1, 4, 5)).train}, "(1, 4, 4)"),
-        ({"classes": ("a", "b")}, "3 classes"),
-        ({"classes": ("class 0", "class 2", "class 1")}, "class 1 is 'class 1', in the data it is 'class 2'"),
-        ({"input_range": InputRange(0.0, 2.0)}, "(0.0, 2.0)"),
-        ({"input_range": UNBOUNDED}, "(0.0, 1.0)"),
-    ],
-    ids=["shape", "count", "order", "range", "unbounded"],
-)
-def test_a_model_that_does_not_fit_the_data_is_refused(change: dict[str, Any], words: str) -> None:
-    model = as_model("linear", DATA)
-    other = replace(DATA, **change)
-    message = message_of(lambda: require_fit(model, other, "the teacher"))
-    assert message.startswith("the teacher: ") and words in message
-    assert words in message_of(lambda: as_model(model, other))
-
-
-def test_a_model_that_fits_is_passed_on_as_it_is() -> None:
-    model = as_model("linear", DATA)
-    assert as_model(model, DATA) is model
-
-
-@pytest.mark.parametrize("network", ["linaer", affine(torch.zeros(4, 16)), affine(torch.zeros(3, 15))])
-def test_a_network_that_does_not_fit_the_data_is_refused(network: str | nn.Module) -> None:
-    message_of(lambda: as_model(network, DATA))
-
-
-# Logits ---------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("batch", [1, 7, 30, 1000])
-def test_logits_are_those_of_a_direct_pass_for_any_batch(batch: int) -> None:
-    model = as_model("resnet8:2", DATA)
-    inputs = DATA.test.floats()
-    expected = load_free_copy(model)(inputs)
-    torch.testing.assert_close(model.logits(inputs, batch), expected)
-
-
-def load_free_copy(model: Model) -> nn.Module:
-    """The same weights in a second model in evaluation mode."""
-    copy = as_model("resnet8:2", DATA)
-    copy.load_state_dict(model.state_dict())
-    return copy.eval()
-
-
-def test_logits_restore_the_mode_of_every_module_and_touch_no_buffer() -> None:
-    model = as_model("resnet8:2", DATA).train()
-    frozen = next(part for part in model.modules() if isinstance(part, nn.BatchNorm2d))
-    frozen.eval()
-    before, modes = state_of(model), [part.training for part in model.modules()]
-    assert not model.logits(DATA.test.floats()).requires_grad
-    assert [part.training for part in model.modules()] == modes
-    assert_state(model, before)
-
-
-def test_logits_restore_the_mode_when_the_pass_fails() -> None:
-    model = as_model("linear", DATA).train()
-    with pytest.raises(RuntimeError):
-        model.logits(torch.zeros(1, 3))
-    assert all(part.training for part in model.modules())
-
-
-# Files ----------------------------------------------------------------------------------------------------------------
-
-
-def names_in(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
-
-
-@pytest.mark.parametrize("existing", [False, True])
-def test_replacing_puts_the_new_directory_in_place_and_leaves_nothing_else(existing: bool, tmp_path: Path) -> None:
-    target = tmp_path / "out"
-    if existing:
-        target.mkdir()
-        (target / "old").write_text("old")
-    with replacing(target) as draft:
-        (draft / "new").write_text("new")
-        assert draft != target and (target / "old").exists() is existing
-    assert names_in(target) == {"new"} and names_in(tmp_path) == {"out"}
-    assert target.stat().st_mode & 0o777 == 0o755
-
-
-@pytest.mark.parametrize("existing", [False, True])
-@pytest.mark.parametrize("stop", [ValueError, KeyboardInterrupt])
-def test_replacing_keeps_what_was_there_when_the_block_fails(
-    existing: bool, stop: type[BaseException], tmp_path: Path
-) -> None:
-    target = tmp_path / "out"
-    if existing:
-        target.mkdir()
-        (target / "old").write_text("old")
-    with pytest.raises(stop), replacing(target) as draft:
-        (draft / "new").write_text("new")
-        raise stop
-    assert names_in(tmp_path) == ({"out"} if existing else set())
-    assert not existing or names_in(target) == {"old"}
-
-
-@pytest.mark.parametrize("require", [require_new, require_writable])
-def test_an_output_that_is_a_file_or_below_one_is_refused(require: Callable[[Path], None], tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("x")
-    for path in (tmp_path / "file", tmp_path / "file" / "below"):
-        assert str(path) in message_of(lambda path=path: require(path))  # type: ignore[misc]
-
-
 def test_a_new_output_may_hold_the_record_of_a_search_and_nothing_else(tmp_path: Path) -> None:
     require_new(tmp_path / "a" / "b")
     assert not (tmp_path / "a").exists()
@@ -371,86 +250,3 @@ def test_a_new_output_may_hold_the_record_of_a_search_and_nothing_else(tmp_path:
     require_new(tmp_path)
     (tmp_path / "more").write_text("")
     assert "exists already" in message_of(lambda: require_new(tmp_path))
-
-
-def failing_sync(descriptor: int) -> None:
-    raise OSError("disk on fire")
-
-
-def test_an_interrupted_write_keeps_the_old_content_and_leaves_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_atomically(tmp_path / "file", b"old")
-    monkeypatch.setattr(os, "fsync", failing_sync)
-    with pytest.raises(OSError, match="disk on fire"):
-        write_atomically(tmp_path / "file", b"new")
-    assert (tmp_path / "file").read_bytes() == b"old" and names_in(tmp_path) == {"file"}
-
-
-def test_an_atomic_write_replaces_the_content_and_leaves_nothing_else(tmp_path: Path) -> None:
-    for content in (b"first", b"second"):
-        write_atomically(tmp_path / "file", content)
-    assert (tmp_path / "file").read_bytes() == b"second" and names_in(tmp_path) == {"file"}
-    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_json_files_never_hold_nan_or_infinity(value: float, tmp_path: Path) -> None:
-    with pytest.raises(ValueError):
-        write_json(tmp_path / "file.json", {"x": value})
-    with pytest.raises(ValueError):
-        append_jsonl(tmp_path / "file.jsonl", [{"x": 1}, {"x": value}])
-    assert not (tmp_path / "file.json").exists() and (tmp_path / "file.jsonl").read_text() == ""
-
-
-def test_appended_rows_come_back_in_order(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    append_jsonl(path, [{"a": 1}, {"b": "zwei\nü"}])
-    append_jsonl(path, [])
-    append_jsonl(path, [{"c": None}])
-    assert read_jsonl(path) == [{"a": 1}, {"b": "zwei\nü"}, {"c": None}]
-
-
-@pytest.mark.parametrize("kept", range(1, 9))
-def test_a_last_line_that_was_cut_is_dropped(kept: int, tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_text('{"a": 1}\n' + '{"a": 25}'[:kept])
-    assert read_jsonl(path) == [{"a": 1}]
-
-
-@pytest.mark.parametrize("bad", [b'{"a"\n{"a": 2}\n', b'{"a": \n', b'\xff\n{"a": 2}\n'])
-def test_any_other_bad_line_is_named(bad: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(b'{"a": 1}\n' + bad)
-    message = message_of(lambda: read_jsonl(path))
-    assert "rows.jsonl" in message and "line 2" in message
-
-
-# Device and provenance ------------------------------------------------------------------------------------------------
-
-
-def test_the_device_is_found_by_name() -> None:
-    assert resolve_device("cpu") == torch.device("cpu")
-    accelerated = torch.cuda.is_available() or torch.backends.mps.is_available()
-    assert (resolve_device("auto").type == "cpu") is not accelerated
-
-
-@pytest.mark.parametrize("name", ["abacus", "", "cuda:999"])
-def test_a_device_that_is_not_there_is_refused_by_name(name: str) -> None:
-    assert f"'{name}'" in message_of(lambda: resolve_device(name))
-
-
-def test_provenance_is_json_and_says_where_the_result_comes_from() -> None:
-    found = provenance({"epochs": 3}, "digits", 7)
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert (found["settings"], found["data"], found["seed"], found["torch"]) == (
-        {"epochs": 3},
-        "digits",
-        7,
-        torch.__version__,
-    )
-
-
-def test_a_half_open_range_of_the_data_reaches_the_card() -> None:
-    half_open = toy_data(shape=(2,), input_range=InputRange(0.0, math.inf))
-    assert as_model("linear", half_open).card.range == half_open.input_range

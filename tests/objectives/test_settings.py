@@ -1,19 +1,16 @@
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from robust_student.core.errors import UserError, nearest
-from robust_student.core.settings import Settings, read_yaml
+from robust_student.core.errors import UserError
+from robust_student.core.settings import Settings
 from robust_student.objectives.settings import METHODS, ObjectiveSettings
-from robust_student.training.settings import DistillSettings
 
 Nested = dict[str, Any]
-
 GROUPS = {name: list(type(group).model_fields) for name, group in ObjectiveSettings() if isinstance(group, Settings)}
 PRESETS = pytest.mark.parametrize("method", sorted(METHODS))
 
@@ -45,20 +42,6 @@ def test_the_methods_are_the_documented_ones() -> None:
 )
 def test_each_method_switches_on_the_terms_of_its_name(method: str, terms: set[str]) -> None:
     assert {name for name in ("score", "gradient", "secant") if getattr(METHODS[method], name).weight > 0} == terms
-
-
-def test_distill_trains_by_the_secant_method_unless_told_otherwise() -> None:
-    assert DistillSettings().objective == METHODS["secant"]
-
-
-def test_json_brings_back_equal_training_settings() -> None:
-    settings = DistillSettings.parse({"training": {"selection": {"snr_db": [3, -1.5]}, "gradient_clip": None}})
-    assert DistillSettings.parse(json.loads(settings.model_dump_json())) == settings
-
-
-def test_an_unknown_setting_two_groups_down_is_refused_with_the_nearest_name() -> None:
-    with pytest.raises(UserError, match="'training.selection.metrc'; did you mean 'metric'"):
-        DistillSettings.parse({"training": {"selection": {"metrc": "robust"}}})
 
 
 @PRESETS
@@ -196,45 +179,3 @@ def test_parse_returns_settings_that_survive_json_or_raises_a_one_line_error(val
         assert len(str(error).splitlines()) == 1
     else:
         assert ObjectiveSettings.parse(json.loads(settings.model_dump_json())) == settings
-
-
-def test_nearest_offers_the_closest_choice_or_all_of_them() -> None:
-    assert nearest("secnat", ["secant", "kd"]) == "; did you mean 'secant'?"
-    assert nearest("zzz", ["secant", "kd"]) == "; choose from kd, secant"
-
-
-def test_yaml_is_read_as_a_mapping(tmp_path: Path) -> None:
-    path = tmp_path / "run.yaml"
-    path.write_text("norm: l2\nsecant: {weight: 5, steps: 2}\n", encoding="utf-8")
-    assert read_yaml(path) == {"norm": "l2", "secant": {"weight": 5, "steps": 2}}
-
-
-def test_an_empty_yaml_file_means_no_changes(tmp_path: Path) -> None:
-    path = tmp_path / "run.yaml"
-    path.write_text("# nothing yet\n", encoding="utf-8")
-    assert read_yaml(path) == {}
-
-
-@pytest.mark.parametrize(
-    ("content", "complaint"),
-    [
-        (None, "cannot read it"),
-        (b"norm: [l2\n  radius: : 3\n", "not valid YAML"),
-        (b"norm: \xff\xfe", "not valid YAML"),
-        (b"norm: \x00", "not valid YAML"),
-        (b"- norm\n- radius\n", "found list"),
-        (b"just words\n", "found str"),
-        (b"norm: !!python/object:os.system {}\n", "not valid YAML"),
-    ],
-    ids=["missing", "malformed", "not text", "control character", "list", "words", "unsafe tag"],
-)
-def test_a_bad_yaml_file_is_a_one_line_error_that_names_it(
-    content: bytes | None, complaint: str, tmp_path: Path
-) -> None:
-    path = tmp_path / "run.yaml"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(UserError) as error:
-        read_yaml(path)
-    message = str(error.value)
-    assert str(path) in message and complaint in message and len(message.splitlines()) == 1

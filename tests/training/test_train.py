@@ -1,6 +1,7 @@
+"""Training: what is learnt from which examples, what is kept, and what is refused."""
+
 import json
 import math
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,40 +20,16 @@ from reference import (
 )
 from torch import Tensor, nn
 from torch.nn import functional
+from toy_training import DATA, FAST, Recorder, TeacherScores, outcome, rows, student_of, teacher
 
 from robust_student.core.rng import step_seed
-from robust_student.data.augmentation import AugmentationSettings, Mixed, augment
 from robust_student.data.readers.load import load_data, split
 from robust_student.models.model import Model, as_model
 from robust_student.models.run_directory import METRICS, load
-from robust_student.objectives.settings import METHODS, ObjectiveSettings
+from robust_student.objectives.settings import METHODS
 from robust_student.training.selection import Validation, choose_epoch
-from robust_student.training.settings import DistillSettings, SelectionSettings, TrainingSettings
-from robust_student.training.train import TEACHER_SETTINGS, Trained, distill, train
-
-DATA = toy_data(train=60, noise=0.4)
-FAST = TrainingSettings(
-    epochs=2, batch_size=8, learning_rate=0.02, device="cpu", selection=SelectionSettings(steps=2, snr_db=(0.0,))
-)
-
-
-def teacher() -> Model:
-    return as_model(prototype_classifier(DATA), DATA)
-
-
-def student_of(
-    method: str = "kd", student: str | nn.Module = "mlp:4", output: Path | None = None, **training: Any
-) -> Trained:
-    """A student of the toy teacher."""
-    settings = DistillSettings(training=FAST.model_copy(update=training), objective=METHODS[method])
-    return distill(teacher(), student, DATA, settings, output=output)
-
-
-def outcome(trained: Trained) -> list[dict[str, Any]]:
-    """The history without what depends on the clock."""
-    clock = {"seconds", "examples_per_second"}
-    return [{name: value for name, value in record.items() if name not in clock} for record in trained.history]
-
+from robust_student.training.settings import DistillSettings
+from robust_student.training.train import TEACHER_SETTINGS, distill, train
 
 # What is learnt -------------------------------------------------------------------------------------------------------
 
@@ -122,23 +99,6 @@ def test_a_batch_is_at_most_a_sixteenth_of_the_training_set_but_eight_are_always
 # Which examples -------------------------------------------------------------------------------------------------------
 
 
-class Recorder(nn.Module):
-    """Remembers the batches that it is trained on."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network, self.trained_on = network, list[Tensor]()
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        if self.training:
-            self.trained_on.append(inputs.detach().clone())
-        return self.network(inputs)
-
-
-def rows(inputs: Tensor) -> list[tuple[float, ...]]:
-    return sorted(map(tuple, inputs.flatten(1).tolist()))
-
-
 def test_each_epoch_visits_each_training_example_at_most_once_and_never_a_validation_example() -> None:
     network = Recorder(affine(torch.zeros(3, 16)))
     train(network, DATA, FAST)
@@ -171,21 +131,6 @@ def test_the_test_examples_have_no_influence() -> None:
 
 
 # The teacher ----------------------------------------------------------------------------------------------------------
-
-
-class TeacherScores(nn.Module):
-    """A teacher with BatchNorm and dropout that counts what it is asked."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked = list[Tensor]()
-        self.modes = set[bool]()
-        self.layers = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16), nn.Dropout(0.5), nn.Linear(16, 3))
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        self.asked.append(inputs.detach().clone())
-        self.modes.add(self.training)
-        return self.layers(inputs)
 
 
 @pytest.mark.parametrize("wrapped", [False, True], ids=["module", "model"])
@@ -286,6 +231,7 @@ def test_divergence_by_a_huge_learning_rate_is_noticed_and_leaves_no_model(tmp_p
 
 # The kept epoch -------------------------------------------------------------------------------------------------------
 
+
 # The third epoch is so clean that the first, kept until then, is ruled out: the second is the best of the rest.
 GOING_BACK = [(0.75, 0.9), (0.87, 0.8), (0.95, 0.1), (0.95, 0.05)]
 PLANS = [
@@ -377,108 +323,3 @@ def test_training_again_gives_identical_weights_and_leaves_the_global_generator_
 
 def affine_with_dropout() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), affine(torch.zeros(3, 16)))
-
-
-# Every option matters -------------------------------------------------------------------------------------------------
-
-OTHERS: dict[str, Any] = {
-    "epochs": 3,
-    "batch_size": 5,
-    "optimizer": "sgd",
-    "learning_rate": 0.01,
-    "weight_decay": 0.5,
-    "schedule": "cosine",
-    "gradient_clip": 0.01,
-    "validation_fraction": 0.3,
-    "seed": 1,
-    "precision": "bf16",
-}
-OTHER_SELECTIONS: dict[str, Any] = {
-    "metric": "accuracy",
-    "snr_db": (0.0, 10.0),
-    "norm": "l2",
-    "radius": 0.02,
-    "steps": 1,
-    "examples": 3,
-}
-
-
-def test_the_lists_of_options_are_complete() -> None:
-    elsewhere = {"device", "selection", "augmentation", "accumulate", "ema", "compile", "checkpoint_minutes", "track"}
-    assert set(OTHERS) == set(TrainingSettings.model_fields) - elsewhere
-    assert set(OTHER_SELECTIONS) == set(SelectionSettings.model_fields)
-
-
-@pytest.mark.parametrize("option", sorted(OTHERS))
-def test_every_training_option_changes_the_training(option: str) -> None:
-    settings = FAST.model_copy(update={option: OTHERS[option]})
-    usual, changed = (train("mlp:4", DATA, s) for s in (FAST, settings))
-    final = [[record["terms"], record["learning_rate"]] for record in usual.history]
-    assert final != [[record["terms"], record["learning_rate"]] for record in changed.history]
-
-
-@pytest.mark.parametrize("option", sorted(OTHER_SELECTIONS))
-def test_every_selection_option_changes_the_validation_and_nothing_else(option: str) -> None:
-    data = toy_data(train=400, noise=0.4)
-    good = train("mlp:8", data, FAST.model_copy(update={"epochs": 5})).model
-    settings = FAST.model_copy(
-        update={"learning_rate": 1e-3, "validation_fraction": 0.5, "selection": SelectionSettings(radius=0.2, steps=9)}
-    )
-    selection = settings.selection.model_copy(update={option: OTHER_SELECTIONS[option]})
-    usual, changed = (
-        train(deepcopy(good), data, s) for s in (settings, settings.model_copy(update={"selection": selection}))
-    )
-    assert [record["terms"] for record in usual.history] == [record["terms"] for record in changed.history]
-    assert [record["validation"] for record in usual.history] != [record["validation"] for record in changed.history]
-
-
-def test_no_limit_on_the_gradient_is_the_same_as_a_huge_one() -> None:
-    free, huge = (student_of(gradient_clip=limit) for limit in (None, 1e9))
-    assert same_state(free.model, state_of(huge.model))
-
-
-def test_the_objective_is_the_one_that_was_asked_for() -> None:
-    settings = DistillSettings(training=FAST, objective=ObjectiveSettings(norm="l2"))
-    plain = distill(teacher(), "mlp:4", DATA, settings)
-    assert set(plain.history[0]["terms"]) == {"distillation"}
-    default = distill(teacher(), "mlp:4", DATA, DistillSettings(training=FAST))
-    assert not same_state(plain.model, state_of(default.model))
-
-
-# Augmentation ---------------------------------------------------------------------------------------------------------
-
-AUGMENTATIONS: dict[str, Any] = {"crop": 1, "flip": True, "mixup": 0.5, "cutmix": 0.5}
-
-
-@pytest.mark.parametrize("option", list(AUGMENTATIONS))
-def test_every_augmentation_changes_what_teacher_and_student_are_shown_alike(option: str) -> None:
-    assert set(AUGMENTATIONS) == set(AugmentationSettings.model_fields)
-    teacher_scores, student = TeacherScores(), Recorder(affine(torch.zeros(3, 16)))
-    plain = rows(DATA.training_examples.inputs)
-    augmentation = AugmentationSettings.model_validate({option: AUGMENTATIONS[option]})
-    settings = DistillSettings(training=FAST.model_copy(update={"augmentation": augmentation}), objective=METHODS["kd"])
-    distill(teacher_scores, student, DATA, settings)
-    shown = torch.cat([batch for batch in teacher_scores.asked if batch.any()])
-    assert rows(shown) == rows(torch.cat(student.trained_on))
-    assert len(set(rows(shown)) - set(plain)) > 0
-    assert teacher_scores.modes == {False}
-
-
-def test_a_mixture_is_learnt_with_the_labels_of_both_examples(monkeypatch: pytest.MonkeyPatch) -> None:
-    mixed = list[Mixed]()
-
-    def spy(*arguments: Any) -> Mixed:
-        mixed.append(augment(*arguments))
-        return mixed[-1]
-
-    monkeypatch.setattr("robust_student.training.loop.augment", spy)
-    augmentation = AugmentationSettings(mixup=1.0)
-    settings = FAST.model_copy(update={"augmentation": augmentation, "epochs": 1, "learning_rate": 1e-12})
-    weights = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
-    history = train(affine(weights), DATA, settings).history
-    losses = []
-    for batch in mixed:
-        for inputs, first, second, share in zip(batch.inputs, batch.labels, batch.others, batch.shares, strict=True):
-            log_p = (inputs.flatten() @ weights.T).log_softmax(dim=0)
-            losses.append(float(-share * log_p[first] - (1 - share) * log_p[second]))
-    assert history[0]["terms"]["cross_entropy"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)
