@@ -145,7 +145,7 @@ def test_a_wish_to_stop_is_granted_after_the_step_and_the_same_call_goes_on(
             steps += 1
             return signal.SIGTERM if steps == 4 else 0
 
-    monkeypatch.setattr("robust_student.runtime.interruption.Wish", Impatient)
+    monkeypatch.setattr("robust_student.runtime.interruption.StopRequest", Impatient)
     with pytest.raises(Interrupted, match="interrupted after step 4 of 18.*same command") as stopped:
         train(network(), DATA, rarely, output=tmp_path / "run")
     assert stopped.value.number == signal.SIGTERM
