@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import shape_checks
 import torch
 from hypothesis import settings
 from reference import conv_student, linear_student, smooth_student
@@ -38,6 +39,11 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ROBUST_STUDENT_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+def pytest_runtest_setup() -> None:
+    """Called by pytest before every test."""
+    shape_checks.begin()
 
 
 def _devices() -> list[str]:
