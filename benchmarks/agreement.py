@@ -17,9 +17,9 @@ import torch
 from robust_student.attacks.foolbox_attacks import foolbox_for
 from robust_student.attacks.minimum_norm import smallest_decision_change
 from robust_student.attacks.pgd import pgd
-from robust_student.core.norms import Norm, NormName
+from robust_student.core.norms import NormName
 from robust_student.core.rng import example_seeds
-from robust_student.core.tensors import UNIT_RANGE
+from robust_student.core.threat_model import ThreatModel
 from robust_student.data.readers.load import load_data, stratified_sample
 from robust_student.models.run_directory import load
 
@@ -43,12 +43,8 @@ def main() -> None:
     kinds: tuple[tuple[NormName, float, Any], ...]
     kinds = (("linf", options.linf, foolbox.attacks.LinfPGD), ("l2", options.l2, foolbox.attacks.L2PGD))
     for name, radius, kind in kinds:
-        norm = Norm.named(name)
-        start = torch.cat(
-            [norm.random(x[None], radius, torch.Generator().manual_seed(s)) for x, s in zip(inputs, seeds, strict=True)]
-        )
-        start = UNIT_RANGE.clip(inputs + start)
-        points = pgd(model, inputs, labels, norm=norm, radius=radius, steps=STEPS, input_range=UNIT_RANGE, start=start)
+        threat = ThreatModel.on(data, name, radius)
+        points = pgd(model, inputs, labels, threat, steps=STEPS, start=threat.random_each(inputs, seeds))
         ours = model.logits(points).argmax(dim=1) == labels
         torch.manual_seed(0)
         _, found, _ = kind(steps=STEPS, rel_stepsize=2.5 / STEPS)(other, inputs, labels, epsilons=radius)
@@ -59,7 +55,7 @@ def main() -> None:
             f"alone {int((ours & ~theirs).sum())} of {len(labels)}"
         )
     right = model.logits(inputs).argmax(dim=1) == labels
-    part, truth, norm = inputs[right], labels[right], Norm.named("l2")
+    part, truth = inputs[right], labels[right]
     radii = {}
     for attacks in (("pgd-bisection",), ("fab",), ("ddn",)):
         begin = time.perf_counter()
@@ -67,8 +63,7 @@ def main() -> None:
             model,
             part,
             truth,
-            norm=norm,
-            input_range=UNIT_RANGE,
+            ThreatModel.on(data, "l2"),
             seeds=[s for s, keep in zip(seeds, right.tolist(), strict=True) if keep],
             attacks=attacks,
         )

@@ -5,7 +5,6 @@ the rounds of ours divided by theirs in the same round.
 """
 
 import argparse
-import math
 import multiprocessing
 import statistics
 import time
@@ -16,9 +15,9 @@ from pathlib import Path
 import torch
 
 from robust_student.attacks.autoattack import AutoAttack
-from robust_student.core.norms import Norm
 from robust_student.core.rng import example_seeds
 from robust_student.core.tensors import UNIT_RANGE
+from robust_student.core.threat_model import ThreatModel
 from robust_student.data.readers.load import load_data, stratified_sample
 from robust_student.models.model import Model
 from robust_student.models.run_directory import load
@@ -83,12 +82,8 @@ def _peak(*, reset: bool = False) -> float:
 
 def _ours(options: argparse.Namespace, seed: int) -> Measured:
     model, inputs, labels, positions, before = _ready(options)
-    norm = Norm.named(options.norm)
-    suite, limits, classes = (
-        AutoAttack("standard", norm, options.radius),
-        UNIT_RANGE,
-        len(model.card.classes),
-    )
+    threat = ThreatModel.named(options.norm, options.radius, UNIT_RANGE, inputs.shape[1:])
+    suite, classes = AutoAttack("standard", threat), len(model.card.classes)
     begin = time.perf_counter()
     standing = model.logits(inputs).argmax(dim=1) == labels
     for begin_at in range(0, len(inputs), BATCH):
@@ -96,8 +91,8 @@ def _ours(options: argparse.Namespace, seed: int) -> Measured:
         for attack in suite.attacks(classes):
             left = part[standing[part]]
             seeds = example_seeds(seed, [positions[i] for i in left.tolist()])
-            points = suite.run(attack, model, inputs[left], labels[left], limits, seeds)
-            inside = limits.clip(inputs[left] + norm.project(points - inputs[left], options.radius))
+            points = suite.run(attack, model, inputs[left], labels[left], seeds)
+            inside = threat.project(points, inputs[left])
             if len(left):
                 standing[left] = model.logits(inside).argmax(dim=1) == labels[left]
     seconds = time.perf_counter() - begin
@@ -108,7 +103,7 @@ def _theirs(options: argparse.Namespace, seed: int) -> Measured:
     from pyautoattack import AutoAttack as Published
 
     model, inputs, labels, _, before = _ready(options)
-    name = {math.inf: "Linf", 2.0: "L2", 1.0: "L1"}[Norm.named(options.norm).p]
+    name = {"linf": "Linf", "l2": "L2", "l1": "L1"}[options.norm]
     begin = time.perf_counter()
     engine = Published(model, norm=name, eps=options.radius, seed=seed)
     points, _ = engine.run_standard_evaluation(inputs, labels, batch_size=BATCH)

@@ -22,8 +22,8 @@ from robust_student import load, load_data
 from robust_student.bounds.ball import Ball
 from robust_student.bounds.propagation import METHODS_OF_BOUNDS, Method, margin_bounds
 from robust_student.bounds.trace import trace
-from robust_student.core.norms import Norm
 from robust_student.core.tensors import UNIT_RANGE
+from robust_student.core.threat_model import ThreatModel
 from robust_student.data.readers.load import stratified_sample
 from robust_student.models.costs import count_parameters
 from robust_student.models.registry import build
@@ -39,7 +39,7 @@ def job(spec: str, side: int, method: Method, images: int, radius: float) -> tup
     layers = trace(network, (1, side, side)).layers(torch.float64)
     inputs = torch.rand(images, 1, side, side, dtype=torch.float64)
     labels = layers(inputs).argmax(dim=1).detach()
-    ball = Ball(inputs, inputs.new_full((images,), radius), Norm.named("linf"), UNIT_RANGE)
+    ball = Ball(inputs, ThreatModel.named("linf", radius, UNIT_RANGE, inputs.shape[1:]))
 
     def run() -> None:
         with torch.no_grad():
@@ -62,7 +62,7 @@ def trained(run: str, data_spec: str, images: int, radii: list[float]) -> None:
         for method in METHODS_OF_BOUNDS:
             started = time.perf_counter()
             with torch.no_grad():
-                ball = Ball(inputs, inputs.new_full((images,), radius), Norm.named("linf"), data.input_range)
+                ball = Ball(inputs, ThreatModel.on(data, "linf", radius))
                 bounds = margin_bounds(layers, ball, labels, method)
             seconds = (time.perf_counter() - started) / images
             certified = 100 * float(((bounds > 0) | ~rivals).all(dim=1).double().mean())

@@ -18,10 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from robust_student import METHODS, RobustStudentObjective
-from robust_student.attacks.ascent import random_start
-from robust_student.core.norms import Norm
 from robust_student.core.rng import ExampleRng, seed_generators, step_seed
 from robust_student.core.tensors import UNIT_RANGE
+from robust_student.core.threat_model import ThreatModel
 from robust_student.data.augmentation import AugmentationSettings, augment
 from robust_student.data.readers.load import Examples
 from robust_student.models.registry import build
@@ -71,11 +70,13 @@ def parts() -> dict[str, tuple[str, Callable[[], object]]]:
 
         return change
 
+    threat = ThreatModel.named("linf", 0.1, UNIT_RANGE, part.inputs.shape[1:])
+
     def start() -> None:
-        random_start(part.inputs, Norm.named("linf"), 0.1, UNIT_RANGE, draws())
+        threat.random(part.inputs, draws())
 
     def plain_start() -> None:
-        random_start(part.inputs, Norm.named("linf"), 0.1, UNIT_RANGE, None)
+        threat.random(part.inputs)
 
     def answer() -> None:
         with torch.no_grad():

@@ -21,6 +21,7 @@ from robust_student.core.errors import UserError
 from robust_student.core.margins import Form, Score
 from robust_student.core.norms import Norm, NormName
 from robust_student.core.tensors import UNIT_RANGE, InputRange
+from robust_student.core.threat_model import ThreatModel
 from robust_student.data.readers.load import Data, Examples
 from robust_student.objectives.settings import DistillationSettings, ObjectiveSettings, ScoreSettings
 
@@ -43,6 +44,10 @@ class Setup(NamedTuple):
     norm: Norm
     input_range: InputRange
     radius: float
+
+    @property
+    def threat(self) -> ThreatModel:
+        return ThreatModel(self.norm, self.radius, self.input_range)
 
 
 # Small students and batches -----------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from robust_student.bounds.layers import Layers
 from robust_student.bounds.trace import Graph, trace
 from robust_student.core.norms import Norm, NormName
 from robust_student.core.tensors import InputRange
+from robust_student.core.threat_model import ThreatModel
 from robust_student.models.networks.fitnet import Maxout
 from robust_student.models.networks.mobilenet import InvertedResidual
 from robust_student.models.registry import NETWORKS
@@ -409,7 +410,7 @@ def ball_for(
     """A ball around three inputs, of a different radius for each."""
     inputs = inputs_of(name, device)
     radius = share * RADII[norm_name] * torch.tensor([0.2, 0.7, 1.0], dtype=torch.float64, device=device)
-    return Ball(inputs, radius, norm_for(norm_name, ALL[name].shape, scaled, device), limits)
+    return Ball(inputs, ThreatModel(norm_for(norm_name, ALL[name].shape, scaled, device), radius, limits))
 
 
 def points_of(ball: Ball, layers: Layers | None = None, *, count: int = 60, seed: int = 0) -> Tensor:
@@ -420,7 +421,7 @@ def points_of(ball: Ball, layers: Layers | None = None, *, count: int = 60, seed
         moved = [x, x + _moves(ball.norm, x.expand(count, *x.shape[1:]), radius, seed)]
         if layers is not None:
             moved.append(_descents(layers, x, radius, ball))
-        points = ball.input_range.clip(torch.cat(moved))
+        points = ball.threat.clip(torch.cat(moved))
         assert ball.norm.size(points - x).max().item() <= radius * (1 + 1e-9) + 1e-12
         found.append(points)
     return torch.stack(found)
@@ -444,13 +445,13 @@ def _descents(layers: Layers, x: Tensor, radius: float, ball: Ball, steps: int =
         [x.expand(len(pairs), *x.shape[1:]), x + _moves(ball.norm, x, radius, 5)[:1].expand(len(pairs), *x.shape[1:])]
     )
     rows = torch.tensor(pairs * 2, device=x.device)
-    points, seen = ball.input_range.clip(start), []
+    points, seen = ball.threat.clip(start), []
     for step in range(steps):
         points = points.detach().requires_grad_()
         logits = layers(points)
         gap = (logits.gather(1, rows[:, :1]) - logits.gather(1, rows[:, 1:])).sum()
         (gradient,) = torch.autograd.grad(gap, points)
-        moved = ball.norm.step(points.detach(), -gradient, radius * 0.7**step, ball.input_range)
-        points = ball.input_range.clip(x + ball.norm.project(moved - x, radius))
+        moved = ball.threat.step(points.detach(), -gradient, radius * 0.7**step)
+        points = ball.threat.at(radius).project(moved, x.expand_as(moved))
         seen.append(points)
     return torch.cat(seen[steps // 2 :])

@@ -19,9 +19,10 @@ from reference import (
 )
 from torch import Tensor, nn
 
-from robust_student.attacks.ascent import ascend, default_step, random_start
+from robust_student.attacks.ascent import ascend, default_step
 from robust_student.core.norms import NormName
 from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE, InputRange
+from robust_student.core.threat_model import ThreatModel
 
 every_norm = pytest.mark.parametrize("name", NORMS)
 with_and_without_scale = pytest.mark.parametrize("scaled", [False, True], ids=["plain", "scaled"])
@@ -48,11 +49,9 @@ def climb(
         lead,
         inputs,
         start,
-        norm=setup.norm,
-        radius=setup.radius,
+        setup.threat,
         steps=steps,
         step_size=step_size,
-        input_range=setup.input_range,
         **options,
     )
 
@@ -72,7 +71,7 @@ def test_every_point_reached_obeys_the_ball_and_the_range(
     network, norm = smooth_student(SHAPE, 3, CPU), norm_for(name, SHAPE, scaled, CPU)
     inputs = make_batch(SHAPE, CPU).inputs
     generator = torch.Generator().manual_seed(0)
-    start = random_start(inputs, norm, radius, limits, generator) if random else inputs
+    start = ThreatModel(norm, radius, limits).random(inputs, generator) if random else inputs
     reached = climb(network, inputs, start, Setup(norm, limits, radius), steps, step * radius)
     for points in (start, reached):
         assert norm.size(points - inputs).max().item() <= radius * (1 + 1e-9)
@@ -87,7 +86,7 @@ def test_ascent_takes_the_path_of_the_oracle(
 ) -> None:
     network, inputs = smooth_student(SHAPE, 3, device), make_batch(SHAPE, device).inputs
     setup = Setup(norm_for(name, SHAPE, scaled, device), limits, 0.4)
-    start = random_start(inputs, setup.norm, setup.radius, limits, generator)
+    start = setup.threat.random(inputs, generator)
     expected = plain_ascent(network, [lead] * 3, inputs, start, setup, 0.2)
     torch.testing.assert_close(climb(network, inputs, start, setup, 3, 0.2), expected)
 
@@ -99,17 +98,7 @@ def test_one_step_of_the_radius_reaches_the_maximum_of_an_affine_function(
 ) -> None:
     network, norm = linear_student(SHAPE, 3, device), norm_for(name, SHAPE, scaled, device)
     inputs, weight = make_batch(SHAPE, device).inputs, next(network.parameters())[0].detach()
-    reached = ascend(
-        network,
-        first_logit,
-        inputs,
-        inputs,
-        norm=norm,
-        radius=0.3,
-        steps=1,
-        step_size=0.3,
-        input_range=UNBOUNDED,
-    )
+    reached = ascend(network, first_logit, inputs, inputs, ThreatModel(norm, 0.3, UNBOUNDED), steps=1, step_size=0.3)
     highest = 0.3 * ReferenceNorm(norm, SHAPE).dual_size(weight.cpu().numpy())
     assert_rows((network(reached) - network(inputs))[:, 0], [highest] * len(inputs))
 
@@ -122,9 +111,7 @@ def test_one_step_from_the_input_is_the_linear_programmes_optimum_inside_the_ran
     network, norm = linear_student(SHAPE, 3, device), norm_for(name, SHAPE, scaled, device)
     inputs, weight = make_batch(SHAPE, device).inputs, next(network.parameters())[0].detach().cpu().numpy()
     inputs[0], inputs[1, 0] = 0.0, 1.0
-    reached = ascend(
-        network, first_logit, inputs, inputs, norm=norm, radius=0.8, steps=1, step_size=0.8, input_range=UNIT_RANGE
-    )
+    reached = ascend(network, first_logit, inputs, inputs, ThreatModel(norm, 0.8, UNIT_RANGE), steps=1, step_size=0.8)
     oracle = ReferenceNorm(norm, SHAPE)
     expected = [oracle.best_gain(x, weight, 0.8, UNIT_RANGE) for x in rows(inputs)]
     assert_rows((network(reached) - network(inputs))[:, 0], expected, tolerance=1e-7)
@@ -192,11 +179,3 @@ def test_ascent_works_without_gradients_enabled_and_touches_neither_start_nor_pa
 @pytest.mark.parametrize(("steps", "size"), [(1, 1.25), (2, 0.75), (3, 0.5), (6, 0.25), (7, 0.25), (100, 0.25)])
 def test_default_step_crosses_the_ball(steps: int, size: float) -> None:
     assert default_step(steps) == size
-
-
-def test_random_start_is_the_uniform_perturbation_clipped_to_the_range(device: torch.device) -> None:
-    norm, inputs = norm_for("linf", SHAPE, True, device), make_batch(SHAPE, device).inputs
-    start = random_start(inputs, norm, 0.4, UNIT_RANGE, torch.Generator(device).manual_seed(5))
-    moved = inputs + norm.random(inputs, 0.4, torch.Generator(device).manual_seed(5))
-    assert ((moved < 0) | (moved > 1)).any()
-    assert torch.equal(start, moved.clamp(0.0, 1.0))

@@ -30,11 +30,11 @@ from torch import Tensor, nn
 from robust_student.attacks.apgd import apgd, cross_entropy, targeted_dlr, targeted_margin
 from robust_student.attacks.autoattack import AutoAttack, Tier
 from robust_student.attacks.fab import fab, to_hyperplane
-from robust_student.attacks.feasible_set import Feasible
 from robust_student.attacks.square import square
 from robust_student.core.norms import Norm, NormName
 from robust_student.core.rng import generators
 from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE, InputRange, answers
+from robust_student.core.threat_model import ThreatModel
 
 CPU = torch.device("cpu")
 POWERS = [1.0, 2.0, math.inf]
@@ -54,28 +54,27 @@ ATTACKS = ["apgd-ce", "apgd-t", "apgd-margin", "fab-t", "square"]
     ],
 )
 def test_a_suite_is_named_after_the_attacks_it_runs(tier: Tier, classes: int, attacks: list[str], suite: str) -> None:
-    found = AutoAttack(tier, Norm.named("linf"), 0.1)
+    found = AutoAttack(tier, ThreatModel(Norm.named("linf"), 0.1, UNIT_RANGE))
     assert found.attacks(classes) == attacks and found.suite(classes) == suite
 
 
 # The whole on affine networks -----------------------------------------------------------------------------------------
 
 
-def propose(
-    suite: AutoAttack, attack: str, network: nn.Module, inputs: Tensor, labels: Tensor, limits: InputRange
-) -> Tensor:
+def propose(suite: AutoAttack, attack: str, network: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
     """Points of one attack, forced into the ball and the range by the slow oracle."""
-    points = suite.run(attack, network, inputs, labels, limits, list(range(len(inputs))))
+    points = suite.run(attack, network, inputs, labels, list(range(len(inputs))))
     assert points.shape == inputs.shape and points.dtype == inputs.dtype and not points.requires_grad
-    assert torch.equal(limits.clip(points), points)
-    oracle = ReferenceNorm(suite.norm, tuple(inputs.shape[1:]))
+    threat = suite.threat
+    assert torch.equal(threat.clip(points), points)
+    oracle = ReferenceNorm(threat.norm, tuple(inputs.shape[1:]))
     forced = [
-        x + oracle.project(z - x, suite.radius)
+        x + oracle.project(z - x, threat.budget)
         for x, z in zip(reference.rows(inputs), reference.rows(points), strict=True)
     ]
-    inside = limits.clip(torch.tensor(np.stack(forced)).view_as(inputs).to(inputs))
+    inside = threat.clip(torch.tensor(np.stack(forced)).view_as(inputs).to(inputs))
     # What is forced in was inside already, up to rounding: the attack knew the ball.
-    torch.testing.assert_close(inside, points, atol=1e-4 * suite.radius + 1e-6, rtol=0)
+    torch.testing.assert_close(inside, points, atol=1e-4 * threat.budget + 1e-6, rtol=0)
     return inside
 
 
@@ -111,11 +110,11 @@ class Target:
         self.labels = self.network(self.inputs).argmax(dim=1)
         self.distances = distances(self.network, self.inputs, self.labels, norm)
 
-    def broken(self, suite: AutoAttack, attacks: Sequence[str], limits: InputRange) -> Array:
+    def broken(self, suite: AutoAttack, attacks: Sequence[str]) -> Array:
         """Which examples one of the attacks breaks."""
         broken = np.zeros(len(self.inputs), dtype=bool)
         for attack in attacks:
-            points = propose(suite, attack, self.network, self.inputs, self.labels, limits)
+            points = propose(suite, attack, self.network, self.inputs, self.labels)
             broken |= (self.network(points).argmax(dim=1) != self.labels).numpy()
         return broken
 
@@ -133,7 +132,7 @@ def test_white_box_attacks_break_an_affine_network_exactly_beyond_its_distance(
     norm = norm_for(name, shape, scaled, CPU)
     target = Target(shape, classes, limits, norm)
     radius = float(np.median(target.distances))
-    broken = target.broken(AutoAttack("standard", norm, radius), [attack], limits)
+    broken = target.broken(AutoAttack("standard", ThreatModel(norm, radius, limits)), [attack])
     assert not broken[target.distances > radius].any()
     within = broken[target.distances < 0.95 * radius]
     if name == "l1":  # the range is in the way, and APGD-L1 misses even affine boundaries (the published one as well)
@@ -153,7 +152,7 @@ def test_every_attack_takes_inputs_of_any_shape_and_type_and_obeys_ball_and_rang
     norm = norm_for(name, shape, len(shape) == 1, CPU)
     target = Target(shape, 4, limits, norm, examples=4, dtype=dtype)
     radius = 2 * float(target.distances.max())
-    broken = target.broken(AutoAttack("fast", norm, radius), [attack], limits)
+    broken = target.broken(AutoAttack("fast", ThreatModel(norm, radius, limits)), [attack])
     assert broken.any() or (name == "l1" and attack.startswith("apgd"))  # weak in L1, as the published one is
 
 
@@ -161,7 +160,7 @@ def test_the_targeted_attack_covers_ten_classes() -> None:
     norm = Norm.named("linf")
     target = Target((1, 6, 6), 10, UNIT_RANGE, norm)
     radius = float(np.median(target.distances))
-    broken = target.broken(AutoAttack("standard", norm, radius), ["apgd-t"], UNIT_RANGE)
+    broken = target.broken(AutoAttack("standard", ThreatModel(norm, radius, UNIT_RANGE)), ["apgd-t"])
     clear = abs(target.distances / radius - 1) > 0.03
     assert np.array_equal(broken[clear], (target.distances < radius)[clear])
 
@@ -184,14 +183,18 @@ def test_square_finds_what_a_masked_gradient_hides(name: NormName) -> None:
     radius = 3 * float(target.distances.max())
     target.network = Rounded(target.network)
     target.labels = target.network(target.inputs).argmax(dim=1)
-    assert target.broken(AutoAttack("fast", norm, radius), ["square"], UNIT_RANGE).mean() > 0.7
+    assert target.broken(AutoAttack("fast", ThreatModel(norm, radius, UNIT_RANGE)), ["square"]).mean() > 0.7
 
 
 def test_a_single_example_without_variation_can_be_attacked_without_a_range() -> None:
     norm = Norm.named("linf", torch.tensor([2.0]))
     network = affine(torch.tensor([[-1.0], [1.0]]))
     points = propose(
-        AutoAttack("fast", norm, 0.6), "apgd-ce", network, torch.tensor([[1.0]]), torch.tensor([1]), UNBOUNDED
+        AutoAttack("fast", ThreatModel(norm, 0.6, UNBOUNDED)),
+        "apgd-ce",
+        network,
+        torch.tensor([[1.0]]),
+        torch.tensor([1]),
     )
     assert float(points) == pytest.approx(-0.2, abs=1e-6)
 
@@ -203,20 +206,20 @@ def test_a_single_example_without_variation_can_be_attacked_without_a_range() ->
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_an_examples_result_depends_on_its_own_seed_alone(name: NormName, attack: str) -> None:
     """In float64 an example is broken, or not, whatever is beside it; no global generator is touched."""
-    norm = Norm.named(name)
+    default = ThreatModel.named(name, None, UNIT_RANGE, (1, 4, 4))
     network = smooth_student((1, 4, 4), 5, CPU)
     inputs = torch.rand((12, 1, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     labels = network(inputs).argmax(dim=1)
-    suite = AutoAttack("fast", norm, 0.15 * norm.default_radius(UNIT_RANGE, (1, 4, 4)) / 0.1)
+    suite = AutoAttack("fast", default.at(1.5 * default.budget))
     state, drawn = torch.get_rng_state(), str(np.random.get_state())
     seeds = [7 * k for k in range(12)]
-    together = suite.run(attack, network, inputs, labels, UNIT_RANGE, seeds)
+    together = suite.run(attack, network, inputs, labels, seeds)
     assert torch.equal(torch.get_rng_state(), state) and str(np.random.get_state()) == drawn
     broken = network(together).argmax(dim=1) != labels
     assert 0 < int(broken.sum()) < 12
     torch.manual_seed(77)
     for part in ([3], [11, 0, 5], list(range(2, 9))):
-        apart = suite.run(attack, network, inputs[part], labels[part], UNIT_RANGE, [seeds[k] for k in part])
+        apart = suite.run(attack, network, inputs[part], labels[part], [seeds[k] for k in part])
         torch.testing.assert_close(apart, together[part], rtol=0, atol=1e-7)
 
 
@@ -224,8 +227,8 @@ def test_an_examples_result_depends_on_its_own_seed_alone(name: NormName, attack
 def test_another_seed_starts_elsewhere(attack: str) -> None:
     network = smooth_student((1, 4, 4), 5, CPU)
     inputs = torch.rand((4, 1, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    labels, suite = network(inputs).argmax(dim=1), AutoAttack("fast", Norm.named("linf"), 0.5)
-    first, second = (suite.run(attack, network, inputs, labels, UNIT_RANGE, [s + k for k in range(4)]) for s in (0, 9))
+    labels, suite = network(inputs).argmax(dim=1), AutoAttack("fast", ThreatModel(Norm.named("linf"), 0.5, UNIT_RANGE))
+    first, second = (suite.run(attack, network, inputs, labels, [s + k for k in range(4)]) for s in (0, 9))
     assert not torch.equal(first, second)
 
 
@@ -246,9 +249,8 @@ def test_broken_examples_leave_the_batch_inside_every_attack() -> None:
     radius = float(np.median(target.distances))
     for attack in ("apgd-ce", "apgd-t", "fab-t", "square"):
         network = Counting(target.network)
-        AutoAttack("fast", norm, radius if attack != "square" else 4 * radius).run(
-            attack, network, target.inputs, target.labels, UNIT_RANGE, list(range(12))
-        )
+        threat = ThreatModel(norm, radius if attack != "square" else 4 * radius, UNIT_RANGE)
+        AutoAttack("fast", threat).run(attack, network, target.inputs, target.labels, list(range(12)))
         assert network.sizes[0] == 12 and min(network.sizes[-3:]) < 12, attack
 
 
@@ -261,14 +263,13 @@ def test_projection_lands_inside_and_leaves_inner_points_alone(
     power: float, seed: int, radius: float, bounded: bool
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
-    limits = (0.0, 1.0) if bounded else (-math.inf, math.inf)
-    feasible = Feasible(power, radius, *limits)
+    threat = ThreatModel(Norm(power), radius, UNIT_RANGE if bounded else UNBOUNDED)
     centres = torch.rand((5, 3, 2), generator=generator, dtype=torch.float64)
     points = centres + 2 * radius * torch.randn((5, 3, 2), generator=generator, dtype=torch.float64)
-    inside = feasible.project(points, centres)
-    assert bool((feasible.size(inside - centres) <= radius * (1 + 1e-9)).all())
-    assert torch.equal(feasible.clip(inside), inside)
-    torch.testing.assert_close(feasible.project(inside, centres), inside, rtol=0, atol=1e-12)
+    inside = threat.nearest(points, centres)
+    assert bool((threat.norm.size(inside - centres) <= radius * (1 + 1e-9)).all())
+    assert torch.equal(threat.clip(inside), inside)
+    torch.testing.assert_close(threat.nearest(inside, centres), inside, rtol=0, atol=1e-12)
 
 
 @settings(max_examples=20)
@@ -276,9 +277,9 @@ def test_projection_lands_inside_and_leaves_inner_points_alone(
 def test_direction_has_unit_size_and_is_the_steepest(power: float, seed: int, magnitude: float) -> None:
     gradient = magnitude * torch.randn((4, 3, 2), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     gradient[1] = 0
-    feasible = Feasible(power, 0.3, 0.0, 1.0)
-    direction = feasible.direction(gradient)
-    assert_rows(feasible.size(direction), [1.0, 0.0, 1.0, 1.0])
+    threat = ThreatModel(Norm(power), 0.3, UNIT_RANGE)
+    direction = threat.norm.direction(gradient)
+    assert_rows(threat.norm.size(direction), [1.0, 0.0, 1.0, 1.0])
     slopes = (gradient * direction).flatten(1).sum(dim=1)
     dual = {1.0: np.inf, 2.0: 2, np.inf: 1}[power]
     assert_rows(slopes / magnitude, [np.linalg.norm(g.flatten(), dual) for g in as_numpy(gradient / magnitude)])
@@ -300,7 +301,7 @@ def test_projection_onto_the_l1_ball_in_a_box_is_the_nearest_point(seed: int) ->
         tol=1e-12,
     )
     oracle = x + found.x[:6] - found.x[6:]
-    inside = Feasible(1.0, radius, 0.0, 1.0).project(torch.tensor(y)[None], torch.tensor(x)[None])
+    inside = ThreatModel(Norm(1.0), radius, UNIT_RANGE).nearest(torch.tensor(y)[None], torch.tensor(x)[None])
     np.testing.assert_allclose(as_numpy(inside)[0], oracle, atol=2e-5)
 
 
@@ -336,9 +337,9 @@ def test_the_step_to_a_hyperplane_is_the_shortest_in_the_box(power: float, seed:
     rng = np.random.default_rng(seed)
     point, slope = rng.uniform(size=7), rng.normal(size=7) * rng.integers(0, 2, size=7)
     value = float(rng.normal() * (0.3 if seed % 3 else 3.0))
-    feasible = Feasible(power, 0.0, 0.0, 1.0)
+    threat = ThreatModel(Norm(power), 0.0, UNIT_RANGE)
     step = to_hyperplane(
-        torch.tensor(point)[None], torch.tensor(slope)[None], torch.tensor([value], dtype=torch.float64), feasible
+        torch.tensor(point)[None], torch.tensor(slope)[None], torch.tensor([value], dtype=torch.float64), threat
     )
     moved = as_numpy(step)[0]
     assert np.all(point + moved >= -1e-12) and np.all(point + moved <= 1 + 1e-12)
@@ -348,7 +349,7 @@ def test_the_step_to_a_hyperplane_is_the_shortest_in_the_box(power: float, seed:
         assert abs(reached) == pytest.approx(abs(value) - most, abs=1e-9)  # as near as the box allows
     else:
         assert reached == pytest.approx(0, abs=1e-9)
-        assert float(feasible.size(step)) <= hyperplane_oracle(power, point, slope, value) + 1e-5
+        assert float(threat.norm.size(step)) <= hyperplane_oracle(power, point, slope, value) + 1e-5
 
 
 @every_power
@@ -357,7 +358,7 @@ def test_without_a_range_the_step_to_a_hyperplane_has_its_closed_form(power: flo
     points, slope = (torch.randn((5, 2, 3), generator=generator, dtype=torch.float64) for _ in range(2))
     value = torch.randn(5, generator=generator, dtype=torch.float64)
     norm = Norm(power)
-    step = to_hyperplane(points, slope, value, Feasible(power, 0.0, -math.inf, math.inf))
+    step = to_hyperplane(points, slope, value, ThreatModel(Norm(power), 0.0, UNBOUNDED))
     torch.testing.assert_close(norm.size(step), value.abs() / norm.dual_size(slope))
     torch.testing.assert_close(value + (slope * step).flatten(1).sum(dim=1), torch.zeros_like(value))
 
@@ -392,11 +393,11 @@ def test_apgd_halves_its_step_and_converges_where_a_fixed_step_circles(power: fl
     labels = torch.tensor([0])
     loss = targeted_margin(labels, torch.tensor([1]))
     zero = torch.zeros((1, 2), dtype=torch.float64)
-    feasible = Feasible(power, 1.0, -math.inf, math.inf)
-    found = apgd(Bowl(), loss, zero, labels, feasible, generators([0], "test"))
+    threat = ThreatModel(Norm(power), 1.0, UNBOUNDED)
+    found = apgd(Bowl(), loss, zero, labels, threat, generators([0], "test"))
     assert torch.equal(found, zero)  # never broken
     visited = torch.cat(seen)
-    assert len(visited) == 101 and bool((feasible.size(visited) <= 1 + 1e-9).all())
+    assert len(visited) == 101 and bool((threat.norm.size(visited) <= 1 + 1e-9).all())
     nearest = (visited - peak).norm(dim=1)
     assert float(nearest.min()) < 0.01 < 0.1 < float(nearest[:20].max())
 
@@ -408,7 +409,7 @@ def test_fab_finds_the_nearest_point_of_an_affine_network(power: float) -> None:
     inputs = torch.randn((6, 2, 3), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     logits = network(inputs)
     labels, targets = logits.argmax(dim=1), logits.topk(2, dim=1).indices[:, 1]
-    found = fab(network, inputs, labels, targets, Feasible(power, 0.0, -math.inf, math.inf))
+    found = fab(network, inputs, labels, targets, ThreatModel(Norm(power), 0.0, UNBOUNDED))
     weight = next(network.parameters())
     lead = (logits.gather(1, labels[:, None]) - logits.gather(1, targets[:, None]))[:, 0]
     least = lead / norm.dual_size((weight[labels] - weight[targets]).view(-1, 2, 3))
@@ -422,11 +423,11 @@ def test_square_never_goes_uphill_and_reaches_the_whole_image(power: float, shap
     network = smooth_student(shape, 3, CPU)
     inputs = torch.rand((5, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     labels = network(inputs).argmax(dim=1)
-    feasible = Feasible(power, 0.05 if power == math.inf else 0.2, 0.0, 1.0)
+    threat = ThreatModel(Norm(power), 0.05 if power == math.inf else 0.2, UNIT_RANGE)
     margins = []
     for queries in (0, 30, 300):
-        points = square(network, inputs, labels, feasible, generators(list(range(5)), "s"), queries=queries)
-        assert bool((feasible.size(points - inputs) <= feasible.radius * (1 + 1e-6)).all())
+        points = square(network, inputs, labels, threat, generators(list(range(5)), "s"), queries=queries)
+        assert bool((threat.norm.size(points - inputs) <= threat.budget * (1 + 1e-6)).all())
         rows = zip(network(points).tolist(), labels.tolist(), strict=True)
         margins.append([reference.margin(row, y) for row, y in rows])
     assert all(a >= b for a, b in zip(margins[0], margins[1], strict=True))
@@ -466,11 +467,11 @@ def test_verdicts_agree_with_the_published_implementation(name: NormName, radius
     from pyautoattack import AutoAttack as Published
 
     network, inputs, labels = trained()
-    suite = AutoAttack("standard", Norm.named(name), radius)
+    suite = AutoAttack("standard", ThreatModel(Norm.named(name), radius, UNIT_RANGE))
     standing = torch.ones(len(labels), dtype=torch.bool)
     for attack in ("apgd-ce", "apgd-t", "fab-t"):
         left = standing.nonzero()[:, 0]
-        points = suite.run(attack, network, inputs[left], labels[left], UNIT_RANGE, left.tolist())
+        points = suite.run(attack, network, inputs[left], labels[left], left.tolist())
         standing[left] = network(points).argmax(dim=1) == labels[left]
     with torch.random.fork_rng():
         engine = Published(network, norm={"linf": "Linf", "l2": "L2", "l1": "L1"}[name], eps=radius, seed=0)
@@ -494,6 +495,6 @@ class Fragile(nn.Module):
 @pytest.mark.parametrize("attack", ["apgd-ce", "apgd-t", "square"])
 def test_a_point_without_an_answer_breaks_the_example(attack: str) -> None:
     inputs, labels = torch.full((4, 1, 4, 4), 0.5), torch.zeros(4, dtype=torch.long)
-    suite = AutoAttack("fast", Norm.named("linf"), 0.1)
-    points = propose(suite, attack, Fragile(), inputs, labels, UNIT_RANGE)
+    suite = AutoAttack("fast", ThreatModel(Norm.named("linf"), 0.1, UNIT_RANGE))
+    points = propose(suite, attack, Fragile(), inputs, labels)
     assert (answers(Fragile()(points)) == -1).all()

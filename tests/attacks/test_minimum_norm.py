@@ -36,6 +36,7 @@ from robust_student.attacks.minimum_norm import (
 )
 from robust_student.core.norms import Norm, NormName
 from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE, InputRange
+from robust_student.core.threat_model import ThreatModel
 
 CPU = torch.device("cpu")
 SHAPE: Shape = (1, 2, 3)
@@ -77,8 +78,7 @@ def find(
         network,
         inputs,
         labels,
-        norm=norm,
-        input_range=limits,
+        ThreatModel.of(norm, None, limits, inputs.shape[1:]),
         seeds=seeds,
         attacks=attacks,
         effort=effort or Effort(),
@@ -196,7 +196,7 @@ def test_an_affine_network_loses_its_confidence_where_the_log_odds_meet_the_teac
     signs = 1.0 - 2.0 * labels
     teacher = torch.stack([half * signs, -half * signs], dim=1) + 7.0
     found = smallest_confidence_loss(
-        network, inputs, labels, teacher, norm=norm, input_range=UNBOUNDED, seeds=range(12)
+        network, inputs, labels, teacher, ThreatModel.of(norm, None, UNBOUNDED, SHAPE), seeds=range(12)
     )
     reached = torch.tensor(margins_of(network, found.points, labels), dtype=torch.float64)
     broken = reached < (odds - lead).cpu()
@@ -215,7 +215,7 @@ def test_confidence_is_compared_where_both_probabilities_round_to_one() -> None:
     teacher = torch.tensor([[45.0, 0.0]])
     assert teacher.softmax(dim=1)[0, 0].item() == network(inputs).softmax(dim=1)[0, 0].item() == 1.0
     found = smallest_confidence_loss(
-        network, inputs, labels, teacher, norm=Norm.named("linf"), input_range=UNIT_RANGE, seeds=[0]
+        network, inputs, labels, teacher, ThreatModel.named("linf", None, UNIT_RANGE, (1,)), seeds=[0]
     )
     assert found.radius.tolist() == pytest.approx([0.25], rel=1e-3) and found.radius.item() > 0.25
 
@@ -381,8 +381,7 @@ def find_raw(network: nn.Module, inputs: Tensor, labels: Tensor, attack: str) ->
         network,
         inputs,
         labels,
-        norm=Norm.named("l2"),
-        input_range=InputRange(-1.0, 1.0),
+        ThreatModel.named("l2", None, InputRange(-1.0, 1.0), inputs.shape[1:]),
         seeds=range(len(inputs)),
         attacks=(attack,),
     )
@@ -397,8 +396,7 @@ def test_undefined_numbers_at_the_input_count_as_broken() -> None:
         inputs,
         torch.tensor([0, 0]),
         torch.tensor([[math.nan, 0.0], [-9.0, 0.0]]),
-        norm=Norm.named("l2"),
-        input_range=InputRange(-1.0, 1.0),
+        ThreatModel.named("l2", None, InputRange(-1.0, 1.0), (2,)),
         seeds=[0, 1],
     )
     assert lost.attack == ["clean", "none"] and lost.radius.tolist() == [0.0, math.inf]
@@ -418,7 +416,7 @@ def test_the_network_and_the_global_generator_stay_as_they_are(attack: str) -> N
     network.train()
     inputs = batch.inputs.clone().requires_grad_()
     found = smallest_decision_change(
-        network, inputs, labels, norm=Norm.named("l2"), input_range=UNIT_RANGE, seeds=range(6), attacks=(attack,)
+        network, inputs, labels, ThreatModel.named("l2", None, UNIT_RANGE, (2, 4, 4)), seeds=range(6), attacks=(attack,)
     )
     assert attack in found.attack and inputs.grad is None
     assert_state(network, state)
@@ -483,8 +481,7 @@ def complaint(attack: str, name: NormName = "l2", seeds: int = 2) -> str:
             linear_student((6,), 3, CPU).float(),
             inputs,
             labels,
-            norm=Norm.named(name),
-            input_range=UNIT_RANGE,
+            ThreatModel.named(name, None, UNIT_RANGE, (6,)),
             seeds=range(seeds),
             attacks=(attack,),
         )

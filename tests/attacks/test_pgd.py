@@ -22,6 +22,7 @@ from robust_student.attacks.pgd import Loss, descend, pgd
 from robust_student.core.margins import log_odds, margin
 from robust_student.core.norms import Norm, NormName
 from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE, InputRange
+from robust_student.core.threat_model import ThreatModel
 
 CPU = torch.device("cpu")
 SHAPE: Shape = (1, 2, 3)
@@ -60,7 +61,7 @@ def run_pgd(
     limits: InputRange = UNBOUNDED,
 ) -> Tensor:
     begin = inputs if start is None else start
-    return pgd(network, inputs, labels, norm=norm, radius=radius, steps=steps, input_range=limits, start=begin).detach()
+    return pgd(network, inputs, labels, ThreatModel(norm, radius, limits), steps=steps, start=begin).detach()
 
 
 # Projected gradient descent -------------------------------------------------------------------------------------------
@@ -162,11 +163,9 @@ def test_pgd_returns_the_worst_visited_point_not_the_last_one() -> None:
         network,
         inputs,
         torch.tensor([1]),
-        norm=Norm.named("linf"),
-        radius=1.0,
+        ThreatModel(Norm.named("linf"), 1.0, UNBOUNDED),
         steps=3,
         relative_step=0.5,
-        input_range=UNBOUNDED,
         start=inputs,
     )
     assert [float(z) for z in network.seen] == [0.0, 0.5, 0.5, 0.5] or float(points) == 0.5
@@ -203,10 +202,8 @@ def test_pgd_lowers_the_log_odds_and_the_margin_each_of_which_can_be_misled(
             network,
             lambda logits, at: margin(logits, labels[at]),
             inputs,
-            norm=norm,
-            radius=0.48,
+            ThreatModel(norm, 0.48, UNIT_RANGE),
             steps=20,
-            input_range=UNIT_RANGE,
             start=inputs,
             loss=lambda logits, at: loss(logits, labels[at]),
         )
@@ -249,10 +246,8 @@ def test_pgd_with_a_radius_per_example_does_to_each_what_its_own_radius_does(nam
             network,
             batch.inputs,
             batch.labels,
-            norm=norm,
-            radius=radius,
+            ThreatModel(norm, radius, UNIT_RANGE),
             steps=12,
-            input_range=UNIT_RANGE,
             start=batch.inputs,
         )
 

@@ -15,6 +15,7 @@ from robust_student.bounds.trace import trace
 from robust_student.core.margins import log_odds, margin
 from robust_student.core.norms import Norm, NormName
 from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE
+from robust_student.core.threat_model import ThreatModel
 from robust_student.models.registry import NETWORKS, build
 
 SHAPE = (1, 6, 6)
@@ -29,7 +30,7 @@ def setup() -> tuple[nn.Module, Tensor, Tensor]:
 
 def certifier(network: nn.Module, tolerance: float = 0.05) -> Certifier:
     return Certifier.of(
-        network, SHAPE, norm=Norm.named("l2"), input_range=UNIT_RANGE, method="linear", tolerance=tolerance
+        network, SHAPE, ThreatModel.named("l2", None, UNIT_RANGE, SHAPE), method="linear", tolerance=tolerance
     )
 
 
@@ -40,7 +41,7 @@ def test_budgets_are_certified_exactly_where_the_bound_holds() -> None:
     layers = trace(network, SHAPE).layers(torch.float64)
     assert int((radius >= budgets[1]).sum()) > 0 and int((radius >= budgets[3]).sum()) < len(labels)
     for budget in budgets:
-        ball = Ball(inputs.double(), torch.full((len(inputs),), budget).double(), Norm.named("l2"), UNIT_RANGE)
+        ball = Ball(inputs.double(), ThreatModel(Norm.named("l2"), budget, UNIT_RANGE))
         bounds = margin_bounds(layers, ball, labels, "linear")
         holds = ((bounds > 1e-4) | nn.functional.one_hot(labels, 4).bool()).all(dim=1)
         assert torch.equal(radius >= budget, holds)
@@ -88,7 +89,7 @@ def test_the_confidence_radius_follows_from_the_margin_bounds() -> None:
     radius = certifier(network, 1e-6).confidence_radius(inputs, labels, teacher)
     layers = trace(network, SHAPE).layers(torch.float64)
     bounds = margin_bounds(
-        layers, Ball(inputs.double(), radius, Norm.named("l2"), UNIT_RANGE), labels, "linear"
+        layers, Ball(inputs.double(), ThreatModel(Norm.named("l2"), radius, UNIT_RANGE)), labels, "linear"
     ).detach()
     for k, label in enumerate(labels.tolist()):
         rivals = [bounds[k, j].item() for j in range(4) if j != label]
@@ -115,7 +116,7 @@ def test_the_orthogonal_networks_certificate_is_a_division() -> None:
     inputs = torch.rand(9, *SHAPE)
     labels = network(inputs).argmax(dim=1)
     found = Certifier.of(
-        network, SHAPE, norm=Norm.named("l2"), input_range=UNIT_RANGE, method="lipschitz", tolerance=1e-6
+        network, SHAPE, ThreatModel.named("l2", None, UNIT_RANGE, SHAPE), method="lipschitz", tolerance=1e-6
     ).decision_radius(inputs, labels)
     expected = margin(network(inputs), labels).double() / (8 * math.sqrt(2))
     assert bool((found <= expected + 1e-6).all()) and torch.allclose(found, expected, rtol=1e-2)
@@ -132,7 +133,7 @@ def test_certified_radii_of_a_linear_network_are_the_distances(
     norm = norm_for(norm_name, shape, scaled, device)
     labels = network(inputs).argmax(dim=1)
     found = Certifier.of(
-        network, shape, norm=norm, input_range=UNBOUNDED, method=method, tolerance=1e-7
+        network, shape, ThreatModel.of(norm, None, UNBOUNDED, shape), method=method, tolerance=1e-7
     ).decision_radius(inputs, labels)
     weight = torch.from_numpy(matrix_of(name, device)[0]).to(inputs)
     for x, label, radius in zip(inputs, labels.tolist(), found.tolist(), strict=True):
@@ -156,12 +157,12 @@ def test_no_attack_succeeds_inside_a_certified_radius(
     teacher = (network(inputs) - 0.3 * nn.functional.one_hot(labels, 3)).detach()  # a little less confident
     wanted = log_odds(teacher, labels)
     for norm in (Norm.named(NORMS[(number + k) % 3]) for k in (0, 1)):
-        certifier = Certifier(graph, norm, UNIT_RANGE, method, tolerance=0.3)
+        certifier = Certifier(graph, ThreatModel.of(norm, None, UNIT_RANGE, shape), method, tolerance=0.3)
         decision = certifier.decision_radius(inputs, labels)
         confidence = certifier.confidence_radius(inputs, labels, teacher)
         assert bool((decision > 0).all() and (confidence > 0).all()) or method == "lipschitz"
         for radius, meaning in ((decision, "A"), (confidence, "B")):
-            ball = Ball(inputs, radius.clamp_min(1e-12), norm, UNIT_RANGE)
+            ball = Ball(inputs, ThreatModel(norm, radius.clamp_min(1e-12), UNIT_RANGE))
             points = points_of(ball, graph.layers(), count=30)
             with torch.no_grad():
                 for k in range(len(inputs)):

@@ -29,6 +29,7 @@ from robust_student.bounds.trace import trace
 from robust_student.core.margins import margins
 from robust_student.core.norms import Norm, NormName
 from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE, InputRange
+from robust_student.core.threat_model import ThreatModel
 
 every_norm = pytest.mark.parametrize("norm_name", NORMS)
 every_method = pytest.mark.parametrize("method", METHODS_OF_BOUNDS)
@@ -165,7 +166,7 @@ def test_bounds_of_an_example_do_not_depend_on_the_others(
     ball = ball_for(name, norm_name, True, UNIT_RANGE, device)
     together = margin_bounds(layers, ball, labels, method)
     for k in range(3):
-        alone = Ball(ball.inputs[k : k + 1], ball.radius[k : k + 1], ball.norm, ball.input_range)
+        alone = Ball(ball.inputs[k : k + 1], ball.threat.among(torch.tensor([k], device=device)))
         torch.testing.assert_close(
             margin_bounds(layers, alone, labels[k : k + 1], method), together[k : k + 1], rtol=1e-9, atol=1e-9
         )
@@ -250,7 +251,7 @@ def test_bounds_of_a_plane_are_below_the_true_minimum_and_not_far(
     inputs = torch.tensor([[0.2, -0.4], [0.9, 0.3], [-0.5, 0.6]], dtype=torch.float64, device=device)
     labels = torch.tensor([0, 1, 2], device=device)
     for radius, loss in ((0.02, 0.12), (0.15, 0.8)):
-        ball = Ball(inputs, inputs.new_full((3,), radius), norm, UNBOUNDED)
+        ball = Ball(inputs, ThreatModel(norm, radius, UNBOUNDED))
         moves = disc_grid(norm, radius).to(device)
         values = torch.stack(
             [margins(network(x + moves), y.expand(len(moves))) for x, y in zip(inputs, labels, strict=True)]
@@ -274,7 +275,7 @@ def test_intervals_of_one_layer_are_the_extremes_over_the_corners(device: torch.
     layers = trace(network, (4,)).layers(torch.float64)
     inputs = inputs_of("mlp", device, examples=2)[:, 1:5]
     radius = torch.tensor([0.3, 0.8], dtype=torch.float64, device=device)
-    ball = Ball(inputs, radius, Norm.named("linf"), UNIT_RANGE)
+    ball = Ball(inputs, ThreatModel(Norm.named("linf"), radius, UNIT_RANGE))
     labels = torch.tensor([0, 2], device=device)
     lower, upper = ball.box
     intervals, bounds = bound_steps(layers, ball, linear=False), margin_bounds(layers, ball, labels, "interval")
@@ -491,7 +492,9 @@ def test_least_value_of_a_linear_function_against_an_exact_method(
     unit = st.sampled_from([0.0, 1.0, 0.5]) | st.floats(0, 1, allow_subnormal=False)
     points = torch.tensor(data.draw(st.lists(unit, min_size=12, max_size=12)), dtype=torch.float64, device=device)
     radius = torch.tensor(data.draw(st.lists(st.floats(1e-3, 3), min_size=2, max_size=2)), dtype=torch.float64)
-    ball = Ball(points.view(2, *shape), radius.to(device), norm_for(norm_name, shape, scaled, device), limits)
+    ball = Ball(
+        points.view(2, *shape), ThreatModel(norm_for(norm_name, shape, scaled, device), radius.to(device), limits)
+    )
     owner = torch.tensor([0, 1], device=device)
     rows = torch.cat([row, -2 * row])
     least, crossed = ball.least(rows, owner), ball.least_of_all(rows)
@@ -510,7 +513,7 @@ def test_the_range_counts_where_an_input_sits_at_its_end(norm_name: NormName, de
     """At x = 0 in [0, 1] a positive coefficient cannot fall, so only the other elements cost anything."""
     inputs = torch.tensor([[0.0, 0.5, 1.0]], dtype=torch.float64, device=device)
     rows = torch.tensor([[1.0, 2.0, -3.0]], dtype=torch.float64, device=device)
-    ball = Ball(inputs, inputs.new_full((1,), 0.25), Norm.named(norm_name), UNIT_RANGE)
+    ball = Ball(inputs, ThreatModel(Norm.named(norm_name), 0.25, UNIT_RANGE))
     owner = torch.zeros(1, dtype=torch.int64, device=device)
     assert ball.least(rows, owner).item() == pytest.approx(-2.0 - 0.25 * 2.0)
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from robust_student.attacks.minimum_norm import Effort, smallest_confidence_loss, smallest_decision_change
 from robust_student.bounds.certified import Certifier
-from robust_student.core.norms import Norm
+from robust_student.core.threat_model import ThreatModel
 from robust_student.evaluation import certify as certify_module
 from robust_student.evaluation.certify import certify
 from robust_student.evaluation.settings import CertificationSettings, SmoothingSettings
@@ -94,9 +94,7 @@ def test_rows_hold_the_certified_radii(finished: Path, method: Any) -> None:
     found = column(finished, "student", f"certified_{method}_decision_radius_linf")
     assert len(found) == (6 if method == "linear" else 12)
     examples = DATA.test.subset(torch.tensor(list(found)))
-    certifier = Certifier.of(
-        model, DATA.shape, norm=Norm.named("linf"), input_range=DATA.input_range, method=method, tolerance=0.05
-    )
+    certifier = Certifier.of(model, DATA.shape, ThreatModel.on(DATA, "linf"), method=method, tolerance=0.05)
     expected = certifier.decision_radius(examples.floats(), examples.labels, budgets=(0.02, 0.1))
     assert list(found.values()) == pytest.approx(expected.tolist(), rel=1e-6)
 

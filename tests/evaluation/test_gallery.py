@@ -11,7 +11,7 @@ from PIL import Image
 from reference import prototype_classifier, toy_data
 from toy_evaluation import DATA, models, rows_of, run
 
-from robust_student.core.norms import Norm
+from robust_student.core.threat_model import ThreatModel
 from robust_student.results.rows import GALLERY
 from robust_student.runtime.files import read_json
 
@@ -36,7 +36,7 @@ def test_the_gallery_shows_test_images_with_every_models_prediction(finished: Pa
 
 def test_the_worst_attacked_examples_are_the_surest_ones_that_pgd_broke(finished: Path) -> None:
     worst = [entry for entry in read_json(finished / GALLERY) if "attack" in entry]
-    default = Norm.named("linf").default_radius(DATA.input_range, DATA.shape)
+    default = ThreatModel.on(DATA, "linf").budget
     radius = min((0.05, 0.1), key=lambda budget: abs(budget - default))
     subjects = models()
     for name, model in subjects.items():

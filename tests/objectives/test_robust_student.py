@@ -23,11 +23,11 @@ from reference import (
 )
 from torch import Tensor, nn
 
-from robust_student.attacks.ascent import random_start
 from robust_student.core.errors import UserError
 from robust_student.core.margins import Form, Score
 from robust_student.core.norms import Norm, NormName
 from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE, InputRange
+from robust_student.core.threat_model import ThreatModel
 from robust_student.objectives import robust_student as objective_module
 from robust_student.objectives.gradient_penalties import projected_jacobian
 from robust_student.objectives.robust_student import RobustStudentObjective
@@ -146,7 +146,7 @@ def test_gradient_in_the_ball_is_taken_at_a_random_point_of_it(name: NormName, s
     kind = {"weight": 2.0, "at": "ball", "form": "margin", "score": "logit"}
     terms = terms_of(smooth, batch, {"norm": name, "radius": 0.4, "gradient": kind})
     norm = Norm.named(name)
-    points = random_start(batch.inputs, norm, 0.4, UNIT_RANGE, generator_for(batch))
+    points = ThreatModel(norm, 0.4, UNIT_RANGE).random(batch.inputs, generator_for(batch))
     moved = batch._replace(inputs=points)
     expected = [reference.slope(smooth, x, y, norm, Form.MARGIN, Score.LOGIT) for x, y in labelled(moved)]
     assert_rows(terms.values["gradient"], expected)
@@ -242,12 +242,12 @@ def assert_same_step(student: nn.Module, batch: Batch, settings: ObjectiveSettin
     objective = RobustStudentObjective(student, settings, norm=setup.norm, input_range=setup.input_range)
     origin = batch.inputs
     if settings.secant.random_start:
-        origin = random_start(batch.inputs, setup.norm, setup.radius, setup.input_range, generator_for(batch))
+        origin = setup.threat.random(batch.inputs, generator_for(batch))
     trained_at = origin if settings.shared_pass else batch.inputs
     expected = plain_objective(twin, batch, settings, setup, trained_at, origin)
     loss = objective(*batch, generator_for(batch)).loss
     torch.testing.assert_close(loss, expected)
-    assert setup.radius == objective.radius(batch.inputs.shape[1:])
+    assert setup.radius == objective.threat(batch.inputs.shape[1:]).radius
     torch.testing.assert_close(gradients_after(loss, student), gradients_after(expected, twin), atol=1e-9, rtol=1e-6)
     torch.testing.assert_close(buffers_of(student), buffers_of(twin))
 
@@ -276,7 +276,7 @@ def test_a_secant_step_follows_the_input_range_the_scale_and_the_shape(
     norm = norm_for(name, shape, not limits.bounded, device)
     batch = make_batch(shape, device, classes=classes, input_range=limits)
     student = conv_student(shape, classes, device).train()
-    setup = Setup(norm, limits, norm.default_radius(limits, shape))
+    setup = Setup(norm, limits, ThreatModel.of(norm, None, limits, shape).budget)
     assert_same_step(student, batch, parse({"norm": name, "secant": {"weight": 5.0, "steps": 2}}), setup)
 
 
@@ -583,8 +583,8 @@ def test_a_secant_from_the_input_needs_no_random_numbers(case: str, smooth: nn.M
 
 
 def test_radius_is_the_setting_or_the_norms_default(smooth: nn.Module) -> None:
-    assert RobustStudentObjective(smooth, parse({"radius": 0.7})).radius(IMAGE) == 0.7
-    assert RobustStudentObjective(smooth, parse({}), input_range=InputRange(0.0, 10.0)).radius(IMAGE) == 1.0
+    assert RobustStudentObjective(smooth, parse({"radius": 0.7})).threat(IMAGE).radius == 0.7
+    assert RobustStudentObjective(smooth, parse({}), input_range=InputRange(0.0, 10.0)).threat(IMAGE).radius == 1.0
 
 
 @pytest.mark.parametrize(("weight", "probes"), [(1.0, 1), (0.0, 0)])

@@ -14,9 +14,9 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robust_student.attacks.feasible_set import Feasible
 from robust_student.core.margins import input_gradient
 from robust_student.core.tensors import Inputs, Labels, Logits, PerExample, answers, column
+from robust_student.core.threat_model import ThreatModel
 
 STEPS = 100
 _NEW = 0.75  # share of the new step in a move; the rest is the last move
@@ -59,23 +59,24 @@ def apgd(
     loss: Loss,
     inputs: Inputs,
     labels: Labels,
-    feasible: Feasible,
+    threat: ThreatModel,
     generators: Sequence[torch.Generator],
     *,
     steps: int = STEPS,
 ) -> Inputs:
-    """A misclassified point of the feasible set for every example for which one was met; the input for the others.
+    """A misclassified point of the set for every example for which one was met; the input for the others.
 
     z <- P(z + a (P(z + s d(g)) - z) + (1 - a)(z - z_previous)) with a = 0.75, d the norm's direction and s the step,
     2R at first, halved at checks where the loss oscillates or has stopped rising (Croce & Hein 2020, algorithm 1).
     Starts at a random point of the ball's surface; one generator per example.
+    The norm must have no per-feature scale.
     """
     found = inputs.clone()
-    if feasible.p == 1:
-        _in_shrinking_balls(network, loss, inputs, labels, feasible, generators, steps, found)
+    if threat.norm.p == 1:
+        _in_shrinking_balls(network, loss, inputs, labels, threat, generators, steps, found)
     else:
-        run = _Climb.begin(network, loss, inputs, labels, feasible.start(inputs, generators), 2 * feasible.radius)
-        run.climb(feasible, steps, found)
+        run = _Climb.begin(network, loss, inputs, labels, threat.surface(inputs, generators), 2 * threat.budget)
+        run.climb(threat, steps, found)
     return found
 
 
@@ -140,7 +141,7 @@ class _Climb:
         )
         return cls(network, loss, state)
 
-    def climb(self, feasible: Feasible, steps: int, found: Tensor) -> None:
+    def climb(self, threat: ThreatModel, steps: int, found: Tensor) -> None:
         """Linf and L2."""
         window, least, less = max(int(0.22 * steps), 1), max(int(0.06 * steps), 1), max(int(0.03 * steps), 1)
         state = self.state
@@ -150,17 +151,17 @@ class _Climb:
             if len(state.positions) == 0:
                 return
             new = _NEW if step > 0 else 1.0
-            ahead = state.points + column(state.step, state.points) * feasible.direction(state.gradient)
-            ahead = feasible.project(ahead, state.inputs)
+            ahead = state.points + column(state.step, state.points) * threat.norm.direction(state.gradient)
+            ahead = threat.nearest(ahead, state.inputs)
             ahead = state.points + new * (ahead - state.points) + (1 - new) * (state.points - state.previous)
-            state.previous, state.points = state.points, feasible.project(ahead, state.inputs)
+            state.previous, state.points = state.points, threat.nearest(ahead, state.inputs)
             self._look(found)
             since += 1
             if since == window:
                 self._check(window)
                 since, window = 0, max(window - less, least)
 
-    def climb_l1(self, feasible: Feasible, steps: int, found: Tensor | None) -> None:
+    def climb_l1(self, threat: ThreatModel, steps: int, found: Tensor | None) -> None:
         """L1: steps along the signs of the steepest elements; the sparser the best point, the fewer."""
         window, since, state = max(int(_L1_WINDOW * steps), 1), 0, self.state
         state.changed = _changed(state.points, state.inputs)
@@ -170,11 +171,11 @@ class _Climb:
             if len(state.positions) == 0:
                 return
             moved = column(state.step, state.points) * _sparse_direction(state.gradient, state.share)
-            state.points = feasible.project(state.points + moved, state.inputs)
+            state.points = threat.nearest(state.points + moved, state.inputs)
             self._look(found)
             since += 1
             if since == window:
-                self._check_l1(feasible.radius)
+                self._check_l1(threat.budget)
                 since = 0
 
     def _look(self, found: Tensor | None) -> None:
@@ -230,19 +231,19 @@ def _in_shrinking_balls(
     loss: Loss,
     inputs: Tensor,
     labels: Tensor,
-    feasible: Feasible,
+    threat: ThreatModel,
     generators: Sequence[torch.Generator],
     steps: int,
     found: Tensor,
 ) -> None:
-    """From the ball of radius 3R through that of 2R into the feasible one; only in the last do successes count."""
-    points = dataclasses.replace(feasible, radius=_L1_BALLS[0][0] * feasible.radius).start(inputs, generators)
+    """From the ball of radius 3R through that of 2R into that of radius R; only in the last do successes count."""
+    points = threat.at(_L1_BALLS[0][0] * threat.budget).surface(inputs, generators)
     left = steps
     for factor, share in _L1_BALLS:
-        ball = dataclasses.replace(feasible, radius=factor * feasible.radius)
+        ball = threat.at(factor * threat.budget)
         count = left if factor == 1 else min(math.ceil(share * steps), left)
         left -= count
-        run = _Climb.begin(network, loss, inputs, labels, ball.project(points, inputs), ball.radius)
+        run = _Climb.begin(network, loss, inputs, labels, ball.nearest(points, inputs), ball.budget)
         run.climb_l1(ball, count, found if factor == 1 else None)
         points = run.state.best_points  # of all examples: none leaves before the last ball
 

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from robust_student.core.margins import input_gradient
-from robust_student.core.norms import Norm
-from robust_student.core.rng import Source
-from robust_student.core.tensors import InputRange, Inputs, Size
+from robust_student.core.tensors import Inputs, Size
+from robust_student.core.threat_model import ThreatModel
 
 Network = Callable[[Tensor], Tensor]
 Uphill = Callable[[Tensor], Tensor]
@@ -23,29 +22,22 @@ def default_step(steps: int) -> float:
     return 1.25 if steps == 1 else max(1.5 / steps, 0.25)
 
 
-def random_start(inputs: Inputs, norm: Norm, radius: Size, input_range: InputRange, source: Source) -> Inputs:
-    """x + d with d uniform in the ball of the given radius, clipped to the input range."""
-    return input_range.clip(inputs + norm.random(inputs, radius, source))
-
-
 def ascend(
     network: Network,
     uphill: Uphill,
     inputs: Inputs,
     start: Inputs,
+    threat: ThreatModel,
     *,
-    norm: Norm,
-    radius: Size,
     steps: int,
     step_size: Size,
-    input_range: InputRange,
     first_gradient: Inputs | None = None,
     watch: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Inputs:
-    """Move `start` by K steps of the norm's dual direction that raise `uphill`, inside the ball around `inputs`.
+    """Move `start` by K steps of the norm's dual direction that raise `uphill`, inside the threat model's set.
 
-    `z <- clip(x + project(step(z) - x))`; every point obeys the ball and the input range. `radius` and `step_size` are
-    in units of the norm. `first_gradient`, the gradient of `uphill` at `start`, saves the first pass where it is known
+    `z <- project(step(z))`; every point obeys the ball around `inputs` and the input range. `step_size` is in units of
+    the norm. `first_gradient`, the gradient of `uphill` at `start`, saves the first pass where it is known
     already. `watch` is shown every visited point but the last, with the logits there.
     """
     points = start.detach()
@@ -60,6 +52,5 @@ def ascend(
             points = points.detach()
             if watch is not None:
                 watch(points, logits.detach())
-        moved = norm.step(points, gradient, step_size, input_range)
-        points = input_range.clip(inputs + norm.project(moved - inputs, radius))
+        points = threat.project(threat.step(points, gradient, step_size), inputs)
     return points

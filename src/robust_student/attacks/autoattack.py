@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from robust_student.attacks.apgd import apgd, cross_entropy, targeted_dlr, targeted_margin
 from robust_student.attacks.fab import fab
-from robust_student.attacks.feasible_set import Feasible, Scaled
 from robust_student.attacks.square import square
+from robust_student.attacks.unscaled import Unscaled
 from robust_student.core.margins import by_score
 from robust_student.core.module_state import frozen
-from robust_student.core.norms import Norm
 from robust_student.core.rng import generators
-from robust_student.core.tensors import InputRange, Inputs, Labels, column
+from robust_student.core.tensors import Inputs, Labels, column
+from robust_student.core.threat_model import ThreatModel
 
 Tier = Literal["fast", "standard"]
 _TARGETS = 9  # rival classes that targeted attacks aim at, those of largest score first
@@ -35,9 +35,7 @@ class AutoAttack:
     """
 
     tier: Tier
-    norm: Norm
-    radius: float
-    """In units of the norm."""
+    threat: ThreatModel
 
     def attacks(self, classes: int) -> list[str]:
         """Names of the attacks in the order in which they run."""
@@ -54,7 +52,6 @@ class AutoAttack:
         network: nn.Module,
         inputs: Inputs,
         labels: Labels,
-        input_range: InputRange,
         seeds: Sequence[int],
     ) -> Inputs:
         """Points proposed by one of the attacks, in the units of the inputs. The caller clips, checks and counts.
@@ -63,11 +60,12 @@ class AutoAttack:
         """
         if len(inputs) == 0:
             return inputs
-        unit = self.norm.unit(inputs)
-        feasible = Feasible.around(inputs, self.norm, self.radius, input_range)
+        unit = self.threat.norm.unit(inputs)
         with frozen(network):
-            found = self._propose(attack, Scaled(network, unit), inputs / unit, labels, feasible, seeds)
-        return input_range.clip(found * unit)
+            found = self._propose(
+                attack, Unscaled(network, unit), inputs / unit, labels, self.threat.unscaled(inputs), seeds
+            )
+        return self.threat.clip(found * unit)
 
     def _propose(
         self,
@@ -75,11 +73,11 @@ class AutoAttack:
         network: nn.Module,
         inputs: Tensor,
         labels: Tensor,
-        feasible: Feasible,
+        threat: ThreatModel,
         seeds: Sequence[int],
     ) -> Tensor:
         if attack == "square":
-            return square(network, inputs, labels, feasible, generators(seeds, attack), queries=_QUERIES[self.tier])
+            return square(network, inputs, labels, threat, generators(seeds, attack), queries=_QUERIES[self.tier])
         with torch.no_grad():
             rivals = by_score(network(inputs), labels)
         found, standing = inputs.clone(), torch.arange(len(inputs), device=inputs.device)
@@ -88,8 +86,8 @@ class AutoAttack:
                 break
             part, truth = inputs[standing], labels[standing]
             if attack == "fab-t":
-                reached = fab(network, part, truth, rivals[standing, turn], feasible)
-                near = feasible.size(reached - part) <= feasible.radius
+                reached = fab(network, part, truth, rivals[standing, turn], threat)
+                near = threat.norm.size(reached - part) <= threat.budget
                 reached = torch.where(column(near, part), reached, part)
             else:
                 loss = cross_entropy(truth)
@@ -97,7 +95,7 @@ class AutoAttack:
                     targeted = targeted_dlr if attack == "apgd-t" else targeted_margin
                     loss = targeted(truth, rivals[standing, turn])
                 streams = generators([seeds[i] for i in standing.tolist()], attack, turn)
-                reached = apgd(network, loss, part, truth, feasible, streams)
+                reached = apgd(network, loss, part, truth, threat, streams)
             found[standing] = reached
             standing = standing[(reached == part).flatten(1).all(dim=1)]  # attacks leave what they could not break
         return found
@@ -105,5 +103,5 @@ class AutoAttack:
     def _turns(self, attack: str, rivals: int) -> int:
         """Restarts of APGD-CE; rival classes of the targeted attacks."""
         if attack == "apgd-ce":
-            return _L1_RESTARTS if self.norm.p == 1 else 1
-        return min(_L1_TARGETS if self.norm.p == 1 and attack != "fab-t" else _TARGETS, rivals)
+            return _L1_RESTARTS if self.threat.norm.p == 1 else 1
+        return min(_L1_TARGETS if self.threat.norm.p == 1 and attack != "fab-t" else _TARGETS, rivals)

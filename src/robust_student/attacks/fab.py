@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from robust_student.attacks.feasible_set import Feasible
 from robust_student.core.margins import input_gradient
 from robust_student.core.tensors import Inputs, Labels, answers, column
+from robust_student.core.threat_model import ThreatModel
 
 STEPS = 100
 _OVERSHOOT = 1.05
@@ -21,14 +21,15 @@ def fab(
     inputs: Inputs,
     labels: Labels,
     targets: Labels,
-    feasible: Feasible,
+    threat: ThreatModel,
     *,
     steps: int = STEPS,
 ) -> Inputs:
     """The nearest misclassified point met on the way to `targets` for every example; the input where none was met.
 
-    The norm is minimised: the radius of `feasible` only says when an example leaves, namely once it is broken within
-    R; with a radius of 0 every example uses all the steps. Draws nothing at random.
+    The norm is minimised: the radius of `threat` only says when an example leaves, namely once it is broken within
+    R; with a radius of 0 every example uses all the steps. Draws nothing at random. The norm must have
+    no per-feature scale.
     """
     found, nearest = inputs.clone(), inputs.new_full((len(inputs),), math.inf)
     positions = torch.arange(len(inputs), device=inputs.device)
@@ -38,19 +39,19 @@ def fab(
             break
         lead, slope = _linearised(network, points, labels[positions], targets[positions])
         at_centre = lead + (slope * (centres - points)).flatten(1).sum(dim=1)
-        step = to_hyperplane(points, slope, lead, feasible)
-        home = to_hyperplane(centres, slope, at_centre, feasible)
-        far, near = (column(feasible.size(move).clamp_min(1e-8), points) for move in (step, home))
+        step = to_hyperplane(points, slope, lead, threat)
+        home = to_hyperplane(centres, slope, at_centre, threat)
+        far, near = (column(threat.norm.size(move).clamp_min(1e-8), points) for move in (step, home))
         bias = (far / (far + near)).clamp_max(_BIAS)
-        points = feasible.clip((1 - bias) * (points + _OVERSHOOT * step) + bias * (centres + _OVERSHOOT * home))
+        points = threat.clip((1 - bias) * (points + _OVERSHOOT * step) + bias * (centres + _OVERSHOOT * home))
         with torch.no_grad():
             broken = answers(network(points)) != labels[positions]
-        distance = feasible.size(points - centres)
+        distance = threat.norm.size(points - centres)
         better = broken & (distance < nearest[positions])
         found[positions[better]] = points[better]
         nearest[positions[better]] = distance[better]
         points = torch.where(column(broken, points), centres + _BACK * (points - centres), points)
-        left = nearest[positions] > feasible.radius
+        left = nearest[positions] > threat.budget
         if not bool(left.all()):
             positions, centres, points = positions[left], centres[left], points[left]
     return found
@@ -66,7 +67,7 @@ def _linearised(network: nn.Module, points: Tensor, labels: Tensor, targets: Ten
     return lead.detach(), slope.nan_to_num()
 
 
-def to_hyperplane(points: Inputs, slope: Inputs, value: Tensor, feasible: Feasible) -> Inputs:
+def to_hyperplane(points: Inputs, slope: Inputs, value: Tensor, threat: ThreatModel) -> Inputs:
     """The smallest d with `value + <slope, d> = 0` and z + d in the range; as near as the range lets it where none is.
 
     With c = |value| and room_i the way to the range's end in the useful direction: Linf and L2 take
@@ -77,14 +78,14 @@ def to_hyperplane(points: Inputs, slope: Inputs, value: Tensor, feasible: Feasib
     weight, wanted = slope.flatten(1).abs(), value.abs()[:, None]
     direction = -slope.flatten(1).sign() * torch.where(value >= 0, 1.0, -1.0).to(slope)[:, None]
     flat = points.flatten(1)
-    upper = torch.as_tensor(feasible.upper).to(flat).expand(points.shape[1:]).flatten()
-    lower = torch.as_tensor(feasible.lower).to(flat).expand(points.shape[1:]).flatten()
+    upper = torch.as_tensor(threat.input_range.upper).to(flat).expand(points.shape[1:]).flatten()
+    lower = torch.as_tensor(threat.input_range.lower).to(flat).expand(points.shape[1:]).flatten()
     room = torch.where(direction > 0, upper - flat, flat - lower).clamp_min(0.0)
     room = torch.where(weight > 0, room, 0.0)
-    if feasible.p == 1:
+    if threat.norm.p == 1:
         length = _greedy(weight, room, wanted)
     else:
-        length = _spread(weight, torch.ones_like(weight) if feasible.p == math.inf else weight, room, wanted)
+        length = _spread(weight, torch.ones_like(weight) if threat.norm.p == math.inf else weight, room, wanted)
     return (direction * length).view_as(points)
 
 

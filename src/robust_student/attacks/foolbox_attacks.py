@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from robust_student.core.errors import UserError
-from robust_student.core.norms import Norm
-from robust_student.core.tensors import InputRange, Inputs, Labels, PerExample
+from robust_student.core.tensors import Inputs, Labels, PerExample
+from robust_student.core.threat_model import ThreatModel
 
 _BOX_MARGIN = 10.0  # inputs without a range: room around them, in units of the largest first-order radius
 
@@ -26,18 +26,19 @@ class UnitBox(nn.Module):
     sees the inputs' own.
     """
 
-    def __init__(self, network: nn.Module, inputs: Inputs, norm: Norm, radius: float, input_range: InputRange) -> None:
+    def __init__(self, network: nn.Module, inputs: Inputs, threat: ThreatModel) -> None:
         super().__init__()
-        self.network, self.input_range = network, input_range
+        self.network, self.threat = network, threat
         self.shape, self.dtype = inputs.shape[1:], inputs.dtype
-        self.unit: Tensor | float = 1.0 if norm.scale is None else norm.scale.to(inputs)
+        self.unit = threat.norm.unit(inputs)
         self.lower: Tensor | float
-        if input_range.bounded:
-            self.lower = input_range.lower
-            self.length = input_range.width / float(torch.as_tensor(self.unit).min())
+        if threat.input_range.bounded:
+            self.lower = threat.input_range.lower
+            width = threat.input_range.upper - threat.input_range.lower
+            self.length = float((width / torch.as_tensor(self.unit)).max())
         else:
-            self.lower = inputs.amin(dim=0) - radius * self.unit
-            self.length = float(((inputs.amax(dim=0) - self.lower) / self.unit).max()) + radius
+            self.lower = inputs.amin(dim=0) - threat.budget * self.unit
+            self.length = float(((inputs.amax(dim=0) - self.lower) / self.unit).max()) + threat.budget
 
     def encode(self, inputs: Tensor) -> Tensor:
         """Natural units to the unit box, `(batch, channels, height, width)`."""
@@ -47,7 +48,7 @@ class UnitBox(nn.Module):
     def decode(self, points: Tensor) -> Tensor:
         """Back to natural units, shape and range."""
         seen = points.to(self.dtype).reshape(len(points), *self.shape)
-        return self.input_range.clip(seen * (self.unit * self.length) + self.lower)
+        return self.threat.clip(seen * (self.unit * self.length) + self.lower)
 
     def forward(self, points: Tensor) -> Tensor:
         """Logits of points in the unit box; a constant network, too, has a gradient, which the attacks insist on."""
@@ -60,8 +61,7 @@ class Standing(NamedTuple):
     network: nn.Module
     inputs: Inputs
     labels: Labels
-    norm: Norm
-    input_range: InputRange
+    threat: ThreatModel
     first_order: PerExample
     """The first-order radius of each example, finite and positive."""
     steps: int
@@ -71,7 +71,7 @@ class Standing(NamedTuple):
     def box(self) -> UnitBox:
         """The network in a unit box around the examples; without a range, far wider than their first-order radii."""
         room = _BOX_MARGIN * float(self.first_order.max())
-        return UnitBox(self.network, self.inputs, self.norm, room, self.input_range)
+        return UnitBox(self.network, self.inputs, self.threat.at(room))
 
 
 def ddn(examples: Standing) -> Iterable[Inputs]:
@@ -93,15 +93,15 @@ def fmn(examples: Standing) -> Iterable[Inputs]:
             shrink = (epsilon / delta.flatten(start=1).norms.l2(axis=-1).maximum(1e-12)).minimum(1.0)
             return x0 + delta * shrink.reshape((-1, *[1] * (x.ndim - 1)))
 
-    kind = {math.inf: attacks.LInfFMNAttack, 2.0: L2, 1.0: attacks.L1FMNAttack}[examples.norm.p]
-    length = {math.inf: math.sqrt(examples.inputs[0].numel()), 2.0: 1.0, 1.0: 0.1}[examples.norm.p]
+    kind = {math.inf: attacks.LInfFMNAttack, 2.0: L2, 1.0: attacks.L1FMNAttack}[examples.threat.norm.p]
+    length = {math.inf: math.sqrt(examples.inputs[0].numel()), 2.0: 1.0, 1.0: 0.1}[examples.threat.norm.p]
     return _through_foolbox(examples, kind(steps=examples.steps, max_stepsize=length))
 
 
 def deepfool(examples: Standing) -> Iterable[Inputs]:
     """DeepFool (Moosavi-Dezfooli et al. 2016) among the ten classes of largest score."""
     attacks = foolbox_for("deepfool").attacks
-    kind = {math.inf: attacks.LinfDeepFoolAttack, 2.0: attacks.L2DeepFoolAttack}[examples.norm.p]
+    kind = {math.inf: attacks.LinfDeepFoolAttack, 2.0: attacks.L2DeepFoolAttack}[examples.threat.norm.p]
     return _through_foolbox(examples, kind(steps=examples.steps))
 
 

@@ -14,14 +14,16 @@ from jaxtyping import Bool, Float64
 from torch import Tensor, nn
 
 from robust_student.attacks.fab import fab
-from robust_student.attacks.feasible_set import Feasible, Scaled
 from robust_student.attacks.foolbox_attacks import Standing, ddn, deepfool, fmn, foolbox_for
 from robust_student.attacks.pgd import Excess, descend
+from robust_student.attacks.unscaled import Unscaled
 from robust_student.core.errors import UserError
 from robust_student.core.margins import by_score, input_gradient, log_odds, margin
 from robust_student.core.module_state import evaluating, frozen
 from robust_student.core.norms import Norm, NormName
-from robust_student.core.tensors import InputRange, Inputs, Labels, Logits, PerExample, answers, column
+from robust_student.core.rng import generator_each
+from robust_student.core.tensors import Inputs, Labels, Logits, PerExample, answers, column
+from robust_student.core.threat_model import ThreatModel
 
 DEFAULT_ATTACKS = ("pgd-bisection", "fab")
 """The attacks that need nothing but the product's own dependencies."""
@@ -63,9 +65,8 @@ def smallest_decision_change(
     network: nn.Module,
     inputs: Inputs,
     labels: Labels,
+    threat: ThreatModel,
     *,
-    norm: Norm,
-    input_range: InputRange,
     seeds: Sequence[int],
     attacks: Sequence[str] = DEFAULT_ATTACKS,
     effort: Effort = DEFAULT_EFFORT,
@@ -76,7 +77,8 @@ def smallest_decision_change(
     example alone, up to rounding. Not so ddn, fmn and deepfool, which work in units of the batch's median first-order
     radius (ddn draws from a generator seeded with the first example's seed where a gradient is zero). Points where a
     logit is not finite prove nothing and do not count; NaN logits at x count as a wrong decision. The network runs in
-    evaluation mode; its mode and its parameters' gradients stay as they are. Units: those of the norm. Raises UserError
+    evaluation mode; its mode and its parameters' gradients stay as they are. The radius of `threat` is the first budget
+    where the gradient says none. Units: those of the norm. Raises UserError
     for an attack that is unknown, does not serve the norm or is not installed. An upper bound, not a guarantee.
     """
 
@@ -86,7 +88,7 @@ def smallest_decision_change(
     def intact(logits: Logits) -> Tensor:
         return answers(logits) == labels
 
-    search = _Search(network, inputs.detach(), labels, norm, input_range, tuple(seeds), effort, excess, intact)
+    search = _Search(network, inputs.detach(), labels, threat, tuple(seeds), effort, excess, intact)
     return _run(search, attacks)
 
 
@@ -95,9 +97,8 @@ def smallest_confidence_loss(
     inputs: Inputs,
     labels: Labels,
     teacher_logits: Logits,
+    threat: ThreatModel,
     *,
-    norm: Norm,
-    input_range: InputRange,
     seeds: Sequence[int],
     effort: Effort = DEFAULT_EFFORT,
 ) -> Smallest:
@@ -116,7 +117,7 @@ def smallest_confidence_loss(
     def intact(logits: Logits) -> Tensor:
         return log_odds(logits, labels) >= wanted
 
-    search = _Search(network, inputs.detach(), labels, norm, input_range, tuple(seeds), effort, excess, intact)
+    search = _Search(network, inputs.detach(), labels, threat, tuple(seeds), effort, excess, intact)
     return _run(search, ("pgd-bisection",))
 
 
@@ -130,8 +131,7 @@ class _Search:
     network: nn.Module
     inputs: Tensor
     labels: Tensor
-    norm: Norm
-    input_range: InputRange
+    threat: ThreatModel
     seeds: tuple[int, ...]
     effort: Effort
     excess: Excess
@@ -152,7 +152,7 @@ class _Search:
 
     def size(self, points: Inputs) -> Float64[Tensor, " batch"]:
         """||points - x|| in float64; on the CPU, because not every device has float64."""
-        return self.norm.size(points.cpu().double() - self.inputs.cpu().double())
+        return self.threat.norm.size(points.cpu().double() - self.inputs.cpu().double())
 
     def place(self, points: Tensor, positions: Tensor) -> Inputs:
         """The batch with `points` in place of the inputs at `positions`."""
@@ -161,24 +161,18 @@ class _Search:
         return batch
 
     def first_order(self) -> PerExample:
-        """excess / ||grad excess||_q at x, the first budget to try; the norm's default radius where it is no number."""
+        """excess / ||grad excess||_q at x, the first budget to try; the threat model's radius where it is no number."""
         points = self.inputs.clone().requires_grad_()
         with torch.enable_grad():
             values = self.excess(self.network(points), torch.arange(len(points), device=points.device))
-            slopes = self.norm.dual_size(input_gradient(values, points))
+            slopes = self.threat.norm.dual_size(input_gradient(values, points))
         radius = values.detach() / slopes
-        fallback = self.norm.default_radius(self.input_range, self.inputs.shape[1:])
-        return torch.where(radius.isfinite() & (radius > 0), radius, fallback).to(self.inputs)
-
-    def reach(self) -> PerExample:
-        """Distance of the farthest corner of the input range; infinite where there is none."""
-        lower, upper = self.input_range
-        return self.norm.size(torch.maximum(self.inputs - lower, upper - self.inputs).clamp_min(0.0))
+        return torch.where(radius.isfinite() & (radius > 0), radius, self.threat.radius).to(self.inputs)
 
 
 def _run(search: _Search, attacks: Sequence[str]) -> Smallest:
     """The smallest of what each attack found; the earlier one where two are equal."""
-    chosen = {name: _attack(name, search.norm) for name in attacks}
+    chosen = {name: _attack(name, search.threat.norm) for name in attacks}
     if len(search.seeds) != len(search.inputs):
         raise UserError(f"seeds: {len(search.seeds)} for {len(search.inputs)} examples, one per example is needed")
     with evaluating(search.network), frozen(search.network):
@@ -195,7 +189,7 @@ def _grade(search: _Search, proposals: Iterable[Inputs]) -> tuple[Tensor, Inputs
     """Size and place of the smallest verified proposal of one attack per example, refined; infinite without one."""
     best, radius = search.inputs.clone(), torch.full((len(search.inputs),), math.inf, dtype=torch.float64)
     for proposal in proposals:
-        points = search.input_range.clip(proposal.detach())
+        points = search.threat.clip(proposal.detach())
         size = torch.where(search.broken(points).cpu(), search.size(points), math.inf)
         closer = (size < radius).to(best.device)
         best, radius = torch.where(column(closer, best), points, best), torch.minimum(size, radius)
@@ -209,7 +203,7 @@ def _refine(search: _Search, points: Inputs) -> Inputs:
     high = torch.ones_like(low)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        trial = search.input_range.clip(search.inputs + column(middle, points) * (points - search.inputs))
+        trial = search.threat.clip(search.inputs + column(middle, points) * (points - search.inputs))
         broken = search.broken(trial)
         best = torch.where(column(broken, points), trial, best)
         low, high = torch.where(broken, low, middle), torch.where(broken, middle, high)
@@ -228,9 +222,10 @@ def _smaller(best: Smallest, radius: Tensor, points: Inputs, name: str) -> Small
 
 def _pgd_bisection(search: _Search, standing: Tensor) -> Iterable[Inputs]:
     """PGD at budgets of each example's own: doubled from the first-order radius until it succeeds, then bisected."""
-    start, reach = (1 + _CLOSE) * search.first_order(), search.reach()  # on an affine boundary rounding would decide
+    start = (1 + _CLOSE) * search.first_order()  # on an affine boundary rounding would decide
+    reach = search.threat.farthest(search.inputs)
     low, high, best = torch.zeros_like(start), torch.full_like(start, math.inf), search.inputs.clone()
-    generators = [torch.Generator().manual_seed(seed) for seed in search.seeds]
+    generators = generator_each(search.seeds)
     for _ in range(search.effort.budgets):
         undecided = standing & (low < reach) & (high > (1 + _CLOSE) * low)
         if not bool(undecided.any()):
@@ -253,28 +248,26 @@ def _attempt(
         left = (undecided & ~broken).nonzero()[:, 0]
         if len(left) == 0:
             break
-        inputs = search.inputs[left]
+        inputs, threat = search.inputs[left], search.threat.at(budget[left])
         if random:
-            offset = _draw(search, left, budget, generators)
+            draws = threat.norm.random_each(inputs, budget[left], [generators[i] for i in left.tolist()])
+            start = threat.clip(inputs + draws)
         else:
-            offset = search.norm.project(best[left] - inputs, budget[left])
-        start = search.input_range.clip(inputs + offset)
-        trial = search.place(_finer_and_finer(search, left, budget[left], start), left)
+            start = threat.project(best[left], inputs)
+        trial = search.place(_finer_and_finer(search, left, threat, start), left)
         won = search.broken(trial) & undecided & ~broken
         points, broken = torch.where(column(won, points), trial, points), broken | won
     return points, broken
 
 
-def _finer_and_finer(search: _Search, left: Tensor, budget: PerExample, points: Inputs) -> Inputs:
+def _finer_and_finer(search: _Search, left: Tensor, threat: ThreatModel, points: Inputs) -> Inputs:
     for relative_step in _STEPS:
         points = descend(
             search.network,
             _among(search.excess, left),
             search.inputs[left],
-            norm=search.norm,
-            radius=budget,
+            threat,
             steps=search.effort.pgd_steps,
-            input_range=search.input_range,
             start=points,
             relative_step=relative_step,
         )
@@ -285,21 +278,15 @@ def _among(excess: Excess, left: Tensor) -> Excess:
     return lambda logits, positions: excess(logits, left[positions])
 
 
-def _draw(search: _Search, left: Tensor, budget: Tensor, generators: Sequence[torch.Generator]) -> Inputs:
-    """A random perturbation per example from its own generator, whatever the batch."""
-    draws = [search.norm.random(search.inputs[i : i + 1].cpu(), float(budget[i]), generators[i]) for i in left.tolist()]
-    return torch.cat(draws).to(search.inputs)
-
-
 def _fab(search: _Search, standing: Tensor) -> Iterable[Inputs]:
     """FAB (Croce & Hein 2020b), aimed at each of the nearest rivals in turn."""
     left = standing.nonzero()[:, 0]
-    inputs, labels, unit = search.inputs[left], search.labels[left], search.norm.unit(search.inputs)
-    network, feasible = Scaled(search.network, unit), Feasible.around(inputs, search.norm, 0.0, search.input_range)
+    inputs, labels, unit = search.inputs[left], search.labels[left], search.threat.norm.unit(search.inputs)
+    network, threat = Unscaled(search.network, unit), search.threat.at(0.0).unscaled(inputs)
     with torch.no_grad():
         rivals = by_score(search.network(inputs), labels)
     for rank in range(min(_FAB_TARGETS, rivals.shape[1])):
-        found = fab(network, inputs / unit, labels, rivals[:, rank], feasible, steps=search.effort.steps)
+        found = fab(network, inputs / unit, labels, rivals[:, rank], threat, steps=search.effort.steps)
         yield search.place(found * unit, left)
 
 
@@ -315,8 +302,7 @@ def _borrowed(attack: Callable[[Standing], Iterable[Inputs]]) -> Callable[[_Sear
             search.network,
             search.inputs[left],
             search.labels[left],
-            search.norm,
-            search.input_range,
+            search.threat,
             search.first_order()[left],
             search.effort.steps,
             search.seeds[int(left[0])],

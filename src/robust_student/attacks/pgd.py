@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from robust_student.attacks.ascent import ascend
 from robust_student.core.margins import log_odds, margin
-from robust_student.core.norms import Norm
-from robust_student.core.tensors import InputRange, Inputs, Labels, Logits, PerExample, Size
+from robust_student.core.tensors import Inputs, Labels, Logits, PerExample
+from robust_student.core.threat_model import ThreatModel
 
 _SEGMENT = 5  # PGD steps between two looks at which examples are broken already
 
@@ -27,11 +27,9 @@ def pgd(
     network: nn.Module,
     inputs: Inputs,
     labels: Labels,
+    threat: ThreatModel,
     *,
-    norm: Norm,
-    radius: Size,
     steps: int,
-    input_range: InputRange,
     start: Inputs,
     relative_step: float | None = None,
 ) -> Inputs:
@@ -48,10 +46,8 @@ def pgd(
             network,
             lambda logits, positions: margin(logits, truth[positions]),
             inputs[which],
-            norm=norm,
-            radius=_at(radius, which),
+            threat.among(which),
             steps=count,
-            input_range=input_range,
             start=start[which],
             relative_step=relative_step,
             loss=lambda logits, positions: loss(logits, truth[positions]),
@@ -72,23 +68,21 @@ def descend(
     network: nn.Module,
     excess: Excess,
     inputs: Inputs,
+    threat: ThreatModel,
     *,
-    norm: Norm,
-    radius: Size,
     steps: int,
-    input_range: InputRange,
     start: Inputs,
     relative_step: float | None = None,
     loss: Excess | None = None,
 ) -> Inputs:
     """Projected gradient descent in a ball whose radius may differ from example to example.
 
-    Starts at `start` (a point of the ball, say a random one), takes steps of `relative_step * radius` (default
+    Starts at `start` (a point of the ball, say a random one), takes steps of `relative_step * R` (default
     2.5 / steps) in the norm's steepest direction that lower `loss` (None: `excess` itself), and returns for every
     example the visited point of smallest excess. Examples whose excess is zero or less leave the batch. Every returned
     point obeys the ball and the input range.
     """
-    size = radius * (2.5 / steps if relative_step is None else relative_step)
+    size = threat.radius * (2.5 / steps if relative_step is None else relative_step)
     best, lowest = start.clone(), torch.full_like(inputs.flatten(1)[:, 0], math.inf)
     points = start.clone()
 
@@ -107,11 +101,9 @@ def descend(
             _uphill(excess if loss is None else loss, active),
             inputs[active],
             points[active],
-            norm=norm,
-            radius=_at(radius, active),
+            threat.among(active),
             steps=min(_SEGMENT, steps - done),
             step_size=_at(size, active),
-            input_range=input_range,
             watch=_watch(keep_best, active),
         )
     with torch.no_grad():

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robust_student.attacks.feasible_set import Feasible
 from robust_student.core.margins import margin
 from robust_student.core.tensors import Inputs, Labels, PerExample, answers
+from robust_student.core.threat_model import ThreatModel
 
 _SHARE = 0.8  # of the image that the first square covers
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries after which that share is halved
@@ -22,7 +22,7 @@ def square(
     network: nn.Module,
     inputs: Inputs,
     labels: Labels,
-    feasible: Feasible,
+    threat: ThreatModel,
     generators: Sequence[torch.Generator],
     *,
     queries: int,
@@ -32,13 +32,14 @@ def square(
     A candidate changes a square window of the best point so far and is kept where it lowers the margin (Andriushchenko
     et al. 2020, algorithm 1, with windows at positions of each example's own). Broken examples leave the batch. Inputs
     that are not images of at least five pixels a side are laid out as a square image. One generator per example.
+    The norm must have no per-feature scale.
     """
     canvas = _Canvas.of(inputs)
     draws = _Draws(list(generators), 5 + canvas.channels)
     found, positions = inputs.clone(), torch.arange(len(inputs), device=inputs.device)
     centres, truth = inputs, labels
-    low, high = feasible.clip(inputs - feasible.radius), feasible.clip(inputs + feasible.radius)
-    points = _beginning(canvas, centres, feasible, draws)
+    low, high = threat.box(inputs)
+    points = _beginning(canvas, centres, threat, draws)
     least, broken = _margins(network, points, truth)
     for query in range(queries + 1):
         if bool(broken.any()):
@@ -51,10 +52,10 @@ def square(
         if len(positions) == 0 or query == queries:
             break
         uniform, side = draws.next().to(inputs), _side(canvas, query)
-        if feasible.p == math.inf:
+        if threat.norm.p == math.inf:
             trial = _with_square(canvas, points, low, high, uniform, side)
         else:
-            trial = _moved_mass(canvas, points, centres, feasible, uniform, side)
+            trial = _moved_mass(canvas, points, centres, threat, uniform, side)
         lowest, broken = _margins(network, trial, truth)
         better = broken | (lowest < least)
         least[better], points[better] = lowest[better], trial[better]
@@ -125,17 +126,17 @@ def _signs(uniform: Tensor) -> Tensor:
     return torch.where(uniform < 0.5, -1.0, 1.0).to(uniform)
 
 
-def _beginning(canvas: _Canvas, centres: Tensor, feasible: Feasible, draws: _Draws) -> Tensor:
+def _beginning(canvas: _Canvas, centres: Tensor, threat: ThreatModel, draws: _Draws) -> Tensor:
     """Linf: vertical stripes of random signs per channel; L1, L2: a grid of tiles with random signs."""
     batch, channels = len(centres), canvas.channels
-    if feasible.p == math.inf:
+    if threat.norm.p == math.inf:
         drawn = [torch.rand(channels, 1, canvas.width, generator=g) for g in draws.generators]
         stripes = _signs(torch.stack(drawn).to(centres)).expand(-1, -1, canvas.height, -1)
-        return feasible.clip(centres + feasible.radius * canvas.unfold(stripes))
+        return threat.clip(centres + threat.budget * canvas.unfold(stripes))
     side = max(min(canvas.height, canvas.width) // _TILES, 1)
     rows, columns = canvas.height // side, canvas.width // side
     uniform = torch.stack([torch.rand(rows, columns, 1 + channels, generator=g) for g in draws.generators]).to(centres)
-    patterns = _patterns(side, feasible.p).to(centres)
+    patterns = _patterns(side, threat.norm.p).to(centres)
     image = centres.new_zeros(batch, channels, canvas.height, canvas.width)
     top, start = (canvas.height - rows * side) // 2, (canvas.width - columns * side) // 2
     for row in range(rows):
@@ -145,8 +146,8 @@ def _beginning(canvas: _Canvas, centres: Tensor, feasible: Feasible, draws: _Dra
             y, x = top + row * side, start + column * side
             image[:, :, y : y + side, x : x + side] = tile
     change = canvas.unfold(image)
-    length = feasible.size(change).clamp_min(torch.finfo(change.dtype).tiny).view(-1, *[1] * (change.dim() - 1))
-    return feasible.project(centres + feasible.radius * change / length, centres)
+    length = threat.norm.size(change).clamp_min(torch.finfo(change.dtype).tiny).view(-1, *[1] * (change.dim() - 1))
+    return threat.nearest(centres + threat.budget * change / length, centres)
 
 
 def _with_square(canvas: _Canvas, points: Tensor, low: Tensor, high: Tensor, uniform: Tensor, side: int) -> Tensor:
@@ -163,10 +164,10 @@ def _corner(uniform: Tensor, length: int, side: int) -> Tensor:
 
 
 def _moved_mass(
-    canvas: _Canvas, points: Tensor, centres: Tensor, feasible: Feasible, uniform: Tensor, side: int
+    canvas: _Canvas, points: Tensor, centres: Tensor, threat: ThreatModel, uniform: Tensor, side: int
 ) -> Tensor:
     """L1, L2: the size that a second window gives up is put into the first, in a new pattern (algorithm 3)."""
-    side, power = min(max(side, 3) // 2 * 2 + 1, canvas.height, canvas.width), feasible.p
+    side, power = min(max(side, 3) // 2 * 2 + 1, canvas.height, canvas.width), threat.norm.p
     image = canvas.fold(points - centres).flatten(2)
     rows, columns = _corner(uniform[:, ::2], canvas.height, side), _corner(uniform[:, 1::2], canvas.width, side)
     first = _pixels(canvas, rows[:, 0], columns[:, 0], side).expand(-1, canvas.channels, -1)
@@ -177,15 +178,15 @@ def _moved_mass(
 
     old = image.gather(2, first)
     given = mass(old) + mass(image.scatter(2, first, 0.0).gather(2, second))
-    unused = (feasible.radius**power - mass(image).sum(dim=1, keepdim=True)).clamp_min(0.0) / canvas.channels
+    unused = (threat.budget**power - mass(image).sum(dim=1, keepdim=True)).clamp_min(0.0) / canvas.channels
     pattern = _patterns(side, power).to(image)[(uniform[:, 4] > 0.5).long()].flatten(1)[:, None]
     new = old / (mass(old) ** (1 / power)).clamp_min(1e-12) + _signs(uniform[:, 5:])[:, :, None] * pattern
     new = new * ((unused + given) / mass(new).clamp_min(1e-12)) ** (1 / power)
     change = canvas.unfold(image.scatter(2, second, 0.0).scatter(2, first, new))
-    length = feasible.size(change).clamp_min(torch.finfo(change.dtype).tiny)
+    length = threat.norm.size(change).clamp_min(torch.finfo(change.dtype).tiny)
     if power == 1:
-        length = length.clamp_min(feasible.radius)  # never longer, but for rounding
-    return feasible.clip(centres + change * (feasible.radius / length).view(-1, *[1] * (change.dim() - 1)))
+        length = length.clamp_min(threat.budget)  # never longer, but for rounding
+    return threat.clip(centres + change * (threat.budget / length).view(-1, *[1] * (change.dim() - 1)))
 
 
 def _pixels(canvas: _Canvas, top: Tensor, left: Tensor, side: int) -> Tensor:

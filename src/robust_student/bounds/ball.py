@@ -1,4 +1,4 @@
-"""The set of inputs a certificate speaks about: a ball of the norm around each example, cut to the input range."""
+"""The set of inputs a certificate speaks about, and the least of a linear function over it."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,32 +8,36 @@ from torch import Tensor
 
 from robust_student.bounds.activations import Interval
 from robust_student.core.norms import Norm
-from robust_student.core.tensors import InputRange, column
+from robust_student.core.threat_model import ThreatModel
 
 
 @dataclass(frozen=True, eq=False)
 class Ball:
-    """{z : ||z - x||_p <= R, z in the input range}, one radius per example."""
+    """The sets of a threat model around some inputs."""
 
     inputs: Tensor
     """x, `(batch, *shape)`."""
-    radius: Tensor
-    """R, `(batch,)`, in units of the norm."""
-    norm: Norm
-    input_range: InputRange
+    threat: ThreatModel
+
+    @property
+    def norm(self) -> Norm:
+        """Of the threat model."""
+        return self.threat.norm
+
+    @cached_property
+    def radius(self) -> Tensor:
+        """R, `(batch,)`, in units of the norm."""
+        return self.threat.radii(self.inputs)
 
     @cached_property
     def unit(self) -> Tensor:
         """The norm's per-feature scale, shaped as the inputs."""
-        scale = self.inputs.new_ones(()) if self.norm.scale is None else self.norm.scale.to(self.inputs)
-        return scale.expand_as(self.inputs)
+        return torch.as_tensor(self.norm.unit(self.inputs)).to(self.inputs).expand_as(self.inputs)
 
     @cached_property
     def box(self) -> Interval:
         """The smallest box around the set."""
-        reach = column(self.radius, self.inputs) * self.unit
-        lower, upper = self.inputs - reach, self.inputs + reach
-        return self.input_range.clip(lower), self.input_range.clip(upper)
+        return self.threat.box(self.inputs)
 
     def least(self, rows: Tensor, owner: Tensor) -> Tensor:
         """A lower bound of `<row, z>` over the set of each row's example, `(rows,)`; exact without an input range.

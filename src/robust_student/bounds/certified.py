@@ -16,12 +16,12 @@ from robust_student.bounds.propagation import Method, margin_bounds
 from robust_student.bounds.trace import Graph, trace
 from robust_student.core.margins import is_rival, log_odds, margin
 from robust_student.core.module_state import dtype_of, evaluating
-from robust_student.core.norms import Norm
-from robust_student.core.tensors import InputRange, Inputs, Labels, Logits, PerExample
+from robust_student.core.tensors import Inputs, Labels, Logits, PerExample
+from robust_student.core.threat_model import ThreatModel
 
 SLACK = 256.0
 """A margin must exceed this many machine epsilons of the network's dtype, times its largest |logit| at x."""
-_START = 1 / 64  # first radius tried, in units of the norm's default radius
+_START = 1 / 64  # first radius tried, in units of the threat model's
 _DOUBLINGS = 40
 
 Stands: TypeAlias = Callable[[Logits, Tensor], Bool[Tensor, " batch"]]
@@ -30,11 +30,11 @@ Stands: TypeAlias = Callable[[Logits, Tensor], Bool[Tensor, " batch"]]
 
 @dataclass(frozen=True, eq=False)
 class Certifier:
-    """A traced network with its norm and input range: everything a certificate needs but the examples."""
+    """A traced network and the threat model: everything a certificate needs but the examples."""
 
     graph: Graph
-    norm: Norm
-    input_range: InputRange
+    threat: ThreatModel
+    """Its radius is the one that `stands` asks about; a search begins at 1/64 of it."""
     method: Method
     tolerance: float = 0.05
     """A radius is found to within this share of itself, from below."""
@@ -44,20 +44,18 @@ class Certifier:
         cls,
         network: nn.Module,
         shape: Sequence[int],
+        threat: ThreatModel,
         *,
-        norm: Norm,
-        input_range: InputRange,
         method: Method,
         tolerance: float = 0.05,
     ) -> "Certifier":
         """Trace `network` for inputs of `shape`; UserError names the operation that cannot be bounded."""
-        return cls(trace(network, shape), norm, input_range, method, tolerance)
+        return cls(trace(network, shape), threat, method, tolerance)
 
     @torch.no_grad()
-    def stands(self, inputs: Inputs, labels: Labels, radius: float) -> Bool[Tensor, " batch"]:
-        """Whether the decision is certified at one radius: `min_j lb_j > slack` there (theorems A and C)."""
-        points, reach = inputs.to(torch.float64), inputs.new_full((len(inputs),), radius, dtype=torch.float64)
-        ball = Ball(points, reach, self.norm, self.input_range)
+    def stands(self, inputs: Inputs, labels: Labels) -> Bool[Tensor, " batch"]:
+        """Whether the decision is certified at the threat model's radius: `min_j lb_j > slack` (theorems A and C)."""
+        ball = Ball(inputs.to(torch.float64), self.threat)
         bounds = margin_bounds(self.graph.layers(torch.float64), ball, labels, self.method)
         rivals = bounds.masked_fill(~is_rival(bounds, labels), torch.inf)
         return (rivals.amin(dim=1) > self._slack(inputs)) & (margin(self._logits(inputs), labels) > self._slack(inputs))
@@ -127,8 +125,7 @@ class Certifier:
     ) -> Tensor:
         """Double the radius until the property falls, try the budgets in between, then bisect."""
         layers, points = self.graph.layers(torch.float64), inputs.to(torch.float64)
-        default = self.norm.default_radius(self.input_range, tuple(inputs.shape[1:]))
-        limit = self._limit(points, default)
+        limit = self._limit(points)
         limit = limit if ceiling is None else torch.minimum(limit, ceiling.to(limit))
         low, high = torch.zeros_like(limit), limit.clone()
 
@@ -137,12 +134,12 @@ class Certifier:
             if len(active) == 0:
                 return
             tried = radii[active]
-            ball = Ball(points[active], tried, self.norm, self.input_range)
+            ball = Ball(points[active], self.threat.at(tried))
             holds = stands(margin_bounds(layers, ball, labels[active], self.method), active)
             low[active[holds]] = tried[holds]
             high[active[~holds]] = tried[~holds]
 
-        smallest = _START * default
+        smallest = _START * self.threat.budget
         for _ in range(_DOUBLINGS):
             growing = clean & (high == limit) & (low < high)
             attempt(growing, torch.minimum(torch.where(low > 0, 2 * low, smallest), high))
@@ -154,9 +151,8 @@ class Certifier:
                 return low
             attempt(apart, (low + high) / 2)
 
-    def _limit(self, points: Tensor, default: float) -> Tensor:
-        """The size of the largest possible perturbation; far beyond the default radius where there is no range."""
-        if not self.input_range.bounded:
-            return points.new_full((len(points),), 2.0**20 * default)
-        farthest = torch.maximum(points - self.input_range.lower, self.input_range.upper - points)
-        return self.norm.size(farthest)
+    def _limit(self, points: Tensor) -> Tensor:
+        """The size of the largest possible perturbation; far beyond the first radius where there is no range."""
+        if not self.threat.input_range.bounded:
+            return points.new_full((len(points),), 2.0**20 * self.threat.budget)
+        return self.threat.farthest(points)

@@ -22,7 +22,9 @@ from robust_student.core.margins import (
 )
 from robust_student.core.module_state import evaluating
 from robust_student.core.norms import Norm
-from robust_student.core.tensors import InputRange, Inputs, Labels, Logits, PerExample, column
+from robust_student.core.rng import generator_each
+from robust_student.core.tensors import Inputs, Labels, Logits, PerExample, column
+from robust_student.core.threat_model import ThreatModel
 
 
 def estimated_decision_radius(
@@ -79,27 +81,25 @@ def sampled_decision_radius(
     network: nn.Module,
     inputs: Inputs,
     labels: Labels,
-    norm: Norm,
-    radius: PerExample,
+    threat: ThreatModel,
     *,
-    input_range: InputRange,
     points: int = 16,
     seeds: Sequence[int],
 ) -> PerExample:
     """Bound A with the largest slopes found: `min(R, min_j m_j(x)_+ / max_z ||grad m_j(z)||_q)`, on logits.
 
-    z runs over x itself, points drawn uniformly in the ball of `radius` around each example, and an ascent that lowers
+    z runs over x itself, points drawn uniformly in the ball around each example, and an ascent that lowers
     the margin; `points` in all. `seeds`, one per example, make the draws independent of batching. 0 where the decision
     is wrong. A sound maximum would make it theorem A; this one is not, hence no guarantee. Units: those of the norm.
     """
     slopes = torch.zeros(1)
-    for logits, visited in _visits(network, inputs, labels, norm, radius, input_range, points, seeds):
+    for logits, visited in _visits(network, inputs, labels, threat, points, seeds):
         rows = jacobian(margins(logits, labels), visited)
-        found = torch.stack([norm.dual_size(rows[:, j]) for j in range(rows.shape[1])], dim=1)
+        found = torch.stack([threat.norm.dual_size(rows[:, j]) for j in range(rows.shape[1])], dim=1)
         slopes = torch.maximum(slopes.to(found), found)
     values = margins(_logits(network, inputs), labels)
     ratios = _ratio(values.clamp_min(0.0), slopes).masked_fill(~is_rival(values, labels), torch.inf)
-    return torch.minimum(radius, ratios.amin(dim=1))
+    return torch.minimum(threat.radii(inputs), ratios.amin(dim=1))
 
 
 def sampled_confidence_radius(
@@ -107,10 +107,8 @@ def sampled_confidence_radius(
     inputs: Inputs,
     labels: Labels,
     teacher_logits: Logits,
-    norm: Norm,
-    radius: PerExample,
+    threat: ThreatModel,
     *,
-    input_range: InputRange,
     points: int = 16,
     seeds: Sequence[int],
 ) -> PerExample:
@@ -119,41 +117,36 @@ def sampled_confidence_radius(
     Arguments as for `sampled_decision_radius`; 0 where S_y(x) < T_y(x). Not a guarantee.
     """
     slope = torch.zeros(1)
-    for logits, visited in _visits(network, inputs, labels, norm, radius, input_range, points, seeds):
-        found = norm.dual_size(input_gradient(log_odds(logits, labels), visited))
+    for logits, visited in _visits(network, inputs, labels, threat, points, seeds):
+        found = threat.norm.dual_size(input_gradient(log_odds(logits, labels), visited))
         slope = torch.maximum(slope.to(found), found)
     excess = log_odds(_logits(network, inputs), labels) - log_odds(teacher_logits, labels)
-    return torch.minimum(radius, _ratio(excess.clamp_min(0.0), slope))
+    return torch.minimum(threat.radii(inputs), _ratio(excess.clamp_min(0.0), slope))
 
 
 def _visits(
     network: nn.Module,
     inputs: Tensor,
     labels: Tensor,
-    norm: Norm,
-    radius: Tensor,
-    input_range: InputRange,
+    threat: ThreatModel,
     points: int,
     seeds: Sequence[int],
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits at x, at random points and along an ascent in the ball, with the points they belong to."""
-    reach = column(radius, inputs)
-    generators = [torch.Generator().manual_seed(seed % 2**32) for seed in seeds]
+    norm, reach = threat.norm, column(threat.radii(inputs), inputs)
+    generators = generator_each(seeds)
     climbing = inputs
     for number in range(points):
-        if number % 2:
-            draws = [norm.random(x[None].cpu(), 1.0, g) for x, g in zip(inputs, generators, strict=True)]
-            visited = input_range.clip(inputs + reach * torch.cat(draws).to(inputs))
-        else:
-            visited = climbing
+        drawn = number % 2 == 1
+        visited = threat.clip(inputs + reach * norm.random_each(inputs, 1.0, generators)) if drawn else climbing
         visited = visited.detach().clone().requires_grad_()
         with evaluating(network):
             logits = network(visited)
             yield logits, visited
-            if number % 2 == 0:
+            if not drawn:
                 uphill = norm.direction(input_gradient(-margin(logits, labels), visited))
                 moved = (visited.detach() + reach / 4 * uphill - inputs) / reach.clamp_min(1e-12)
-                climbing = input_range.clip(inputs + reach * norm.project(moved, 1.0))
+                climbing = threat.clip(inputs + reach * norm.project(moved, 1.0))
 
 
 def _logits(network: nn.Module, inputs: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
-"""The norm of a perturbation and everything that depends on it: dual, projection, random start, ascent step."""
+"""The norm of a perturbation and what depends on it alone: dual, direction, projection, random perturbations."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from robust_student.core.errors import UserError
 from robust_student.core.rng import Source, normal, uniform
-from robust_student.core.tensors import InputRange, Inputs, PerExample, Size, broadcastable, column
+from robust_student.core.tensors import Inputs, PerExample, Size, broadcastable, column
 
 NormName = Literal["l1", "l2", "linf"]
 _POWERS: dict[str, float] = {"l1": 1.0, "l2": 2.0, "linf": math.inf}
@@ -80,19 +81,6 @@ class Norm:
             unit = torch.zeros_like(flat).scatter(1, steepest, flat.gather(1, steepest).sign()).view_as(slope)
         return self._multiply(unit)
 
-    def step(self, points: Inputs, gradient: Inputs, size: Size, input_range: InputRange) -> Inputs:
-        """Move `points` by at most `size` in the steepest feasible direction of `gradient`, staying in the range.
-
-        Elements that already sit at the end of the range towards which the gradient pushes do not count. For p = 1
-        the step is the exact maximiser of `<g, d>` over the ball intersected with the range: the steepest elements
-        are moved to the end of the range one after the other until the size is used up.
-        """
-        outward = ((points <= input_range.lower) & (gradient < 0)) | ((points >= input_range.upper) & (gradient > 0))
-        gradient = gradient.masked_fill(outward, 0.0)
-        if self.p == 1:
-            return input_range.clip(points + self._fill(points, gradient, size, input_range))
-        return input_range.clip(points + broadcastable(size, points) * self.direction(gradient))
-
     def project(self, perturbation: Inputs, radius: Size) -> Inputs:
         """The point nearest to `perturbation` (in the scaled Euclidean sense) in the ball of the given radius."""
         scaled = self._divide(perturbation)
@@ -126,35 +114,11 @@ class Norm:
             flat = torch.where(signs < 0.5, flat, -flat)
         return self._multiply(flat.view_as(like))
 
-    def default_radius(self, input_range: InputRange, shape: torch.Size | tuple[int, ...]) -> float:
-        """A starting value for R where the user gives none (docs/objectives.md); search for a better one.
-
-        Linf: 4/255 of the range for three-channel images, 0.1 of the range otherwise (0.1 scale units when there is
-        no range); L2: 0.3 sqrt(d) times that; L1: 0.12 d times that, d being the number of elements. The factors are
-        the proportions of the budgets customary in the literature (8/255, 0.5 and 12 on 32x32 RGB images).
-        """
-        colour = len(shape) == 3 and shape[0] == 3
-        linf = (4 / 255 if colour else 0.1) * (input_range.width if input_range.bounded else 1.0)
-        size = math.prod(shape)
-        return {math.inf: linf, 2.0: 0.3 * math.sqrt(size) * linf, 1.0: 0.12 * size * linf}[self.p]
-
-    def largest(self, input_range: InputRange, shape: torch.Size | tuple[int, ...]) -> float:
-        """Size of the largest change of an input, from one end of the range to the other; infinite without a range."""
-        if not input_range.bounded:
-            return math.inf
-        return float(self.size(torch.full((1, *shape), input_range.width, dtype=torch.float64)))
-
-    def _fill(self, points: Tensor, gradient: Tensor, size: Size, input_range: InputRange) -> Tensor:
-        slope = self._multiply(gradient).flatten(1)
-        limit = broadcastable(size, slope)
-        room = torch.where(gradient > 0, input_range.upper - points, points - input_range.lower).clamp_min(0.0)
-        room = self._divide(room).flatten(1).clamp_max(limit)
-        order = slope.abs().argsort(dim=1, descending=True)
-        ordered = room.gather(1, order)
-        used_before = ordered.cumsum(dim=1) - ordered
-        amount = torch.minimum((limit - used_before).clamp_min(0.0), ordered)
-        filled = torch.zeros_like(slope).scatter(1, order, amount) * slope.sign()
-        return self._multiply(filled.view_as(points))
+    def random_each(self, like: Inputs, radius: Size, generators: Sequence[torch.Generator]) -> Inputs:
+        """The same with a generator for each example, on the CPU: independent of batch and device."""
+        radii = radius.tolist() if isinstance(radius, Tensor) else [radius] * len(like)
+        draws = [self.random(x[None].cpu(), r, g) for x, r, g in zip(like, radii, generators, strict=True)]
+        return torch.cat(draws).to(like) if draws else torch.zeros_like(like)
 
     def _multiply(self, values: Tensor) -> Tensor:
         return values if self.scale is None else values * self.scale.to(values)

@@ -16,21 +16,25 @@ def example_seeds(seed: int, indices: list[int]) -> list[int]:
     return [(seed * 1_000_003 + index) % 2**63 for index in indices]
 
 
+def generator_each(seeds: Sequence[int]) -> list[torch.Generator]:
+    """One generator on the CPU per seed; torch tells seeds apart by their last 32 bits only."""
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
 def normal_per_example(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
     """Standard normal draws `(len(seeds), *shape)`, each example from its own seed: independent of any batching."""
-    return torch.stack([torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    return torch.stack([torch.randn(tuple(shape), generator=generator) for generator in generator_each(seeds)])
 
 
 def generators(seeds: Sequence[int], purpose: str, turn: int = 0) -> list[torch.Generator]:
     """One generator per example, independent between examples, purposes and turns (numpy's SeedSequence)."""
     key = zlib.crc32(purpose.encode())
-    states = [np.random.SeedSequence([seed, key, turn]).generate_state(1)[0] for seed in seeds]
-    return [torch.Generator().manual_seed(int(state)) for state in states]
+    return generator_each([int(np.random.SeedSequence([seed, key, turn]).generate_state(1)[0]) for seed in seeds])
 
 
 def uniform_per_example(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
     """Uniform draws on [0, 1), `(len(seeds), *shape)`, each example from its own seed: independent of any batching."""
-    return torch.stack([torch.rand(tuple(shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    return torch.stack([torch.rand(tuple(shape), generator=generator) for generator in generator_each(seeds)])
 
 
 _MASK = 0xFFFFFFFF

@@ -11,7 +11,7 @@ from robust_student.bounds.certified import Certifier
 from robust_student.bounds.propagation import Method
 from robust_student.bounds.trace import trace
 from robust_student.core.errors import UserError
-from robust_student.core.norms import Norm
+from robust_student.core.threat_model import ThreatModel
 from robust_student.data.readers.load import Data, nested_sample
 from robust_student.evaluation.fingerprint import describe, fingerprint, prepare
 from robust_student.evaluation.measurements import require_possible
@@ -60,11 +60,11 @@ def certify(
         raise UserError(f"certify: baseline '{baseline}' is not among the models ({', '.join(ready)})")
     if settings.smoothing.sigma is not None and settings.norm != "l2":
         raise UserError(f"certify: smoothing certifies l2 only, not {settings.norm}; pass --norm l2 or leave out sigma")
-    norm = Norm.named(settings.norm, data.scale)
-    require_attacks(settings.attacks, norm)
-    budgets = _budgets(settings, norm, data)
-    require_possible("budgets", budgets, norm, data)
-    certifiers = _certifiers(ready, norm, data, settings)
+    threat = ThreatModel.on(data, settings.norm)
+    require_attacks(settings.attacks, threat.norm)
+    budgets = _budgets(settings, threat)
+    require_possible("budgets", [threat.at(budget) for budget in budgets], data)
+    certifiers = _certifiers(ready, threat, data, settings)
     positions, (linear,) = nested_sample(data.test.labels, settings.examples, [settings.linear_examples], settings.seed)
     store = RowStore.open(output, CERTIFICATION, fingerprint(ready, data, settings))
     examples = data.test.subset(positions)
@@ -72,9 +72,7 @@ def certify(
     guide = ready.get(settings.teacher)
     teacher = None if guide is None else guide.logits(inputs).to(device)
     sample = Sample(positions, inputs, labels, teacher)
-    plans = {
-        name: _plan(name, settings, norm, data, budgets, certifiers, guide, len(positions), linear) for name in ready
-    }
+    plans = {name: _plan(name, settings, threat, budgets, certifiers, guide, len(positions), linear) for name in ready}
     rows = store.fill(ready, plans, sample, settings.batch_size)
     records = summarise_radii(
         rows, norm=settings.norm, budgets=budgets, baseline=baseline, teacher=settings.teacher, seed=settings.seed
@@ -91,15 +89,14 @@ def certify(
     return records
 
 
-def _budgets(settings: CertificationSettings, norm: Norm, data: Data) -> tuple[float, ...]:
+def _budgets(settings: CertificationSettings, threat: ThreatModel) -> tuple[float, ...]:
     if settings.budgets is not None:
         return tuple(sorted(set(settings.budgets)))
-    radius = norm.default_radius(data.input_range, data.shape)
-    return tuple(float(f"{factor * radius:.4g}") for factor in RELATIVE_BUDGETS)
+    return tuple(float(f"{factor * threat.budget:.4g}") for factor in RELATIVE_BUDGETS)
 
 
 def _certifiers(
-    models: Mapping[str, Model], norm: Norm, data: Data, settings: CertificationSettings
+    models: Mapping[str, Model], threat: ThreatModel, data: Data, settings: CertificationSettings
 ) -> dict[tuple[str, Method], Certifier]:
     """Traces every network before anything is measured: a refusal comes at once."""
     if not settings.methods:
@@ -107,7 +104,7 @@ def _certifiers(
     linear = _linear_models(models, settings)
     graphs = {name: trace(model, data.shape) for name, model in models.items()}
     return {
-        (name, method): Certifier(graph, norm, data.input_range, method, settings.tolerance)
+        (name, method): Certifier(graph, threat, method, settings.tolerance)
         for name, graph in graphs.items()
         for method in settings.methods
         if method != "linear" or name in linear

@@ -11,12 +11,12 @@ from PIL import Image
 from torch import Tensor
 
 from robust_student.attacks.pgd import pgd
-from robust_student.core.norms import Norm
 from robust_student.core.rng import example_seeds, normal_per_example
 from robust_student.core.tensors import answers
+from robust_student.core.threat_model import ThreatModel
 from robust_student.corruptions.snr_noise import gaussian_at_snr
 from robust_student.data.readers.load import Data
-from robust_student.evaluation.measurements import Batch, random_starts
+from robust_student.evaluation.measurements import autoattack_suite
 from robust_student.evaluation.settings import EvaluationSettings
 from robust_student.models.model import Model
 from robust_student.results.rows import Key, Row
@@ -53,30 +53,30 @@ def worst_examples(
     Of every model the `WORST` with the highest clean confidence, at the PGD budget nearest to AutoAttack's in its norm.
     The attack is run again on them with their own starts; a point that does not fool the model this time is left out.
     """
-    norm = Norm.named(settings.autoattack_norm, data.scale)
-    wanted = settings.autoattack_radius or norm.default_radius(data.input_range, data.shape)
-    widest = data.input_range.width if norm.name == "linf" else float("inf")
-    budgets = {s for _, kind, s in groups if kind == f"pgd_{norm.name}" and s is not None and s < widest}
+    wanted = autoattack_suite(data, settings).threat
+    kind = f"pgd_{wanted.norm.name}"
+    widest = data.input_range.width if wanted.norm.name == "linf" else float("inf")
+    budgets = {s for _, perturbation, s in groups if perturbation == kind and s is not None and s < widest}
     if not budgets:
         return []
-    radius = min(sorted(budgets), key=lambda budget: abs(budget - wanted))
+    threat = wanted.at(min(sorted(budgets), key=lambda budget: abs(budget - wanted.budget)))
     entries = []
     for name, model in models.items():
-        clean, attacked = groups[name, "none", None], groups[name, f"pgd_{norm.name}", radius]
+        clean, attacked = groups[name, "none", None], groups[name, kind, threat.budget]
         broken = [index for index, row in attacked.items() if clean[index].correct and not row.correct]
         chosen = sorted(broken, key=lambda index: (-(clean[index].confidence or 0.0), index))[:WORST]
         if not chosen:
             continue
         examples = data.test.subset(torch.tensor(chosen))
         inputs = examples.floats()
-        points = _attacked(model, inputs, examples.labels, chosen, norm, radius, data, settings)
+        points = _attacked(model, inputs, examples.labels, chosen, threat, settings)
         before, after = _predictions(models, inputs), _predictions(models, points)
         for k, (index, label) in enumerate(zip(chosen, examples.labels.tolist(), strict=True)):
             if after[k][name]["prediction"] == label:
                 continue
             change = points[k] - inputs[k]
             factor = 0.5 / max(float(change.abs().max()), 1e-12)
-            attack = {"model": name, "perturbation": f"pgd_{norm.name}", "setting": radius, "magnified": factor}
+            attack = {"model": name, "perturbation": kind, "setting": threat.budget, "magnified": factor}
             pictures = {"original": inputs[k], "perturbed": points[k]}
             shown: dict[str, dict[str, Any]]
             shown = {part: {"png": _png(picture, data)} for part, picture in pictures.items()}
@@ -91,25 +91,21 @@ def _attacked(
     inputs: Tensor,
     labels: Tensor,
     indices: list[int],
-    norm: Norm,
-    radius: float,
-    data: Data,
+    threat: ThreatModel,
     settings: EvaluationSettings,
 ) -> Tensor:
     """What PGD makes of these examples, forced into the ball and the range, on the CPU."""
     device = model.mean.device
-    start = random_starts(Batch("", indices, inputs, labels, None), norm, radius, data, settings.seed)
+    start = threat.random_each(inputs, example_seeds(settings.seed, indices))
     found = pgd(
         model,
         inputs.to(device),
         labels.to(device),
-        norm=norm,
-        radius=radius,
+        threat,
         steps=settings.pgd_steps,
-        input_range=data.input_range,
         start=start.to(device),
     ).cpu()
-    return data.input_range.clip(inputs + norm.project(found - inputs, radius))
+    return threat.project(found, inputs)
 
 
 def _predictions(models: Mapping[str, Model], inputs: Tensor) -> list[dict[str, dict[str, Any]]]:

@@ -12,9 +12,10 @@ from robust_student.attacks.ascent import ascend
 from robust_student.attacks.pgd import Excess, Loss, descend
 from robust_student.core.errors import UserError
 from robust_student.core.margins import input_gradient, margin, true_score
+from robust_student.core.rng import example_seeds
 from robust_student.core.tensors import Labels, Logits, PerExample, answers
 from robust_student.data.readers.load import Data
-from robust_student.evaluation.measurements import Batch, Measurement, autoattack_suite, grade, random_starts, rows_of
+from robust_student.evaluation.measurements import Batch, Measurement, autoattack_suite, grade, rows_of
 from robust_student.evaluation.settings import EvaluationSettings
 from robust_student.models.model import Model
 from robust_student.results.masking import CheckName, Verdict, judge
@@ -113,7 +114,7 @@ def masking_verdict(
     else:
         not_run["one_step_lead"] = "masking.steps does not go from 1 to a larger number"
 
-    attacked = groups.get((f"autoattack_{suite.norm.name}", suite.radius))
+    attacked = groups.get((f"autoattack_{suite.threat.norm.name}", suite.threat.budget))
     if attacked is not None:
         figures["square_only"] = _share(attacked, "square")
         figures["autoattack_only"] = _alone(attacked, [ladder[-1]])
@@ -168,29 +169,27 @@ def _outputs(model: Model, batch: Batch) -> list[Row]:
 
 def _pgd(name: str, loss: Loss, data: Data, settings: EvaluationSettings, steps: float) -> Run:
     """PGD on a loss at AutoAttack's budget; one step starts at the input itself and is as long as the budget (FGSM)."""
-    suite = autoattack_suite(data, settings)
+    threat = autoattack_suite(data, settings).threat
 
     def run(model: Model, batch: Batch) -> list[Row]:
-        single = steps == 1
+        single, seeds = steps == 1, example_seeds(settings.seed, batch.indices)
         points = descend(
             model,
             _excess(loss, batch.labels),
             batch.inputs,
-            norm=suite.norm,
-            radius=suite.radius,
+            threat,
             steps=int(steps),
-            input_range=data.input_range,
-            start=batch.inputs if single else random_starts(batch, suite.norm, suite.radius, data, settings.seed),
+            start=batch.inputs if single else threat.random_each(batch.inputs, seeds),
             relative_step=1.0 if single else None,
         )
-        return rows_of(batch, name, steps, grade(model, batch, points, suite.norm, suite.radius, data).tolist())
+        return rows_of(batch, name, steps, grade(model, batch, points, threat).tolist())
 
     return run
 
 
 def _transfer(surrogates: Mapping[str, Model], data: Data, settings: EvaluationSettings, steps: float) -> Run:
     """Points that lower the margin of each surrogate as far as the steps allow, shown to the other models."""
-    suite = autoattack_suite(data, settings)
+    threat = autoattack_suite(data, settings).threat
     made: dict[tuple[str, tuple[int, ...]], Tensor] = {}
 
     def points_of(name: str, batch: Batch) -> Tensor:
@@ -200,12 +199,10 @@ def _transfer(surrogates: Mapping[str, Model], data: Data, settings: EvaluationS
                 surrogates[name],
                 lambda logits: -margin(logits, batch.labels),
                 batch.inputs,
-                random_starts(batch, suite.norm, suite.radius, data, settings.seed),
-                norm=suite.norm,
-                radius=suite.radius,
+                threat.random_each(batch.inputs, example_seeds(settings.seed, batch.indices)),
+                threat,
                 steps=int(steps),
-                step_size=2.5 / steps * suite.radius,
-                input_range=data.input_range,
+                step_size=2.5 / steps * threat.budget,
             )
         return made[key]
 
@@ -215,7 +212,7 @@ def _transfer(surrogates: Mapping[str, Model], data: Data, settings: EvaluationS
         for name in surrogates:
             if name != batch.model:
                 points = points_of(name, batch)
-                found = grade(model, batch, points, suite.norm, suite.radius, data)
+                found = grade(model, batch, points, threat)
                 labels = batch.labels.to(found.device)
                 standing = predictions == labels
                 fooled = standing & (found != labels)

@@ -17,6 +17,7 @@ from robust_student.core.errors import UserError
 from robust_student.core.norms import Norm, NormName
 from robust_student.core.rng import example_seeds, normal_per_example, uniform_per_example
 from robust_student.core.tensors import answers
+from robust_student.core.threat_model import ThreatModel
 from robust_student.corruptions.snr_noise import gaussian_at_snr, impulse_at_snr, uniform_at_snr
 from robust_student.data.readers.load import Data
 from robust_student.evaluation.settings import EvaluationSettings
@@ -50,45 +51,42 @@ class Batch:
 
 def plan(data: Data, settings: EvaluationSettings, total: int, attacked: int, teacher: bool) -> list[Measurement]:
     """Every measurement to make on every model, cheapest first."""
-    limits = data.input_range
     cells = [Measurement("none", None, total, _clean)]
     cells += [
         Measurement(f"{name}_snr_db", snr_db, total, _noise(name, data, settings, snr_db))
         for name in dict.fromkeys(settings.noises)
         for snr_db in settings.snr_db
     ]
-    budgets: dict[NormName, tuple[float, ...]] = {
+    budgets: dict[NormName, list[ThreatModel]] = {
         "linf": _budgets(settings.pgd_linf, "linf", data),
         "l2": _budgets(settings.pgd_l2, "l2", data),
     }
     for name in budgets:
-        norm = Norm.named(name, data.scale)
+        norm = ThreatModel.on(data, name).norm
         radius_a = _radius_rows(f"estimated_decision_radius_{name}", norm, confidence=False)
         cells.append(Measurement(f"estimated_decision_radius_{name}", None, attacked, radius_a))
         if teacher:
             radius_b = _radius_rows(f"estimated_confidence_radius_{name}", norm, confidence=True)
             cells.append(Measurement(f"estimated_confidence_radius_{name}", None, attacked, radius_b))
-    for name, radii in budgets.items():
-        norm = Norm.named(name, data.scale)
-        cells += [Measurement(f"pgd_{name}", r, attacked, _pgd(data, settings, norm, r)) for r in radii]
-    if limits.bounded:
-        norm, width = Norm.named("linf"), limits.width
-        if width not in budgets["linf"]:
+    for name, threats in budgets.items():
+        cells += [Measurement(f"pgd_{name}", t.budget, attacked, _pgd(settings, t)) for t in threats]
+    if data.input_range.bounded:
+        whole = ThreatModel.named("linf", data.input_range.width, data.input_range, data.shape)
+        if whole.budget not in [threat.budget for threat in budgets["linf"]]:
             count = min(attacked, settings.masking.examples)
-            cells.append(Measurement("pgd_linf", width, count, _pgd(data, settings, norm, width)))
+            cells.append(Measurement("pgd_linf", whole.budget, count, _pgd(settings, whole)))
     if settings.autoattack != "none":
         suite = autoattack_suite(data, settings)
-        cells.append(
-            Measurement(f"autoattack_{suite.norm.name}", suite.radius, attacked, _autoattack(data, settings, suite))
-        )
+        kind, budget = f"autoattack_{suite.threat.norm.name}", suite.threat.budget
+        cells.append(Measurement(kind, budget, attacked, _autoattack(data, settings, suite)))
     return cells
 
 
-def _budgets(given: tuple[float, ...] | None, name: NormName, data: Data) -> tuple[float, ...]:
+def _budgets(given: tuple[float, ...] | None, name: NormName, data: Data) -> list[ThreatModel]:
+    threat = ThreatModel.on(data, name)
     if given is not None:
-        return tuple(dict.fromkeys(given))
-    radius = Norm.named(name, data.scale).default_radius(data.input_range, data.shape)
-    return tuple(float(f"{factor * radius:.4g}") for factor in RELATIVE_BUDGETS)
+        return [threat.at(radius) for radius in dict.fromkeys(given)]
+    return [threat.at(float(f"{factor * threat.budget:.4g}")) for factor in RELATIVE_BUDGETS]
 
 
 def autoattack_suite(data: Data, settings: EvaluationSettings) -> AutoAttack:
@@ -96,30 +94,30 @@ def autoattack_suite(data: Data, settings: EvaluationSettings) -> AutoAttack:
 
     Where they ask for none its norm and budget still serve the masking checks.
     """
-    norm = Norm.named(settings.autoattack_norm, data.scale)
-    radius = settings.autoattack_radius or float(f"{norm.default_radius(data.input_range, data.shape):.4g}")
-    return AutoAttack("fast" if settings.autoattack == "none" else settings.autoattack, norm, radius)
+    threat = ThreatModel.on(data, settings.autoattack_norm, settings.autoattack_radius)
+    if settings.autoattack_radius is None:
+        threat = threat.at(float(f"{threat.budget:.4g}"))
+    return AutoAttack("fast" if settings.autoattack == "none" else settings.autoattack, threat)
 
 
-def require_possible(option: str, radii: Iterable[float], norm: Norm, data: Data) -> None:
+def require_possible(option: str, threats: Iterable[ThreatModel], data: Data) -> None:
     """Raise UserError where a radius exceeds the largest change that the inputs' range allows: other units, say."""
     lower, upper = data.input_range
-    whole = norm.largest(data.input_range, data.shape)
-    for radius in radii:
-        if radius > whole * (1 + 1e-6):
+    for threat in threats:
+        whole = threat.widest(data.shape)
+        if threat.budget > whole * (1 + 1e-6):
             raise UserError(
-                f"{option}: {radius:g} is more than any change inside the inputs' range [{lower:g}, {upper:g}] "
-                f"({norm.name}, at most {whole:g}); radii are in units of the inputs, where 8 of 255 grey levels are "
-                "0.0314"
+                f"{option}: {threat.budget:g} is more than any change inside the inputs' range [{lower:g}, {upper:g}] "
+                f"({threat.norm.name}, at most {whole:g}); radii are in units of the inputs, where 8 of 255 grey "
+                "levels are 0.0314"
             )
 
 
 def require_possible_budgets(data: Data, settings: EvaluationSettings) -> None:
     """Raise UserError where an attack of an evaluation has a budget that the inputs' range does not allow."""
-    suite = autoattack_suite(data, settings)
-    require_possible("pgd_linf", settings.pgd_linf or (), Norm.named("linf", data.scale), data)
-    require_possible("pgd_l2", settings.pgd_l2 or (), Norm.named("l2", data.scale), data)
-    require_possible("autoattack_radius", [suite.radius], suite.norm, data)
+    require_possible("pgd_linf", _budgets(settings.pgd_linf or (), "linf", data), data)
+    require_possible("pgd_l2", _budgets(settings.pgd_l2 or (), "l2", data), data)
+    require_possible("autoattack_radius", [autoattack_suite(data, settings).threat], data)
 
 
 def _clean(model: Model, batch: Batch) -> list[Row]:
@@ -152,21 +150,12 @@ def _noise(name: str, data: Data, settings: EvaluationSettings, snr_db: float) -
     return run
 
 
-def _pgd(data: Data, settings: EvaluationSettings, norm: Norm, radius: float) -> Callable[[Model, Batch], list[Row]]:
+def _pgd(settings: EvaluationSettings, threat: ThreatModel) -> Callable[[Model, Batch], list[Row]]:
     def run(model: Model, batch: Batch) -> list[Row]:
-        start = random_starts(batch, norm, radius, data, settings.seed)
-        points = pgd(
-            model,
-            batch.inputs,
-            batch.labels,
-            norm=norm,
-            radius=radius,
-            steps=settings.pgd_steps,
-            input_range=data.input_range,
-            start=start,
-        )
-        predictions = grade(model, batch, points, norm, radius, data)
-        return rows_of(batch, f"pgd_{norm.name}", radius, predictions.tolist())
+        start = threat.random_each(batch.inputs, example_seeds(settings.seed, batch.indices))
+        points = pgd(model, batch.inputs, batch.labels, threat, steps=settings.pgd_steps, start=start)
+        predictions = grade(model, batch, points, threat)
+        return rows_of(batch, f"pgd_{threat.norm.name}", threat.budget, predictions.tolist())
 
     return run
 
@@ -181,10 +170,8 @@ def _autoattack(data: Data, settings: EvaluationSettings, suite: AutoAttack) -> 
         outcome = np.where(standing.cpu().numpy(), "none", "clean").astype(object)
         if settings.skip_certified:
             if batch.model not in certifiers:
-                certifiers[batch.model] = Certifier.of(
-                    model, data.shape, norm=suite.norm, input_range=data.input_range, method="interval"
-                )
-            certified = certifiers[batch.model].stands(batch.inputs, batch.labels, suite.radius).to(standing)
+                certifiers[batch.model] = Certifier.of(model, data.shape, suite.threat, method="interval")
+            certified = certifiers[batch.model].stands(batch.inputs, batch.labels).to(standing)
             outcome[(standing & certified).cpu().numpy()] = "certified"
             standing &= ~certified
         for attack in suite.attacks(len(data.classes)):
@@ -193,13 +180,13 @@ def _autoattack(data: Data, settings: EvaluationSettings, suite: AutoAttack) -> 
                 batch.model, [batch.indices[i] for i in left.tolist()], batch.inputs[left], batch.labels[left], None
             )
             seeds = example_seeds(settings.seed, part.indices)
-            points = suite.run(attack, model, part.inputs, part.labels, data.input_range, seeds)
-            found = grade(model, part, points, suite.norm, suite.radius, data).to(batch.labels.device)
+            points = suite.run(attack, model, part.inputs, part.labels, seeds)
+            found = grade(model, part, points, suite.threat).to(batch.labels.device)
             fooled = left[found != part.labels]
             predictions[fooled] = found[found != part.labels]
             standing[fooled] = False
             outcome[fooled.cpu().numpy()] = attack
-        rows = rows_of(batch, f"autoattack_{suite.norm.name}", suite.radius, predictions.tolist())
+        rows = rows_of(batch, f"autoattack_{suite.threat.norm.name}", suite.threat.budget, predictions.tolist())
         return [Row(**asdict(row) | {"detail": name}) for row, name in zip(rows, outcome, strict=True)]
 
     return run
@@ -227,15 +214,14 @@ def radius_fields(radius: float, detail: str | None = None) -> dict[str, Any]:
     return {"value": radius, "detail": detail} if math.isfinite(radius) else {"detail": "infinite"}
 
 
-def grade(model: Model, batch: Batch, points: Tensor, norm: Norm, radius: float, data: Data) -> Tensor:
+def grade(model: Model, batch: Batch, points: Tensor, threat: ThreatModel) -> Tensor:
     """Predictions at the proposed points after forcing them into the ball and the range; wrong stays wrong.
 
     Attacks never grade themselves. An example that is wrong without any perturbation counts as broken: its clean
     prediction is returned.
     """
-    inside = data.input_range.clip(batch.inputs + norm.project(points - batch.inputs, radius))
     clean = answers(model.logits(batch.inputs))
-    found = answers(model.logits(inside))
+    found = answers(model.logits(threat.project(points, batch.inputs)))
     return torch.where(clean == batch.labels.cpu(), found, clean)
 
 
@@ -264,12 +250,3 @@ def _scored(batch: Batch, perturbation: str, setting: float | None, logits: Tens
 def _rounded(value: float) -> float | None:
     """Six digits: the rest depends on the batching."""
     return float(f"{value:.6g}") if math.isfinite(value) else None
-
-
-def random_starts(batch: Batch, norm: Norm, radius: float, data: Data, seed: int) -> Tensor:
-    """One point of each example's ball, uniform and clipped to the input range, whatever the batch."""
-    draws = [
-        norm.random(x[None].cpu(), radius, torch.Generator().manual_seed(own))
-        for x, own in zip(batch.inputs, example_seeds(seed, batch.indices), strict=True)
-    ]
-    return data.input_range.clip(batch.inputs + torch.cat(draws).to(batch.inputs))

@@ -20,7 +20,7 @@ from robust_student.bounds.smoothing import ABSTAIN, certified_smoothing_radius
 from robust_student.core.norms import Norm
 from robust_student.core.rng import example_seeds
 from robust_student.core.tensors import answers
-from robust_student.data.readers.load import Data
+from robust_student.core.threat_model import ThreatModel
 from robust_student.evaluation.measurements import Batch, Measurement, radius_fields, rows_of
 from robust_student.evaluation.settings import CertificationSettings
 from robust_student.models.model import Model
@@ -36,8 +36,7 @@ Radii = Callable[[Model, Batch], tuple[Tensor, list[str | None]]]
 def _plan(
     model: str,
     settings: CertificationSettings,
-    norm: Norm,
-    data: Data,
+    threat: ThreatModel,
     budgets: tuple[float, ...],
     certifiers: Mapping[tuple[str, Method], Certifier],
     teacher: Model | None,
@@ -48,21 +47,21 @@ def _plan(
     meanings = ("decision", "confidence") if teacher is not None else ("decision",)
     for meaning in meanings:
         found = [
-            (f"estimated_{meaning}", total, _estimated(norm, meaning)),
-            (f"sampled_{meaning}", slow, _sampled(settings, norm, data, meaning)),
-            (f"attack_{meaning}", slow, _attacked(settings, norm, data, meaning)),
+            (f"estimated_{meaning}", total, _estimated(threat, meaning)),
+            (f"sampled_{meaning}", slow, _sampled(settings, threat, meaning)),
+            (f"attack_{meaning}", slow, _attacked(settings, threat, meaning)),
         ]
         for method in (method for method in settings.methods if (model, method) in certifiers):
             count = slow if method == "linear" else total
             found.append((f"certified_{method}_{meaning}", count, _certified(certifiers, method, budgets, meaning)))
-        named = [(f"{name}_radius_{norm.name}", count, radii) for name, count, radii in found]
+        named = [(f"{name}_radius_{threat.norm.name}", count, radii) for name, count, radii in found]
         cells += [Measurement(name, None, count, _rows(name, radii)) for name, count, radii in named]
     if settings.smoothing.sigma is not None:
         count = min(total, settings.smoothing.examples)
-        cells.append(Measurement("certified_smoothed_radius_l2", None, count, _smoothed(settings, norm)))
+        cells.append(Measurement("certified_smoothed_radius_l2", None, count, _smoothed(settings, threat.norm)))
     if teacher is not None:
         cells += [
-            Measurement(f"agreement_{norm.name}", budget, slow, _agreement(settings, norm, data, teacher, budget))
+            Measurement(f"agreement_{threat.norm.name}", budget, slow, _agreement(settings, threat.at(budget), teacher))
             for budget in budgets
         ]
     return cells
@@ -93,66 +92,43 @@ def _estimate(model: Model, batch: Batch, norm: Norm, meaning: str) -> Tensor:
     return estimated_confidence_radius(model(points), points, batch.labels, batch.teacher_logits, norm).detach()
 
 
-def _estimated(norm: Norm, meaning: str) -> Radii:
+def _estimated(threat: ThreatModel, meaning: str) -> Radii:
     def radii(model: Model, batch: Batch) -> tuple[Tensor, list[str | None]]:
-        return _estimate(model, batch, norm, meaning), [None] * len(batch.indices)
+        return _estimate(model, batch, threat.norm, meaning), [None] * len(batch.indices)
 
     return radii
 
 
-def _sampled(settings: CertificationSettings, norm: Norm, data: Data, meaning: str) -> Radii:
-    """The ball of the sampled radius is the estimated radius, or the default one where that is infinite."""
+def _sampled(settings: CertificationSettings, threat: ThreatModel, meaning: str) -> Radii:
+    """The ball of the sampled radius is the estimated radius, or the threat model's where that is infinite."""
 
     def radii(model: Model, batch: Batch) -> tuple[Tensor, list[str | None]]:
-        default = norm.default_radius(data.input_range, data.shape)
-        ball = torch.nan_to_num(_estimate(model, batch, norm, meaning), posinf=default)
+        ball = threat.at(torch.nan_to_num(_estimate(model, batch, threat.norm, meaning), posinf=threat.budget))
         seeds, nothing = example_seeds(settings.seed, batch.indices), [None] * len(batch.indices)
-        points, limits = settings.sampled_points, data.input_range
+        points = settings.sampled_points
         if meaning == "decision":
-            found = sampled_decision_radius(
-                model, batch.inputs, batch.labels, norm, ball, input_range=limits, points=points, seeds=seeds
-            )
+            found = sampled_decision_radius(model, batch.inputs, batch.labels, ball, points=points, seeds=seeds)
             return found, [*nothing]
         assert batch.teacher_logits is not None
         found = sampled_confidence_radius(
-            model,
-            batch.inputs,
-            batch.labels,
-            batch.teacher_logits,
-            norm,
-            ball,
-            input_range=limits,
-            points=points,
-            seeds=seeds,
+            model, batch.inputs, batch.labels, batch.teacher_logits, ball, points=points, seeds=seeds
         )
         return found, [*nothing]
 
     return radii
 
 
-def _attacked(settings: CertificationSettings, norm: Norm, data: Data, meaning: str) -> Radii:
+def _attacked(settings: CertificationSettings, threat: ThreatModel, meaning: str) -> Radii:
     def radii(model: Model, batch: Batch) -> tuple[Tensor, list[str | None]]:
         seeds = example_seeds(settings.seed, batch.indices)
         if meaning == "decision":
             found = smallest_decision_change(
-                model,
-                batch.inputs,
-                batch.labels,
-                norm=norm,
-                input_range=data.input_range,
-                seeds=seeds,
-                attacks=settings.attacks,
+                model, batch.inputs, batch.labels, threat, seeds=seeds, attacks=settings.attacks
             )
         else:
             assert batch.teacher_logits is not None
             found = smallest_confidence_loss(
-                model,
-                batch.inputs,
-                batch.labels,
-                batch.teacher_logits,
-                norm=norm,
-                input_range=data.input_range,
-                seeds=seeds,
+                model, batch.inputs, batch.labels, batch.teacher_logits, threat, seeds=seeds
             )
         return found.radius, [*found.attack]
 
@@ -211,7 +187,7 @@ def _smoothed(settings: CertificationSettings, norm: Norm) -> Callable[[Model, B
 
 
 def _agreement(
-    settings: CertificationSettings, norm: Norm, data: Data, teacher: Model, budget: float
+    settings: CertificationSettings, threat: ThreatModel, teacher: Model
 ) -> Callable[[Model, Batch], list[Row]]:
     """Whether any point tried within the budget makes teacher and student decide differently.
 
@@ -221,30 +197,16 @@ def _agreement(
 
     def run(model: Model, batch: Batch) -> list[Row]:
         said = answers(teacher.logits(batch.inputs)).clamp_min(0).to(batch.labels.device)  # NaN: any class, see below
-        seeds = example_seeds(settings.seed, batch.indices)
-        draws = [
-            norm.random(x[None].cpu(), budget, torch.Generator().manual_seed(seed % 2**32))
-            for x, seed in zip(batch.inputs, seeds, strict=True)
-        ]
-        start = data.input_range.clip(batch.inputs + torch.cat(draws).to(batch.inputs))
+        start = threat.random_each(batch.inputs, example_seeds(settings.seed, batch.indices))
         agreed = torch.ones(len(said), dtype=torch.bool)
         prediction = said.cpu()
         for target in (model, teacher):
-            points = pgd(
-                target,
-                batch.inputs,
-                said,
-                norm=norm,
-                radius=budget,
-                steps=AGREEMENT_STEPS,
-                input_range=data.input_range,
-                start=start,
-            )
+            points = pgd(target, batch.inputs, said, threat, steps=AGREEMENT_STEPS, start=start)
             for tried in (batch.inputs, points):
                 prediction = answers(model.logits(tried))
                 agreed &= (prediction >= 0) & (prediction == answers(teacher.logits(tried)))
-        name = f"agreement_{norm.name}"
+        name = f"agreement_{threat.norm.name}"
         rows = zip(batch.indices, batch.labels.tolist(), prediction.tolist(), agreed.tolist(), strict=True)
-        return [Row(batch.model, name, budget, index, label, guess, same) for index, label, guess, same in rows]
+        return [Row(batch.model, name, threat.budget, index, label, guess, same) for index, label, guess, same in rows]
 
     return run

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from robust_student.attacks.ascent import Uphill, ascend, default_step, random_start
+from robust_student.attacks.ascent import Uphill, ascend, default_step
 from robust_student.bounds.ball import Ball
 from robust_student.bounds.propagation import margin_bounds
 from robust_student.bounds.trace import Graph, trace
@@ -17,6 +17,7 @@ from robust_student.core.module_state import evaluating
 from robust_student.core.norms import Norm
 from robust_student.core.rng import Source
 from robust_student.core.tensors import UNIT_RANGE, InputRange, Inputs, Labels, Logits
+from robust_student.core.threat_model import ThreatModel
 from robust_student.objectives.gradient_penalties import (
     exact_slope,
     projected_jacobian,
@@ -88,9 +89,9 @@ class RobustStudentObjective(nn.Module):
         self._graph: Graph | None = None
         self._twice_differentiable = self.settings.gradient.weight == 0
 
-    def radius(self, shape: torch.Size | tuple[int, ...]) -> float:
-        """R for one input of the given shape: the setting, or the norm's default."""
-        return self.settings.radius or self.norm.default_radius(self.input_range, shape)
+    def threat(self, shape: torch.Size | tuple[int, ...]) -> ThreatModel:
+        """Norm, R and range for inputs of the given shape; R is the setting, or the norm's default."""
+        return ThreatModel.of(self.norm, self.settings.radius, self.input_range, shape)
 
     def forward(self, inputs: Inputs, labels: Labels, teacher_logits: Logits, source: Source = None) -> Terms:
         """Terms of one batch; `teacher_logits` are the teacher's on the clean inputs. `source` makes it repeatable.
@@ -121,7 +122,7 @@ class RobustStudentObjective(nn.Module):
         values = self._point_terms(logits, labels, teacher_logits)
         if settings.gradient.weight > 0:
             if not slope_here:
-                points = random_start(inputs, self.norm, self.radius(inputs.shape[1:]), self.input_range, source)
+                points = self.threat(inputs.shape[1:]).random(inputs, source)
             slope_logits = logits
             if not slope_here or eval_mode:
                 points = points.clone().requires_grad_()
@@ -134,7 +135,7 @@ class RobustStudentObjective(nn.Module):
 
     def _shared_step(self, inputs: Tensor, labels: Tensor, teacher_logits: Tensor, source: Source) -> Terms:
         settings = self.settings
-        start = random_start(inputs, self.norm, self.radius(inputs.shape[1:]), self.input_range, source)
+        start = self.threat(inputs.shape[1:]).random(inputs, source)
         start.requires_grad_()
         logits = self._passes.differentiable(start)
         values = self._point_terms(logits, labels, teacher_logits)
@@ -196,21 +197,19 @@ class RobustStudentObjective(nn.Module):
         """The secant term between `start`, whose logits are given, and the point z that the ascent reaches."""
         settings = self.settings.secant
         eval_mode = self.settings.gradient_mode == "eval"
-        radius = self.radius(inputs.shape[1:])
+        threat = self.threat(inputs.shape[1:])
         origin = start
         if first_gradient is None and settings.random_start:
-            origin = random_start(inputs, self.norm, radius, self.input_range, source)
+            origin = threat.random(inputs, source)
         step = settings.step if settings.step is not None else default_step(settings.steps)
         reached = ascend(
             self._quiet(eval_mode),
             self._uphill(labels, teacher_logits),
             inputs,
             origin.detach(),
-            norm=self.norm,
-            radius=radius,
+            threat,
             steps=settings.steps,
-            step_size=step * radius,
-            input_range=self.input_range,
+            step_size=step * threat.radius,
             first_gradient=first_gradient,
         )
         if settings.form == "divergence":
@@ -229,8 +228,9 @@ class RobustStudentObjective(nn.Module):
             self._graph = trace(self.student, inputs.shape[1:])
         since = self.progress - settings.warmup
         grown = min(1.0, max(0.0, since / settings.ramp)) if settings.ramp > 0 else float(since >= 0)
-        radius = grown * self.radius(inputs.shape[1:])
-        ball = Ball(inputs, inputs.new_full((len(inputs),), radius), self.norm, self.input_range)
+        whole = self.threat(inputs.shape[1:])
+        radius = grown * whole.budget
+        ball = Ball(inputs, whole.at(radius))
         layers = self._graph.layers()
         bounds = margin_bounds(layers, ball, labels, "interval")
         if settings.form == "divergence":

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from robust_student.core.errors import UserError
-from robust_student.core.norms import Norm
+from robust_student.core.threat_model import ThreatModel
 from robust_student.data.readers.load import Data
 from robust_student.models.fingerprints import PROBE, difference, probe, probe_architecture
 from robust_student.models.model import Model, as_model
@@ -93,7 +93,7 @@ def search(
     if record["baseline"] is None:
         record["baseline"] = measure(_scaled(base, base.radius, 0.0), "plain")
         distributed.rank_zero(note)
-    radius = base.radius or Norm.named(base.norm, data.scale).default_radius(data.input_range, data.shape)
+    radius = ThreatModel.on(data, base.norm, base.radius).budget
     for r, w in _candidates()[:tries][len(record["tries"]) :]:
         candidate = _scaled(base, r * radius, w)
         accuracies = measure(candidate, str(len(record["tries"])))

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from robust_student.attacks.ascent import random_start
 from robust_student.attacks.pgd import pgd
 from robust_student.bounds.ball import Ball
 from robust_student.bounds.propagation import margin_bounds
 from robust_student.bounds.trace import trace
 from robust_student.core.module_state import device_of, evaluating
-from robust_student.core.norms import Norm
 from robust_student.core.tensors import answers
+from robust_student.core.threat_model import ThreatModel
 from robust_student.corruptions.snr_noise import gaussian_at_snr
 from robust_student.data.examples import Examples
 from robust_student.data.samples import stratified_sample
@@ -50,7 +49,7 @@ class Validation:
         self.count = len(examples)
         count = min(settings.examples, self.count)
         self.sample = examples.subset(stratified_sample(examples.labels, count, seed))
-        self.norm = Norm.named(settings.norm, scale)
+        self.scale = scale
 
     def measure(self, model: Model) -> dict[str, float]:
         """Accuracies in [0, 1] by name, and `selection`, the one to choose by. The model's mode is restored.
@@ -78,19 +77,18 @@ class Validation:
     def _certified(self, model: Model) -> float:
         """Share of the sample whose every margin is positive over the ball, by interval propagation."""
         device = device_of(model)
-        layers = trace(model, model.card.input_shape).layers()
+        layers, threat = trace(model, model.card.input_shape).layers(), self._threat(model)
         standing = []
         with torch.no_grad():
             for part in torch.split(_mine(len(self.sample)), _BATCH):
                 points, truth = self.sample.floats(part).to(device), self.sample.labels[part].to(device)
-                radius = points.new_full((len(points),), self._radius(model))
-                ball = Ball(points, radius, self.norm, model.card.range)
-                bounds = margin_bounds(layers, ball, truth, "interval")
+                bounds = margin_bounds(layers, Ball(points, threat), truth, "interval")
                 standing.append((bounds > 0).sum(dim=1) == bounds.shape[1] - 1)
         return _share(standing, len(self.sample), device)
 
-    def _radius(self, model: Model) -> float:
-        return self.settings.radius or self.norm.default_radius(model.card.range, model.card.input_shape)
+    def _threat(self, model: Model) -> ThreatModel:
+        card, settings = model.card, self.settings
+        return ThreatModel.named(settings.norm, settings.radius, card.range, card.input_shape, self.scale)
 
     def _perturbed(self, model: Model) -> dict[str, float]:
         device, card, settings = device_of(model), model.card, self.settings
@@ -106,18 +104,16 @@ class Validation:
                 noisy, _ = gaussian_at_snr(inputs, snr_db, card.range, draws[part].to(device))
                 right.append(answers(model.logits(noisy)) == labels[part])
             accuracies[f"snr_{snr_db:g}"] = _share(right, count, device)
-        radius = self._radius(model)
-        start = random_start(self.sample.floats().cpu(), self.norm, radius, card.range, generator)
+        threat = self._threat(model)
+        start = threat.random(self.sample.floats().cpu(), generator)
         right = []
         for part in parts:
             attacked = pgd(
                 model,
                 self.sample.floats(part).to(device),
                 labels[part].to(device),
-                norm=self.norm,
-                radius=radius,
+                threat,
                 steps=settings.steps,
-                input_range=card.range,
                 start=start[part].to(device),
             )
             right.append(answers(model.logits(attacked)) == labels[part])

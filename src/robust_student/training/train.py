@@ -14,9 +14,9 @@ from torch import nn
 
 from robust_student.core.errors import UserError
 from robust_student.core.module_state import evaluating
-from robust_student.core.norms import Norm
 from robust_student.core.rng import ExampleRng
 from robust_student.core.settings import Settings
+from robust_student.core.threat_model import ThreatModel
 from robust_student.data.augmentation import Mixed
 from robust_student.data.examples import Data, Examples
 from robust_student.data.samples import split
@@ -129,8 +129,8 @@ def distill(
             require_fit(teacher, data, "teacher")
         known = as_model(teacher, data)
         model = as_model(student, data)
-        norm = Norm.named(settings.objective.norm, data.scale)
-        _require_ball_inside(settings.objective.radius, norm, data)
+        threat = ThreatModel.on(data, settings.objective.norm, settings.objective.radius)
+        _require_ball_inside(threat, data)
         compiled = training.compile and compilable(settings.objective)
         if training.compile and not compiled:
             _log.warning("compile: this objective differentiates the student twice or traces it; going on without")
@@ -141,7 +141,7 @@ def distill(
             objective = RobustStudentObjective(
                 model,
                 settings.objective,
-                norm=norm,
+                norm=threat.norm,
                 input_range=data.input_range,
                 precision=training.precision,
                 compiled=compiled,
@@ -207,14 +207,14 @@ def _fit(
     return Trained(model, loop.history, loop.chosen)
 
 
-def _require_ball_inside(radius: float | None, norm: Norm, data: Data) -> None:
-    """Raise UserError where a ball of `radius` holds every input: a radius in other units than the inputs'."""
+def _require_ball_inside(threat: ThreatModel, data: Data) -> None:
+    """Raise UserError where a ball holds every input: a radius in other units than the inputs'."""
     lower, upper = data.input_range
-    whole = norm.largest(data.input_range, data.shape)
-    if radius is not None and radius >= whole:
+    whole = threat.widest(data.shape)
+    if threat.budget >= whole:
         raise UserError(
-            f"radius: {radius:g} reaches from one end of the inputs' range [{lower:g}, {upper:g}] to the other "
-            f"({norm.name}, {whole:g}); radii are in units of the inputs, where 8 of 255 grey levels are 0.0314"
+            f"radius: {threat.budget:g} reaches from one end of the inputs' range [{lower:g}, {upper:g}] to the other "
+            f"({threat.norm.name}, {whole:g}); radii are in units of the inputs, where 8 of 255 grey levels are 0.0314"
         )
 
 
