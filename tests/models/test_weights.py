@@ -160,10 +160,15 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
 
 
 FACTORY = """
+import torch
 from torch import nn
 
 def make(num_classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, num_classes))
+
+def with_its_own(num_classes):
+    torch.manual_seed(7)
+    return make(num_classes)
 """
 
 
@@ -185,7 +190,7 @@ def test_a_network_of_ones_own_is_evaluated_without_a_run_directory(
     torch.manual_seed(5)
     with_weights = evaluate("net.py:make@w.pt", tmp_path / "a")
     again = evaluate("net.py:make@w.pt", tmp_path / "b")
-    without = evaluate("net.py:make", tmp_path / "c")
+    without = evaluate("net.py:with_its_own", tmp_path / "c")
     same = [record["value"] for record in with_weights if record["metric"] == "accuracy"]
     assert same == [record["value"] for record in again if record["metric"] == "accuracy"]
     assert same != [record["value"] for record in without if record["metric"] == "accuracy"]

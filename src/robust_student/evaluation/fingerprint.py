@@ -11,8 +11,8 @@ from robust_student.core.errors import UserError
 from robust_student.core.settings import Settings
 from robust_student.data.readers.load import Data
 from robust_student.models.costs import serialised
-from robust_student.models.fingerprints import PROBE, probe
 from robust_student.models.model import Model, as_model, require_fit
+from robust_student.models.probe import PROBE, probe
 
 
 def prepare(name: str, model: Model | nn.Module, data: Data, device: torch.device) -> Model:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from robust_student.core.errors import UserError
 from robust_student.evaluation.measurements import Batch, Measurement
-from robust_student.models.fingerprints import difference
 from robust_student.models.model import Model
+from robust_student.models.probe import difference
 from robust_student.results.rows import BREAKDOWN, GALLERY, ROWS, SUMMARY, Key, Row, group
 from robust_student.runtime.files import (
     append_jsonl,

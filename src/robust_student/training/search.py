@@ -12,8 +12,8 @@ from torch import nn
 from robust_student.core.errors import UserError
 from robust_student.core.threat_model import ThreatModel
 from robust_student.data.readers.load import Data
-from robust_student.models.fingerprints import PROBE, difference, probe, probe_architecture
 from robust_student.models.model import Model, as_model
+from robust_student.models.probe import PROBE, difference, probe, probe_architecture
 from robust_student.models.run_directory import SEARCH, TRAINING, TRIES, require_new
 from robust_student.objectives.settings import ObjectiveSettings
 from robust_student.runtime import distributed

@@ -22,8 +22,8 @@ from robust_student.data.examples import Data, Examples
 from robust_student.data.samples import split
 from robust_student.data.streams import Stream
 from robust_student.models.costs import batch_macs
-from robust_student.models.fingerprints import PROBE, probe, probe_architecture
 from robust_student.models.model import Model, as_model, require_fit
+from robust_student.models.probe import PROBE, probe, probe_architecture
 from robust_student.objectives.cross_entropy import LabelObjective
 from robust_student.objectives.robust_student import RobustStudentObjective, compilable
 from robust_student.objectives.terms import Terms

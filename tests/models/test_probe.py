@@ -7,8 +7,8 @@ from reference import affine, assert_state, prototype_classifier, state_of, toy_
 from torch import Tensor, nn
 
 from robust_student.core.tensors import UNBOUNDED, InputRange
-from robust_student.models.fingerprints import ALIKE, ODD, PROBE, Answers, difference, probe, probe_architecture
 from robust_student.models.model import Model, as_model
+from robust_student.models.probe import ALIKE, ODD, PROBE, Answers, difference, probe, probe_architecture
 from robust_student.models.registry import NETWORKS
 
 DATA = toy_data()
