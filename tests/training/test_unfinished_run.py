@@ -19,7 +19,7 @@ from torch import nn
 
 from robust_student.cli.main import main
 from robust_student.data.augmentation import AugmentationSettings
-from robust_student.models import model
+from robust_student.models import run_directory
 from robust_student.models.model import as_model
 from robust_student.models.run_directory import METRICS, TRAINING, load
 from robust_student.objectives.settings import METHODS, ObjectiveSettings
@@ -230,11 +230,11 @@ def test_a_disk_that_is_full_at_the_end_costs_nothing(tmp_path: Path, monkeypatc
             raise OSError(28, "No space left on device")
         original(path, content)
 
-    monkeypatch.setattr(model, "write_atomically", full)
+    monkeypatch.setattr(run_directory, "write_atomically", full)
     message = message_of(lambda: train("mlp:4", DATA, EVERY_STEP, output=tmp_path / "run"))
     assert "cannot write the model (No space left on device)" in message
     assert (tmp_path / "run" / TRAINING).exists()
-    monkeypatch.setattr(model, "write_atomically", original)
+    monkeypatch.setattr(run_directory, "write_atomically", original)
     trained = train("mlp:4", DATA, EVERY_STEP, output=tmp_path / "run")
     assert same_state(trained.model, state_of(whole.model))
 
