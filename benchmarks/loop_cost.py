@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from robust_student import METHODS, RobustStudentObjective
+from robust_student import METHODS, Batch, RobustStudentObjective
 from robust_student.core.rng import ExampleRng, seed_generators, step_seed
 from robust_student.core.tensors import UNIT_RANGE
 from robust_student.core.threat_model import ThreatModel
@@ -49,13 +49,13 @@ def parts() -> dict[str, tuple[str, Callable[[], object]]]:
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3)
     average = averaged(student, 0.999)
     assert average is not None
-    terms = objective(part.inputs, part.labels, known[part.examples])
+    terms = objective(Batch(part.inputs, part.labels, part.examples, known[part.examples]))
     torch.autograd.backward(terms.loss)
     optimisation.step()
 
     def bare() -> None:
         optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(objective(part.inputs, part.labels, known[part.examples]).loss)
+        torch.autograd.backward(objective(Batch(part.inputs, part.labels, part.examples, known[part.examples])).loss)
         optimizer.step()
 
     def draws() -> ExampleRng:

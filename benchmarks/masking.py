@@ -22,7 +22,8 @@ from robust_student import METHODS, DistillSettings, EvaluationSettings, Model, 
 from robust_student.data.readers.load import Data
 from robust_student.evaluation.settings import MaskingSettings
 from robust_student.models.model import as_model
-from robust_student.objectives.settings import GradientSettings, SecantSettings
+from robust_student.objectives.gradient_penalties import GradientSettings
+from robust_student.objectives.secant import SecantSettings
 from robust_student.results.rows import ROWS, Row, group
 from robust_student.runtime.files import read_json, read_jsonl
 from robust_student.training.settings import SelectionSettings, TrainingSettings

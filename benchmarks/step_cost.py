@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from robust_student import METHODS, ObjectiveSettings, RobustStudentObjective
+from robust_student import METHODS, Batch, ObjectiveSettings, RobustStudentObjective
 from robust_student.models.registry import build
 
 ROUNDS, WARM_UP, BATCH, SHAPE, CLASSES = 30, 5, 128, (1, 28, 28), 10
@@ -45,12 +45,13 @@ def step(settings: ObjectiveSettings) -> Callable[[], float]:
     objective = RobustStudentObjective(student, settings)
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3)
     inputs, labels = torch.rand(BATCH, *SHAPE), torch.randint(CLASSES, (BATCH,))
-    teacher_logits = 5 * torch.randn(BATCH, CLASSES)
+    teacher = build("cnn:32", SHAPE, CLASSES).eval().requires_grad_(False)
+    batch = Batch(inputs, labels, teacher_logits=5 * torch.randn(BATCH, CLASSES), teacher=teacher)
 
     def run() -> float:
         started = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(objective(inputs, labels, teacher_logits).loss)
+        torch.autograd.backward(objective(batch).loss)
         optimizer.step()
         return time.perf_counter() - started
 

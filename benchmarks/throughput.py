@@ -45,7 +45,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler, TensorDataset
 
-from robust_student import METHODS, DistillSettings
+from robust_student import METHODS, Batch, DistillSettings
 from robust_student.core.tensors import UNIT_RANGE
 from robust_student.data.augmentation import AugmentationSettings
 from robust_student.data.cache import VARIABLE
@@ -319,7 +319,7 @@ def check_losses(task: Task, *, published: bool) -> None:
     inputs, labels = examples.floats(slice(0, BATCH)), examples.labels[:BATCH]
     scores = task.teacher.logits(inputs)
     losses = [kd_loss(student(inputs), scores, labels)]
-    losses.append(RobustStudentObjective(student, METHODS["kd"])(inputs, labels, scores).loss)
+    losses.append(RobustStudentObjective(student, METHODS["kd"])(Batch(inputs, labels, teacher_logits=scores)).loss)
     if published:
         losses.append(box(task, student, workers=0).forward_process(inputs, labels, {}))
     for loss in losses:

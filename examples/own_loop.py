@@ -2,7 +2,7 @@
 
 import torch
 
-from robust_student import METHODS, RobustStudentObjective, load_data, train
+from robust_student import METHODS, Batch, RobustStudentObjective, load_data, train
 from robust_student.models.registry import build
 from robust_student.training.train import TEACHER_SETTINGS
 
@@ -16,9 +16,7 @@ loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(inputs, labe
 objective = RobustStudentObjective(student, METHODS["secant"])
 for _ in range(20):
     for x, y in loader:
-        with torch.no_grad():
-            teacher_logits = teacher(x)
-        loss = objective(x, y, teacher_logits).loss
+        loss = objective(Batch(x, y, teacher=teacher)).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

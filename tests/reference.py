@@ -23,7 +23,10 @@ from robust_student.core.norms import Norm, NormName
 from robust_student.core.tensors import UNIT_RANGE, InputRange
 from robust_student.core.threat_model import ThreatModel
 from robust_student.data.readers.load import Data, Examples
-from robust_student.objectives.settings import DistillationSettings, ObjectiveSettings, ScoreSettings
+from robust_student.objectives import batch as objectives
+from robust_student.objectives.distillation import DistillationSettings
+from robust_student.objectives.score_hinge import ScoreSettings
+from robust_student.objectives.settings import ObjectiveSettings
 
 Array = npt.NDArray[np.float64]
 Shape = tuple[int, ...]
@@ -36,6 +39,16 @@ class Batch(NamedTuple):
     inputs: Tensor
     labels: Tensor
     teacher_logits: Tensor
+
+    @property
+    def taught(self) -> objectives.Batch:
+        """The same for an objective, with a teacher whose logits change linearly around the inputs."""
+
+        def teacher(points: Tensor) -> Tensor:
+            moved = (points - self.inputs).flatten(1).sum(dim=1, keepdim=True)
+            return self.teacher_logits + moved * torch.linspace(-1, 1, self.teacher_logits.shape[1]).to(moved)
+
+        return objectives.Batch(self.inputs, self.labels, teacher_logits=self.teacher_logits, teacher=teacher)
 
 
 class Setup(NamedTuple):

@@ -7,7 +7,7 @@ from reference import prototype_classifier, toy_data
 from torch import Tensor, nn
 
 from robust_student.models.model import Model, as_model
-from robust_student.objectives.settings import METHODS
+from robust_student.objectives.methods import METHODS
 from robust_student.training.settings import DistillSettings, SelectionSettings, TrainingSettings
 from robust_student.training.train import Trained, distill
 

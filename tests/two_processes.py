@@ -17,7 +17,8 @@ from robust_student.core.errors import UserError
 from robust_student.data.augmentation import AugmentationSettings
 from robust_student.data.readers.load import load_data
 from robust_student.models.model import as_model
-from robust_student.objectives.settings import METHODS, ScoreSettings
+from robust_student.objectives.methods import METHODS
+from robust_student.objectives.score_hinge import ScoreSettings
 from robust_student.runtime import distributed, interruption
 from robust_student.runtime.distributed import process_group
 from robust_student.runtime.interruption import Interrupted, StopRequest

@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from robust_student.models.open_model import open_model as open_model
     from robust_student.models.run_directory import load as load
     from robust_student.models.settings import TeacherSettings as TeacherSettings
+    from robust_student.objectives.batch import Batch as Batch
+    from robust_student.objectives.batch import Terms as Terms
+    from robust_student.objectives.methods import METHODS as METHODS
     from robust_student.objectives.robust_student import RobustStudentObjective as RobustStudentObjective
-    from robust_student.objectives.settings import METHODS as METHODS
     from robust_student.objectives.settings import ObjectiveSettings as ObjectiveSettings
-    from robust_student.objectives.terms import Terms as Terms
     from robust_student.training.settings import DistillSettings as DistillSettings
     from robust_student.training.settings import TrainingSettings as TrainingSettings
     from robust_student.training.train import distill as distill
@@ -44,8 +45,9 @@ _PLACES = {
     "distill": "robust_student.training.train",
     "train": "robust_student.training.train",
     # The objective, for a training loop of your own
+    "Batch": "robust_student.objectives.batch",
     "RobustStudentObjective": "robust_student.objectives.robust_student",
-    "Terms": "robust_student.objectives.terms",
+    "Terms": "robust_student.objectives.batch",
     # Evidence
     "corrupt": "robust_student.corruptions.kinds",
     "evaluate": "robust_student.evaluation.evaluate",
@@ -55,7 +57,7 @@ _PLACES = {
     "estimated_confidence_radius": "robust_student.bounds.estimated",
     "estimated_decision_radius": "robust_student.bounds.estimated",
     # Settings
-    "METHODS": "robust_student.objectives.settings",
+    "METHODS": "robust_student.objectives.methods",
     "CorruptionSettings": "robust_student.evaluation.settings",
     "DistillSettings": "robust_student.training.settings",
     "EvaluationSettings": "robust_student.evaluation.settings",

@@ -20,7 +20,7 @@ from reference import (
 from torch import Tensor, nn
 
 from robust_student.attacks.ascent import ascend, default_step
-from robust_student.core.norms import NormName
+from robust_student.core.norms import Norm, NormName
 from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE, InputRange
 from robust_student.core.threat_model import ThreatModel
 
@@ -36,7 +36,7 @@ def lead(logits: Tensor) -> Tensor:
     return logits[:, 0] - logits[:, 1] + 0.1 * logits[:, 2].square()
 
 
-def first_logit(logits: Tensor) -> Tensor:
+def first_logit(_: Tensor, logits: Tensor) -> Tensor:
     return logits[:, 0]
 
 
@@ -46,7 +46,7 @@ def climb(
     """Ascend on `lead`."""
     return ascend(
         network,
-        lead,
+        lambda _, logits: lead(logits),
         inputs,
         start,
         setup.threat,
@@ -89,6 +89,23 @@ def test_ascent_takes_the_path_of_the_oracle(
     start = setup.threat.random(inputs, generator)
     expected = plain_ascent(network, [lead] * 3, inputs, start, setup, 0.2)
     torch.testing.assert_close(climb(network, inputs, start, setup, 3, 0.2), expected)
+
+
+@every_norm
+def test_what_is_raised_may_depend_on_the_point_itself(name: NormName, device: torch.device) -> None:
+    network, inputs = smooth_student(SHAPE, 3, device), make_batch(SHAPE, device).inputs
+    setup, other = Setup(Norm.named(name), UNIT_RANGE, 0.4), smooth_student(SHAPE, 4, device)
+
+    def gap(points: Tensor, logits: Tensor) -> Tensor:
+        return lead(logits) - 30 * other(points)[:, 3].square()
+
+    def both(points: Tensor) -> Tensor:
+        return torch.stack([gap(points, network(points))], dim=1)
+
+    expected = plain_ascent(both, [lambda values: values[:, 0]] * 3, inputs, inputs, setup, 0.2)
+    reached = ascend(network, gap, inputs, inputs, setup.threat, steps=3, step_size=0.2)
+    torch.testing.assert_close(reached, expected)
+    assert not torch.equal(reached, climb(network, inputs, inputs, setup, 3, 0.2))
 
 
 @every_norm

@@ -15,7 +15,8 @@ import torch
 from robust_student import DistillSettings, ObjectiveSettings, distill, evaluate, load_data, train
 from robust_student.attacks import autoattack
 from robust_student.models.model import Model, as_model
-from robust_student.objectives.settings import METHODS, GradientSettings
+from robust_student.objectives.gradient_penalties import GradientSettings
+from robust_student.objectives.methods import METHODS
 from robust_student.results.rows import ROWS, Row, group
 from robust_student.runtime.files import read_jsonl
 from robust_student.training.settings import SelectionSettings, TrainingSettings

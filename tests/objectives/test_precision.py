@@ -4,12 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from reference import message_of, prototype_classifier, same_state, state_of, toy_data
+from reference import Batch, message_of, prototype_classifier, same_state, state_of, toy_data
 from torch import Tensor, nn
 
+from robust_student.objectives.methods import METHODS
 from robust_student.objectives.precision import ForwardPass
 from robust_student.objectives.robust_student import RobustStudentObjective, compilable
-from robust_student.objectives.settings import METHODS, ObjectiveSettings
+from robust_student.objectives.settings import ObjectiveSettings
 from robust_student.training.settings import DistillSettings, SelectionSettings, TrainingSettings
 from robust_student.training.train import distill
 
@@ -39,7 +40,7 @@ def test_no_pass_whose_input_gradient_is_taken_runs_in_bf16_and_the_others_do(me
     network = Watched().train()
     objective = RobustStudentObjective(network, METHODS[method], precision="bf16")
     inputs, labels = DATA.training_examples.floats(slice(0, 8)), DATA.training_examples.labels[:8]
-    terms = objective(inputs, labels, torch.randn(8, 3))
+    terms = objective(Batch(inputs, labels, torch.randn(8, 3)).taught)
     torch.autograd.backward(terms.loss)
     assert all(term.dtype == torch.float32 for term in terms.values.values())
     assert all(not (autocast and differentiated) for autocast, differentiated in network.passes)
@@ -108,7 +109,7 @@ def test_a_truly_compiled_student_learns_the_same() -> None:
     gradients = []
     for objective in (wanted, found):
         network.zero_grad()
-        torch.autograd.backward(objective(inputs, labels, teacher, torch.Generator().manual_seed(3)).loss)
+        torch.autograd.backward(objective(Batch(inputs, labels, teacher).taught, torch.Generator().manual_seed(3)).loss)
         gradients.append([p.grad.clone() for p in network.parameters() if p.grad is not None])
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b)

@@ -28,11 +28,13 @@ from robust_student.core.margins import Form, Score
 from robust_student.core.norms import Norm, NormName
 from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE, InputRange
 from robust_student.core.threat_model import ThreatModel
-from robust_student.objectives import robust_student as objective_module
+from robust_student.objectives import gradient_penalties
+from robust_student.objectives.batch import Terms
+from robust_student.objectives.distillation import check_classes, distillation_term
 from robust_student.objectives.gradient_penalties import projected_jacobian
+from robust_student.objectives.methods import METHODS
 from robust_student.objectives.robust_student import RobustStudentObjective
-from robust_student.objectives.settings import METHODS, ObjectiveSettings
-from robust_student.objectives.terms import Terms, check_classes, distillation_term
+from robust_student.objectives.settings import ObjectiveSettings
 
 IMAGE: Shape = (2, 4, 4)
 Values = dict[str, Any]
@@ -60,7 +62,7 @@ def generator_for(batch: Batch, seed: int = 0) -> torch.Generator:
 
 def terms_of(student: nn.Module, batch: Batch, *values: Values, **options: Any) -> Terms:
     """The terms of one call with a generator of seed 0."""
-    return RobustStudentObjective(student, parse(*values), **options)(*batch, generator_for(batch))
+    return RobustStudentObjective(student, parse(*values), **options)(batch.taught, generator_for(batch))
 
 
 def buffers_of(student: nn.Module) -> dict[str, Tensor]:
@@ -108,7 +110,7 @@ def test_score_matches_the_loop(
     settings = parse({"score": {"weight": 2.0, "form": form, "score": score, "reduce": reduce, "slack": slack}})
     expected = [reference.score_hinge(s, t, y, settings.score) for s, t, y in score_rows(smooth, batch)]
     assert sum(value > 0 for value in expected) > 0
-    terms = RobustStudentObjective(smooth, settings)(*batch)
+    terms = RobustStudentObjective(smooth, settings)(batch.taught)
     assert_rows(terms.values["score"], expected)
 
 
@@ -159,7 +161,7 @@ def test_gradient_in_the_ball_is_taken_at_a_random_point_of_it(name: NormName, s
 @every_preset
 def test_loss_is_the_weighted_sum_of_the_terms_means(method: str, conv: nn.Module, batch: Batch) -> None:
     settings = METHODS[method]
-    terms = RobustStudentObjective(conv, settings)(*batch, generator_for(batch))
+    terms = RobustStudentObjective(conv, settings)(batch.taught, generator_for(batch))
     weights = {"distillation": 1.0} | {
         name: getattr(settings, name).weight
         for name in ("score", "gradient", "secant", "certified")
@@ -177,7 +179,7 @@ def test_loss_is_the_weighted_sum_of_the_terms_means(method: str, conv: nn.Modul
 def test_zero_weights_are_plain_distillation_to_the_last_bit(conv: nn.Module, batch: Batch) -> None:
     plain, settings = copy.deepcopy(conv), METHODS["kd"]
     generator = generator_for(batch)
-    loss = RobustStudentObjective(conv, settings)(*batch, generator).loss
+    loss = RobustStudentObjective(conv, settings)(batch.taught, generator).loss
     expected = distillation_term(plain(batch.inputs), batch.teacher_logits, batch.labels, settings.distillation).mean()
     assert torch.equal(loss, expected)
     assert_identical(gradients_after(loss, conv), gradients_after(expected, plain))
@@ -245,7 +247,7 @@ def assert_same_step(student: nn.Module, batch: Batch, settings: ObjectiveSettin
         origin = setup.threat.random(batch.inputs, generator_for(batch))
     trained_at = origin if settings.shared_pass else batch.inputs
     expected = plain_objective(twin, batch, settings, setup, trained_at, origin)
-    loss = objective(*batch, generator_for(batch)).loss
+    loss = objective(batch.taught, generator_for(batch)).loss
     torch.testing.assert_close(loss, expected)
     assert setup.radius == objective.threat(batch.inputs.shape[1:]).radius
     torch.testing.assert_close(gradients_after(loss, student), gradients_after(expected, twin), atol=1e-9, rtol=1e-6)
@@ -407,7 +409,7 @@ def test_batchnorm_couples_the_gradients_of_a_batch_in_training_mode_only(
 @every_norm
 def test_eval_mode_gradient_is_the_loop_over_single_examples(name: NormName, conv: nn.Module, batch: Batch) -> None:
     settings = parse({"norm": name}, EXACT, EVAL)
-    terms = RobustStudentObjective(conv, settings)(*batch)
+    terms = RobustStudentObjective(conv, settings)(batch.taught)
     judge = copy.deepcopy(conv).eval()
     kind = settings.gradient
     expected = [reference.slope(judge, x, y, Norm.named(name), kind.form, kind.score) for x, y in labelled(batch)]
@@ -494,7 +496,7 @@ def test_modes_are_restored_when_the_student_fails(conv: nn.Module, batch: Batch
     objective = RobustStudentObjective(conv, parse({"secant": {"weight": 1.0, "shared": False}}, EVAL))
     conv.register_forward_pre_hook(refuse)
     with pytest.raises(RuntimeError, match="no evaluation"):
-        objective(*batch)
+        objective(batch.taught)
     assert all(module.training for module in conv.modules())
 
 
@@ -510,7 +512,8 @@ def test_every_method_has_finite_float32_gradients(method: str, shape: Shape, an
     inputs, labels, teacher_logits = (v.float() if v.is_floating_point() else v for v in batch)
     inputs[0], inputs[1] = 0.0, 1.0
     objective = RobustStudentObjective(student, METHODS[method])
-    loss = objective(inputs.to(any_device), labels.to(any_device), teacher_logits.to(any_device)).loss
+    moved = Batch(inputs.to(any_device), labels.to(any_device), teacher_logits.to(any_device))
+    loss = objective(moved.taught).loss
     assert loss.dtype is torch.float32 and loss.isfinite()
     assert_finite_gradients(loss, student)
 
@@ -524,14 +527,16 @@ def test_gradients_stay_finite_for_extreme_float32_logits(method: str, scale: fl
         for parameter in student.parameters():
             parameter.mul_(scale)
     inputs, labels, teacher_logits = (v.to(any_device) for v in make_batch((6,), cpu))
-    loss = RobustStudentObjective(student, METHODS[method])(inputs.float(), labels, teacher_logits.float()).loss
+    loss = RobustStudentObjective(student, METHODS[method])(
+        Batch(inputs.float(), labels, teacher_logits.float()).taught
+    ).loss
     assert loss.isfinite()
     assert_finite_gradients(loss, student)
 
 
 @every_preset
 def test_a_batch_of_one_works(method: str, smooth: nn.Module, device: torch.device) -> None:
-    loss = RobustStudentObjective(smooth, METHODS[method])(*make_batch(IMAGE, device, examples=1)).loss
+    loss = RobustStudentObjective(smooth, METHODS[method])(make_batch(IMAGE, device, examples=1).taught).loss
     assert_finite_gradients(loss, smooth)
 
 
@@ -553,7 +558,7 @@ def test_unused_and_frozen_parameters_get_no_gradient_and_the_others_do(
     method: str, conv: nn.Module, batch: Batch, device: torch.device
 ) -> None:
     student = PartlyUsed(conv).to(device)
-    loss = RobustStudentObjective(student, METHODS[method])(*batch).loss
+    loss = RobustStudentObjective(student, METHODS[method])(batch.taught).loss
     with_gradient = {name.split(".")[0] for name, g in gradients_after(loss, student).items() if g is not None}
     assert with_gradient == {"body"}
 
@@ -570,7 +575,7 @@ RANDOM: dict[str, Values] = {
 @pytest.mark.parametrize("case", RANDOM)
 def test_a_step_is_repeatable_with_the_same_generator_seed_only(case: str, smooth: nn.Module, batch: Batch) -> None:
     objective = RobustStudentObjective(smooth, parse(RANDOM[case]))
-    losses = [objective(*batch, generator_for(batch, seed)).loss.item() for seed in (1, 1, 2)]
+    losses = [objective(batch.taught, generator_for(batch, seed)).loss.item() for seed in (1, 1, 2)]
     assert losses[0] == losses[1] != losses[2]
 
 
@@ -578,7 +583,7 @@ def test_a_step_is_repeatable_with_the_same_generator_seed_only(case: str, smoot
 def test_a_secant_from_the_input_needs_no_random_numbers(case: str, smooth: nn.Module, batch: Batch) -> None:
     settings = parse(SECANTS[case], {"secant": SECANTS[case]["secant"] | WAYS["from the input"]})
     objective = RobustStudentObjective(smooth, settings)
-    losses = {objective(*batch, generator_for(batch, seed)).loss.item() for seed in (1, 2)}
+    losses = {objective(batch.taught, generator_for(batch, seed)).loss.item() for seed in (1, 2)}
     assert len(losses) == 1
 
 
@@ -592,10 +597,10 @@ def test_second_derivatives_are_probed_once_and_only_for_the_gradient_term(
     weight: float, probes: int, smooth: nn.Module, batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
-    monkeypatch.setattr(objective_module, "require_twice_differentiable", lambda *_: calls.append(1))
+    monkeypatch.setattr(gradient_penalties, "require_twice_differentiable", lambda *_: calls.append(1))
     objective = RobustStudentObjective(smooth, parse({"gradient": {"weight": weight}}))
     for _ in range(2):
-        objective(*batch)
+        objective(batch.taught)
     assert len(calls) == probes
 
 

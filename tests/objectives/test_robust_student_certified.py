@@ -7,8 +7,10 @@ from reference import Array, as_numpy, toy_data
 from torch import Tensor, nn
 
 from robust_student.models.model import as_model
+from robust_student.objectives.batch import Batch
+from robust_student.objectives.certified import CertifiedSettings
 from robust_student.objectives.robust_student import RobustStudentObjective
-from robust_student.objectives.settings import CertifiedSettings, ObjectiveSettings
+from robust_student.objectives.settings import ObjectiveSettings
 from robust_student.training.selection import Validation
 from robust_student.training.settings import DistillSettings, SelectionSettings
 from robust_student.training.train import distill
@@ -52,9 +54,8 @@ def bounds_by_hand(network: nn.Sequential, inputs: Tensor, labels: Tensor, radiu
 def term(form: str, progress: float = 1.0, network: nn.Module | None = None, **more: float) -> Tensor:
     certified = CertifiedSettings.parse({"weight": 1.0, "form": form, **more})
     objective = RobustStudentObjective(network or student(), ObjectiveSettings(radius=0.1, certified=certified))
-    objective.progress = progress
     inputs, labels, teacher = batch()
-    return objective(inputs, labels, teacher).values["certified"]
+    return objective(Batch(inputs, labels, teacher_logits=teacher, progress=progress)).values["certified"]
 
 
 def test_the_forms_are_their_formulas_on_interval_bounds() -> None:

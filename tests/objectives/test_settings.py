@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from robust_student.core.errors import UserError
 from robust_student.core.settings import Settings
-from robust_student.objectives.settings import METHODS, ObjectiveSettings
+from robust_student.objectives.methods import METHODS
+from robust_student.objectives.settings import ObjectiveSettings
 
 Nested = dict[str, Any]
 GROUPS = {name: list(type(group).model_fields) for name, group in ObjectiveSettings() if isinstance(group, Settings)}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robust_student.core.settings import Settings
+from robust_student.objectives.batch import Batch
 from robust_student.objectives.robust_student import RobustStudentObjective
 from robust_student.objectives.settings import ObjectiveSettings
 
@@ -70,7 +71,7 @@ def gradients(settings: dict[str, Any]) -> list[Tensor]:
     ).train()
     inputs, labels, teacher = torch.rand(12, 1, 6, 6), torch.arange(12) % 5, 2 * torch.randn(12, 5)
     objective = RobustStudentObjective(student, ObjectiveSettings.parse(settings))
-    loss = objective(inputs, labels, teacher, torch.Generator().manual_seed(1)).loss
+    loss = objective(Batch(inputs, labels, teacher_logits=teacher), torch.Generator().manual_seed(1)).loss
     torch.autograd.backward(loss)
     return [parameter.grad for parameter in student.parameters() if parameter.grad is not None]
 

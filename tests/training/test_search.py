@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from robust_student.models import run_directory
 from robust_student.models.model import Model, as_model
 from robust_student.models.run_directory import SEARCH, TRIES, load, save
-from robust_student.objectives.settings import METHODS, ObjectiveSettings
+from robust_student.objectives.methods import METHODS
+from robust_student.objectives.settings import ObjectiveSettings
 from robust_student.runtime.files import read_json, write_json
 from robust_student.training import search as searching
 from robust_student.training.search import search

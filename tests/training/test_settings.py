@@ -5,7 +5,7 @@ import json
 import pytest
 
 from robust_student.core.errors import UserError
-from robust_student.objectives.settings import METHODS
+from robust_student.objectives.methods import METHODS
 from robust_student.training.settings import DistillSettings
 
 

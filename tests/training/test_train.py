@@ -26,7 +26,7 @@ from robust_student.core.rng import step_seed
 from robust_student.data.readers.load import load_data, split
 from robust_student.models.model import Model, as_model
 from robust_student.models.run_directory import METRICS, load
-from robust_student.objectives.settings import METHODS
+from robust_student.objectives.methods import METHODS
 from robust_student.training.selection import Validation, choose_epoch
 from robust_student.training.settings import DistillSettings
 from robust_student.training.train import TEACHER_SETTINGS, distill, train

@@ -8,7 +8,7 @@ from reference import affine
 from toy_training import DATA, FAST, Recorder, TeacherScores, rows
 
 from robust_student.data.augmentation import AugmentationSettings, Mixed, augment
-from robust_student.objectives.settings import METHODS
+from robust_student.objectives.methods import METHODS
 from robust_student.training.settings import DistillSettings
 from robust_student.training.train import distill, train
 

@@ -22,7 +22,8 @@ from robust_student.data.augmentation import AugmentationSettings
 from robust_student.models import run_directory
 from robust_student.models.model import as_model
 from robust_student.models.run_directory import METRICS, TRAINING, load
-from robust_student.objectives.settings import METHODS, ObjectiveSettings
+from robust_student.objectives.methods import METHODS
+from robust_student.objectives.settings import ObjectiveSettings
 from robust_student.runtime.files import write_atomically
 from robust_student.runtime.interruption import Interrupted, StopRequest
 from robust_student.training import checkpoints

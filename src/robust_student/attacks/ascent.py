@@ -10,8 +10,8 @@ from robust_student.core.tensors import Inputs, Size
 from robust_student.core.threat_model import ThreatModel
 
 Network = Callable[[Tensor], Tensor]
-Uphill = Callable[[Tensor], Tensor]
-"""Maps logits `(batch, classes)` to the value per example `(batch,)` that the ascent raises."""
+Uphill = Callable[[Tensor, Tensor], Tensor]
+"""Maps points `(batch, *shape)` and the logits there `(batch, classes)` to the value per example that is raised."""
 
 
 def default_step(steps: int) -> float:
@@ -48,7 +48,7 @@ def ascend(
             points = points.requires_grad_()
             with torch.enable_grad():
                 logits = network(points)
-                gradient = input_gradient(uphill(logits), points)
+                gradient = input_gradient(uphill(points, logits), points)
             points = points.detach()
             if watch is not None:
                 watch(points, logits.detach())

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-from robust_student.attacks.ascent import ascend
+from robust_student.attacks.ascent import Uphill, ascend
 from robust_student.core.margins import log_odds, margin
 from robust_student.core.tensors import Inputs, Labels, Logits, PerExample
 from robust_student.core.threat_model import ThreatModel
@@ -117,8 +117,8 @@ def _margins(network: nn.Module, points: Inputs, labels: Labels) -> PerExample:
     return margin(network(points), labels)
 
 
-def _uphill(loss: Excess, active: Tensor) -> Callable[[Logits], PerExample]:
-    return lambda logits: -loss(logits, active)
+def _uphill(loss: Excess, active: Tensor) -> Uphill:
+    return lambda _, logits: -loss(logits, active)
 
 
 def _at(size: float | Tensor, positions: Tensor) -> float | Tensor:

@@ -13,7 +13,8 @@ from robust_student.core.settings import LARGEST_SEED
 from robust_student.data.readers.load import load_data
 from robust_student.evaluation.evaluate import evaluate
 from robust_student.evaluation.settings import EvaluationSettings
-from robust_student.objectives.settings import METHODS, SecantSettings
+from robust_student.objectives.methods import METHODS
+from robust_student.objectives.secant import SecantSettings
 from robust_student.report.write import write_report
 from robust_student.results.rows import BREAKDOWN, EVALUATION, GALLERY, ROWS, SUMMARY
 from robust_student.training.settings import DistillSettings, SelectionSettings, TrainingSettings

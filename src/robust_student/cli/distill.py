@@ -9,7 +9,8 @@ from robust_student.cli import terminal
 from robust_student.cli.arguments import Command, Config, Flat, merged
 from robust_student.core.errors import UserError, nearest, short
 from robust_student.models.settings import TeacherSettings
-from robust_student.objectives.settings import METHODS, ObjectiveSettings
+from robust_student.objectives.methods import METHODS
+from robust_student.objectives.settings import ObjectiveSettings
 from robust_student.training.settings import DistillSettings, TrainingSettings
 
 

@@ -197,7 +197,7 @@ def _transfer(surrogates: Mapping[str, Model], data: Data, settings: EvaluationS
         if key not in made:
             made[key] = ascend(
                 surrogates[name],
-                lambda logits: -margin(logits, batch.labels),
+                lambda _, logits: -margin(logits, batch.labels),
                 batch.inputs,
                 threat.random_each(batch.inputs, example_seeds(settings.seed, batch.indices)),
                 threat,

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from robust_student.core.errors import UserError
+from robust_student.core.features import features
 from robust_student.core.module_state import device_of, evaluating
 from robust_student.data.readers.load import Data
 from robust_student.models.card import ModelCard
@@ -63,6 +64,14 @@ class Model(nn.Module):
         if logits.dtype in (torch.float16, torch.bfloat16):
             logits = logits.to(inputs.dtype)  # of a network that rounds its outputs itself
         return logits if self.order is None else logits.index_select(1, self.order)
+
+    def features(self, inputs: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """Outputs of the network's named layers on inputs in natural units, in the mode that the model is in.
+
+        Names are those of `network.named_modules()`, such as "layer2" or "blocks.3". Raises UserError with the nearest
+        name for an unknown one, and for a layer whose output is not a tensor or that takes no part.
+        """
+        return features(self, inputs, layers)
 
     def digest(self) -> str:
         """SHA-256 of the network's name and of all weights, normalisation included."""

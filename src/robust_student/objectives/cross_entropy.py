@@ -3,9 +3,9 @@
 from torch import nn
 from torch.nn import functional
 
-from robust_student.data.augmentation import Mixed
+from robust_student.core.rng import Source
+from robust_student.objectives.batch import Batch, Terms
 from robust_student.objectives.precision import ForwardPass, Precision
-from robust_student.objectives.terms import Terms
 
 
 class LabelObjective(nn.Module):
@@ -17,9 +17,11 @@ class LabelObjective(nn.Module):
         self.network = network
         self._passes = ForwardPass(network, precision, compiled=compiled)
 
-    def forward(self, batch: Mixed) -> Terms:
-        """The one term of a batch."""
+    def forward(self, batch: Batch, source: Source = None) -> Terms:
+        """The one term of a batch; nothing is drawn from `source`."""
         logits = self._passes(batch.inputs)
-        first = functional.cross_entropy(logits, batch.labels, reduction="none")
-        second = functional.cross_entropy(logits, batch.others, reduction="none")
-        return Terms({"cross_entropy": batch.shares * first + (1 - batch.shares) * second}, {"cross_entropy": 1.0})
+        value = functional.cross_entropy(logits, batch.labels, reduction="none")
+        if batch.others is not None and batch.shares is not None:
+            second = functional.cross_entropy(logits, batch.others, reduction="none")
+            value = batch.shares * value + (1 - batch.shares) * second
+        return Terms({"cross_entropy": value}, {"cross_entropy": 1.0})

@@ -5,9 +5,11 @@ differentiate a gradient, so the student must be twice differentiable; the secan
 """
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_map
@@ -16,9 +18,81 @@ from robust_student.bounds.estimated import estimated_decision_radius
 from robust_student.core.errors import UserError
 from robust_student.core.margins import Form, Score, confidence, input_gradient, margin, scores
 from robust_student.core.module_state import evaluating
-from robust_student.core.norms import Norm
+from robust_student.core.norms import Norm, NormName
 from robust_student.core.rng import Source, normal
+from robust_student.core.settings import Settings
 from robust_student.core.tensors import Inputs, Labels, Logits, PerExample
+from robust_student.objectives.term import GradientMode, Term, Visit
+
+
+class GradientSettings(Settings):
+    """L_gradient at a point: keep the slope of the student's confidence small (double backward)."""
+
+    weight: float = Field(0.0, ge=0)
+    """C2; 0 leaves the term out. Meaningful per norm and input size only (docs/objectives.md)."""
+    kind: Literal["exact", "direct", "projection"] = "exact"
+    """exact: squared dual norm of the gradient; direct: hinge on the estimated radius; projection: random-projection
+    Jacobian (l2 only)."""
+    form: Form = Form.TEACHER
+    """exact: slope of the margin (bound A) or of the true class's score (bound B)."""
+    score: Score = Score.PROBABILITY
+    """exact, projection: slope of logits or of probabilities."""
+    norm: NormName | None = None
+    """Norm whose dual measures the slope; None: the objective's. l2 suits random noise: sigma^2 ||grad S||_2^2 is what
+    noise of that variance does to S, to first order."""
+    at: Literal["input", "ball"] = "input"
+    """Where the slope is taken: at x, or at a point drawn uniformly in the ball of radius R around it."""
+    target: float = Field(1.0, gt=0)
+    """direct: the estimated radius to reach, in units of the norm."""
+    projections: int = Field(1, ge=1)
+    """projection: random directions per step."""
+
+
+@dataclass(frozen=True)
+class GradientPenalty(Term):
+    """L_gradient at the point where the student is trained, or at a random point of the ball."""
+
+    name: ClassVar[str] = "gradient"
+    settings: GradientSettings
+    mode: GradientMode
+    shareable: ClassVar[bool] = True
+
+    @property
+    def compilable(self) -> bool:
+        """Never: the student is differentiated twice."""
+        return False
+
+    @property
+    def differentiates(self) -> bool:
+        """Only where it is taken at the input, and in the mode of the training pass."""
+        return self.settings.at == "input" and self.mode == "train"
+
+    def check(self, student: nn.Module, inputs: Inputs) -> None:
+        """Raise UserError where a module of the student is not twice differentiable."""
+        require_twice_differentiable(student, inputs)
+
+    def __call__(self, visit: Visit) -> PerExample:
+        """The value of each example."""
+        points = visit.points
+        if visit.shared or self.differentiates:
+            return self._of(visit, visit.logits, points)
+        if self.settings.at == "ball":
+            points = visit.random_points()
+        points = points.clone().requires_grad_()
+        return self._of(visit, visit.student.quiet(self.mode == "eval")(points), points)
+
+    def _of(self, visit: Visit, logits: Logits, points: Inputs) -> PerExample:
+        settings, labels = self.settings, visit.batch.labels
+        norm = visit.threat.norm
+        if settings.norm is not None:
+            norm = Norm.named(settings.norm, norm.scale)
+        if settings.kind == "direct":
+            return radius_hinge(logits, points, labels, norm, target=settings.target)
+        if settings.kind == "projection":
+            return projected_jacobian(
+                logits, points, norm, score=settings.score, projections=settings.projections, source=visit.source
+            )
+        return exact_slope(logits, points, labels, norm, form=settings.form, score=settings.score)
 
 
 def exact_slope(logits: Logits, points: Inputs, labels: Labels, norm: Norm, *, form: Form, score: Score) -> PerExample:

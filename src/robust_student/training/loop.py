@@ -1,7 +1,7 @@
 """One training from its first step, or from a checkpoint, to its last: steps, epochs, what is kept."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from typing import Any
@@ -12,9 +12,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from robust_student.core.errors import UserError
 from robust_student.core.rng import ExampleRng, seed_generators, step_seed
-from robust_student.data.augmentation import Mixed, augment
+from robust_student.data.augmentation import augment
 from robust_student.models.model import Model
-from robust_student.objectives.terms import Terms
+from robust_student.objectives.batch import Batch
 from robust_student.runtime import distributed
 from robust_student.runtime.interruption import Interrupted, StopRequest
 from robust_student.runtime.progress import Advance
@@ -22,12 +22,9 @@ from robust_student.training.batches import Batches, MicroBatch
 from robust_student.training.optimisation import Optimisation, any_failure, averaged, limit_gradient, mean_of
 from robust_student.training.selection import Validation, choose_epoch
 from robust_student.training.settings import TrainingSettings
+from robust_student.training.teacher_scores import TeacherScores
 from robust_student.training.tracking import Tracking
 from robust_student.training.unfinished_run import UnfinishedRun
-
-Step = Callable[[nn.Module, Mixed, MicroBatch, ExampleRng, float], Terms]
-"""Maps the objective (as wrapped for several processes), a batch, its source, draws and the training's progress to
-terms."""
 
 
 class Loop:
@@ -37,12 +34,14 @@ class Loop:
         self,
         model: Model,
         objective: nn.Module,
-        step: Step,
+        teacher: TeacherScores | None,
         batches: Batches,
         validation: Validation,
         settings: TrainingSettings,
     ) -> None:
-        self.model, self.step, self.batches, self.validation, self.settings = model, step, batches, validation, settings
+        """Of `model` by an `Objective` around it; a `teacher` answers on every batch."""
+        self.model, self.teacher, self.batches, self.validation = model, teacher, batches, validation
+        self.settings = settings
         self.steps = batches.steps * settings.epochs
         self.optimisation = Optimisation(model, settings, self.steps)
         self.objective = DistributedDataParallel(objective) if distributed.size() > 1 else objective
@@ -98,10 +97,10 @@ class Loop:
         terms = []
         for position, part in enumerate(parts):
             draws = ExampleRng(settings.seed, number, part.examples)
-            batch = augment(part.inputs, part.labels, settings.augmentation, draws)
+            batch = self._batch(part, draws, number / self.steps)
             last = position == len(parts) - 1
             with self._apart(last):
-                terms.append(self.step(self.objective, batch, part, draws, number / self.steps))
+                terms.append(self.objective(batch, draws))
                 torch.autograd.backward(terms[-1].loss / len(parts))
         if distributed.size() > 1:
             self._require_gradients()
@@ -124,6 +123,20 @@ class Loop:
                 "command goes on from there",
                 stop,
             )
+
+    def _batch(self, part: MicroBatch, draws: ExampleRng, progress: float) -> Batch:
+        """Examples as the objective sees them: augmented, and with their teacher."""
+        mixed = augment(part.inputs, part.labels, self.settings.augmentation, draws)
+        return Batch(
+            mixed.inputs,
+            mixed.labels,
+            part.examples,
+            teacher_logits=None if self.teacher is None else self.teacher.scores(mixed.inputs, part.examples),
+            teacher=self.teacher,
+            progress=progress,
+            others=mixed.others,
+            shares=mixed.shares,
+        )
 
     def _apart(self, last: bool) -> AbstractContextManager[None]:
         """Gradients are exchanged between processes once a step: in the backward pass of its last part."""

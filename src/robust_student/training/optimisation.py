@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from robust_student.objectives.terms import Terms
+from robust_student.objectives.batch import Terms
 from robust_student.runtime import distributed
 from robust_student.training.settings import TrainingSettings
 

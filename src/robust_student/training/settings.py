@@ -2,14 +2,13 @@
 
 from typing import Literal
 
-from pydantic import (
-    Field,
-)
+from pydantic import Field, SerializeAsAny
 
 from robust_student.core.norms import NormName
 from robust_student.core.settings import LARGEST_SEED, Settings
 from robust_student.data.augmentation import AugmentationSettings
-from robust_student.objectives.settings import ObjectiveSettings, SecantSettings
+from robust_student.objectives.methods import METHODS
+from robust_student.objectives.settings import ObjectiveSettings
 
 
 class SelectionSettings(Settings):
@@ -74,7 +73,7 @@ class DistillSettings(Settings):
     """Everything `distill` can be told."""
 
     training: TrainingSettings = TrainingSettings()
-    objective: ObjectiveSettings = ObjectiveSettings(secant=SecantSettings(weight=5.0))
+    objective: SerializeAsAny[ObjectiveSettings] = METHODS["secant"]
     cache_scores: bool = True
     """Keep the teacher's scores on unchanging training inputs on disk, for the next run with the same teacher."""
     shard_teacher: bool = False

@@ -1,6 +1,7 @@
 """The teacher's scores on training inputs: computed once and kept on disk, or on every batch where inputs change."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import safetensors
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robust_student.core.errors import UserError
-from robust_student.core.module_state import evaluating
+from robust_student.core.module_state import evaluating, frozen
 from robust_student.core.tensors import Inputs, Labels, Logits
 from robust_student.data.cache import cache_directory
 from robust_student.data.examples import Examples
@@ -34,6 +35,7 @@ class TeacherScores:
             from torch.distributed.device_mesh import init_device_mesh
             from torch.distributed.fsdp import fully_shard
 
+            self.teacher.requires_grad_(False)  # before: the shards keep it
             fully_shard(self.teacher.network, mesh=init_device_mesh(device.type, (distributed.size(),)))
 
     def prepare(self, source: Examples | Stream, *, changing: bool, cache: bool) -> None:
@@ -60,8 +62,18 @@ class TeacherScores:
         """The teacher's logits of a batch; `examples` are the numbers of the examples in the training set."""
         if self._known is not None:
             return self._known[examples]
-        with torch.no_grad(), evaluating(self.teacher):
-            return self.teacher(inputs)
+        with torch.no_grad():
+            return self(inputs)
+
+    def __call__(self, points: Inputs) -> Logits:
+        """The teacher's logits of any points, differentiable with respect to them where gradients are on."""
+        with evaluating(self.teacher), frozen(self.teacher):
+            return self.teacher(points)
+
+    def features(self, inputs: Inputs, layers: Sequence[str]) -> dict[str, Tensor]:
+        """Outputs of the teacher's named layers (see `Model.features`)."""
+        with evaluating(self.teacher), frozen(self.teacher):
+            return self.teacher.features(inputs, layers)
 
     def _all(self, source: Examples) -> Tensor:
         """Logits on every example; each process computes a share of them, all of the same number of batches."""

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +14,8 @@ from torch import nn
 
 from robust_student.core.errors import UserError
 from robust_student.core.module_state import evaluating
-from robust_student.core.rng import ExampleRng
 from robust_student.core.settings import Settings
 from robust_student.core.threat_model import ThreatModel
-from robust_student.data.augmentation import Mixed
 from robust_student.data.examples import Data, Examples
 from robust_student.data.samples import split
 from robust_student.data.streams import Stream
@@ -26,14 +24,13 @@ from robust_student.models.model import Model, as_model, require_fit
 from robust_student.models.probe import PROBE, probe, probe_architecture
 from robust_student.objectives.cross_entropy import LabelObjective
 from robust_student.objectives.robust_student import RobustStudentObjective, compilable
-from robust_student.objectives.terms import Terms
 from robust_student.runtime import distributed
 from robust_student.runtime.hardware import resolve_device
 from robust_student.runtime.interruption import StopRequest, listening
 from robust_student.runtime.provenance import provenance
 from robust_student.runtime.threads import threads_for
-from robust_student.training.batches import Batches, MicroBatch
-from robust_student.training.loop import Loop, Step
+from robust_student.training.batches import Batches
+from robust_student.training.loop import Loop
 from robust_student.training.selection import Validation
 from robust_student.training.settings import DistillSettings, SelectionSettings, TrainingSettings
 from robust_student.training.teacher_scores import TeacherScores
@@ -86,16 +83,8 @@ def train(
     settings = settings if settings is not None else TEACHER_SETTINGS
     with _seeded(settings):
         model = as_model(network, data)
-
-        def prepare(source: Examples | Stream, device: torch.device) -> tuple[nn.Module, Step]:
-            objective = LabelObjective(model, settings.precision, compiled=settings.compile)
-
-            def step(wrapped: nn.Module, batch: Mixed, part: MicroBatch, draws: ExampleRng, progress: float) -> Terms:
-                return wrapped(batch)
-
-            return objective, step
-
-        return _fit(model, data, settings, prepare, output, settings, teacher=None)
+        objective = LabelObjective(model, settings.precision, compiled=settings.compile)
+        return _fit(model, objective, data, settings, output)
 
 
 def distill(
@@ -134,49 +123,45 @@ def distill(
         compiled = training.compile and compilable(settings.objective)
         if training.compile and not compiled:
             _log.warning("compile: this objective differentiates the student twice or traces it; going on without")
-
-        def prepare(source: Examples | Stream, device: torch.device) -> tuple[nn.Module, Step]:
-            teacher_scores = TeacherScores(known, device, sharded=settings.shard_teacher)
-            teacher_scores.prepare(source, changing=training.augmentation.anything, cache=settings.cache_scores)
-            objective = RobustStudentObjective(
-                model,
-                settings.objective,
-                norm=threat.norm,
-                input_range=data.input_range,
-                precision=training.precision,
-                compiled=compiled,
-            )
-
-            def step(wrapped: nn.Module, batch: Mixed, part: MicroBatch, draws: ExampleRng, progress: float) -> Terms:
-                objective.progress = progress
-                return wrapped(batch.inputs, batch.labels, teacher_scores.scores(batch.inputs, part.examples), draws)
-
-            return objective, step
-
-        return _fit(model, data, training, prepare, output, settings, teacher=known)
+        objective = RobustStudentObjective(
+            model,
+            settings.objective,
+            norm=threat.norm,
+            input_range=data.input_range,
+            precision=training.precision,
+            compiled=compiled,
+        )
+        return _fit(model, objective, data, training, output, known, settings)
 
 
 def _fit(
     model: Model,
+    objective: nn.Module,
     data: Data,
     settings: TrainingSettings,
-    prepare: Callable[[Examples | Stream, torch.device], tuple[nn.Module, Step]],
     output: Path | None,
-    recorded: Settings,
-    teacher: Model | None,
+    teacher: Model | None = None,
+    teaching: DistillSettings | None = None,
 ) -> Trained:
-    """What `train` and `distill` share: the steps, validation after each epoch, the best weights kept."""
+    """What `train` and `distill` share: the steps, validation after each epoch, the best weights kept.
+
+    `objective` is an `Objective` around the model; a teacher comes with all the settings of its distillation.
+    """
+    recorded = settings if teaching is None else teaching
     device = resolve_device(settings.device)
     source, held_out = _parts(data, settings)
     marks = None if output is None else _marks(model, data, source, recorded, teacher)
     validation = Validation(held_out, settings.selection, scale=data.scale, seed=settings.seed)
     model.to(device).train()
     _require_gradient(model, held_out, device)
-    objective, step = prepare(source, device)
+    teacher_scores = None
+    if teacher is not None and teaching is not None:
+        teacher_scores = TeacherScores(teacher, device, sharded=teaching.shard_teacher)
+        teacher_scores.prepare(source, changing=settings.augmentation.anything, cache=teaching.cache_scores)
     batches = Batches(
         source, batch_size=settings.batch_size, accumulate=settings.accumulate, seed=settings.seed, device=device
     )
-    loop = Loop(model, objective, step, batches, validation, settings)
+    loop = Loop(model, objective, teacher_scores, batches, validation, settings)
     unfinished = None
     if output is not None and marks is not None:
         unfinished = UnfinishedRun(output, marks, settings.checkpoint_minutes)

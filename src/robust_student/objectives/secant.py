@@ -1,0 +1,105 @@
+"""The gradient objective over the whole ball: climb, then penalise what happened on the way."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+
+from robust_student.attacks.ascent import Uphill
+from robust_student.core.margins import Score, margin, scores
+from robust_student.core.settings import Settings
+from robust_student.core.tensors import Inputs, PerExample
+from robust_student.objectives.batch import Batch
+from robust_student.objectives.distillation import divergence
+from robust_student.objectives.term import GradientMode, Term, Visit
+
+
+class SecantSettings(Settings):
+    """The gradient objective over the whole ball: K ascent steps, then penalise what happened on the way."""
+
+    weight: float = Field(0.0, ge=0)
+    """C2; 0 leaves the term out."""
+    form: Literal["slope", "divergence"] = "divergence"
+    """slope: [m(x) - m(z)]_+^2 / ||z - x||_p^2; divergence: t^2 KL(T(x)/t || S(z)/t)."""
+    ascent: Literal["drop", "divergence"] = "divergence"
+    """What the ascent raises: the drop of the margin, or the divergence from the teacher's scores at x."""
+    score: Score = Score.LOGIT
+    """slope, drop: margin of logits or of probabilities."""
+    steps: int = Field(1, ge=1)
+    """K: ascent steps, each one forward-backward pass."""
+    step: float | None = Field(None, gt=0)
+    """Size of an ascent step in units of R; None: 1.25 for K = 1, else max(1.5 / K, 0.25)."""
+    random_start: bool = True
+    """Start at a uniformly random point of the ball instead of at x."""
+    shared: bool = True
+    """Shared pass: train at the random start instead of at x; the same pass gives the first ascent direction."""
+
+
+@dataclass(frozen=True)
+class Secant(Term):
+    """What happens between where the student is trained and the point z that an ascent reaches."""
+
+    name: ClassVar[str] = "secant"
+    settings: SecantSettings
+    temperature: float
+    mode: GradientMode
+    shareable: ClassVar[bool] = True
+
+    @property
+    def slope(self) -> bool:
+        """Whether it is the slope form."""
+        return self.settings.form == "slope"
+
+    @property
+    def full_precision(self) -> bool:
+        """A slope is a small difference: both of its ends are computed alike, in full precision."""
+        return self.slope
+
+    @property
+    def compilable(self) -> bool:
+        """Not the slope form, which traverses a pass twice."""
+        return not self.slope
+
+    def __call__(self, visit: Visit, first_gradient: Inputs | None = None) -> PerExample:
+        """The value of each example.
+
+        `first_gradient`, of a shared pass, is the gradient of what the ascent raises at `visit.points`, where it then
+        starts.
+        """
+        inputs, labels = visit.batch.inputs, visit.batch.labels
+        evaluation = self.mode == "eval"
+        if self.slope:
+            start = visit.student.quiet(True)(inputs) if evaluation else visit.logits
+        origin = visit.points
+        if first_gradient is None and self.settings.random_start:
+            origin = visit.random_points()
+        reached = visit.climb(
+            self.uphill(visit.batch),
+            origin,
+            steps=self.settings.steps,
+            step=self.settings.step,
+            mode=self.mode,
+            first_gradient=first_gradient,
+        )
+        if not self.slope:
+            return divergence(visit.student(reached), visit.batch.targets, self.temperature)
+        end = visit.student.quiet(True)(reached) if evaluation else visit.student.differentiable(reached)
+        return secant_slope(
+            margin(scores(start, self.settings.score), labels),
+            margin(scores(end, self.settings.score), labels),
+            visit.threat.norm.size(reached - visit.points.detach()),
+        )
+
+    def uphill(self, batch: Batch) -> Uphill:
+        """What the ascent raises."""
+        if self.settings.ascent == "drop":
+            return lambda _, logits: -margin(scores(logits, self.settings.score), batch.labels)
+        return lambda _, logits: divergence(logits, batch.targets, self.temperature)
+
+
+def secant_slope(margin_start: PerExample, margin_end: PerExample, distance: PerExample) -> PerExample:
+    """[m(x) - m(z)]_+^2 / ||z - x||_p^2, the squared slope of the margin between two points; 0 where z = x."""
+    apart = distance > 0
+    slope = (margin_start - margin_end).clamp_min(0.0) / torch.where(apart, distance, 1.0)
+    return torch.where(apart, slope, 0.0).square()

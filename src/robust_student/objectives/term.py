@@ -1,0 +1,127 @@
+"""What a term of an objective is, and what it is shown of a training step."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+
+from robust_student.attacks.ascent import Uphill, ascend, default_step
+from robust_student.core.features import watching
+from robust_student.core.rng import Source
+from robust_student.core.tensors import Inputs, Logits, PerExample
+from robust_student.core.threat_model import ThreatModel
+from robust_student.objectives.batch import Batch
+from robust_student.objectives.precision import ForwardPass
+
+GradientMode = Literal["train", "eval"]
+"""Mode of the student (BatchNorm, dropout) where it is differentiated with respect to its inputs."""
+
+
+@dataclass(frozen=True, eq=False)
+class Visit:
+    """One batch in front of the terms: the training pass that they share, and ways to ask the student elsewhere."""
+
+    batch: Batch
+    student: ForwardPass
+    threat: ThreatModel
+    """The balls around the inputs, cut to their range."""
+    source: Source
+    """Of random numbers."""
+    points: Inputs
+    """Where the training pass is made: at the inputs, or at random points of their balls (`shared`)."""
+    shared: bool = False
+    """Whether the training pass also starts an ascent, and so is made at random points."""
+    full_precision: bool = False
+    """Whether the training pass runs in the inputs' own precision because a term needs it."""
+    layers: tuple[str, ...] = ()
+    """Layers of the student that terms look at in the training pass."""
+
+    @property
+    def logits(self) -> Logits:
+        """The student's logits of the training pass, which is made when a term first asks for it."""
+        return self._pass[0]
+
+    @property
+    def features(self) -> dict[str, Tensor]:
+        """Outputs of the layers that the terms named, in the training pass."""
+        return self._pass[1]
+
+    @cached_property
+    def _pass(self) -> tuple[Logits, dict[str, Tensor]]:
+        run = self.student.differentiable if self.full_precision else self.student
+        if not self.layers:
+            return run(self.points), {}
+        with watching(self.student.network, self.layers) as seen:
+            return run(self.points), seen
+
+    def random_points(self) -> Inputs:
+        """A uniformly random point of each input's ball, cut to the input range."""
+        return self.threat.random(self.batch.inputs, self.source)
+
+    def climb(
+        self,
+        uphill: Uphill,
+        start: Inputs,
+        *,
+        steps: int,
+        step: float | None,
+        mode: GradientMode,
+        first_gradient: Inputs | None = None,
+    ) -> Inputs:
+        """The points that K ascent steps on `uphill` reach from `start` inside the balls; the student learns nothing.
+
+        `step` is the size of a step in units of R, None the default for K; `mode` that of the student meanwhile;
+        `first_gradient` is the gradient of `uphill` at `start` where it is known already.
+        """
+        return ascend(
+            self.student.quiet(mode == "eval"),
+            uphill,
+            self.batch.inputs,
+            start.detach(),
+            self.threat,
+            steps=steps,
+            step_size=(default_step(steps) if step is None else step) * self.threat.radius,
+            first_gradient=first_gradient,
+        )
+
+
+@dataclass(frozen=True)
+class Term(ABC):
+    """One part of an objective: a value for each example of a batch, and the weight of its mean in the loss."""
+
+    name: ClassVar[str]
+    """In records and checkpoints."""
+    shareable: ClassVar[bool] = False
+    """Whether it may be taken at the random start of a shared pass instead of at the inputs."""
+    weight: float
+    """A term of weight 0 is not computed."""
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Layers of the student that it looks at."""
+        return ()
+
+    @property
+    def differentiates(self) -> bool:
+        """Whether it differentiates the training pass with respect to the inputs."""
+        return False
+
+    @property
+    def full_precision(self) -> bool:
+        """Whether the training pass must run in the inputs' own precision, not in bf16."""
+        return self.differentiates
+
+    @property
+    def compilable(self) -> bool:
+        """Whether the student may be compiled: not where it is differentiated twice, traced or looked into."""
+        return not self.layers
+
+    def check(self, student: nn.Module, inputs: Inputs) -> None:
+        """Raise UserError where the student cannot serve the term; called once, with the first batch."""
+        return
+
+    @abstractmethod
+    def __call__(self, visit: Visit) -> PerExample:
+        """The value of each example."""
