@@ -162,11 +162,7 @@ def test_gradient_in_the_ball_is_taken_at_a_random_point_of_it(name: NormName, s
 def test_loss_is_the_weighted_sum_of_the_terms_means(method: str, conv: nn.Module, batch: Batch) -> None:
     settings = METHODS[method]
     terms = RobustStudentObjective(conv, settings)(batch.taught, generator_for(batch))
-    weights = {"distillation": 1.0} | {
-        name: getattr(settings, name).weight
-        for name in ("score", "gradient", "secant", "certified")
-        if getattr(settings, name).weight > 0
-    }
+    weights = {term.name: term.weight for term in settings.terms() if term.weight > 0}
     assert terms.weights == weights and terms.values.keys() == weights.keys()
     assert all(value.shape == batch.labels.shape for value in terms.values.values())
     total = sum(weight * sum(terms.values[name].tolist()) / len(batch.labels) for name, weight in weights.items())

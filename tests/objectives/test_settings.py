@@ -25,10 +25,6 @@ def message_of(values: object) -> str:
     return message
 
 
-def test_the_methods_are_the_documented_ones() -> None:
-    assert set(METHODS) == {"kd", "score", "exact", "direct", "projection", "secant", "secant-exact", "certified"}
-
-
 @pytest.mark.parametrize(
     ("method", "terms"),
     [

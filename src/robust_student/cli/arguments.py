@@ -27,6 +27,16 @@ class Command(Settings):
     """A command: its fields are its flags, its docstring is its help."""
 
     @classmethod
+    def variant(cls, words: Sequence[str], file: Mapping[str, Any]) -> "type[Command]":
+        """The command with the flags that these words, or a YAML file's values, ask for."""
+        return cls
+
+    @classmethod
+    def owner(cls, flag: str) -> str:
+        """Where an unknown flag belongs, as the end of a complaint; empty where nobody knows it."""
+        return ""
+
+    @classmethod
     def complete(cls, given: dict[str, Any]) -> dict[str, Any]:
         """What flags and file say, completed by defaults that depend on it."""
         return given
@@ -49,11 +59,12 @@ def parse(arguments: Sequence[str] | None, commands: Mapping[str, type[Command]]
         what = f"unknown command '{name}'{nearest(name, list(commands))}" if name else "name a command"
         raise UserError(f"{what} (see {PROGRAM} --help)")
     kind = commands[name]
+    kind = kind.variant(words, _content(kind, value_of(words, "--config")))
     flags = list(flags_of(kind))
     if "--help" in words or "-h" in words:
         print(help_of(name, kind, flags, _start(kind, from_file(kind, value_of(words, "--config")))))
         raise SystemExit(0)
-    typed = _typed(name, words, flags)
+    typed = _typed(name, words, flags, kind)
     values = _start(kind, merged(from_file(kind, typed.get("config")), typed))
     try:
         return kind.whole(values)
@@ -68,9 +79,9 @@ def command_name(arguments: Sequence[str] | None) -> str:
 
 def from_file(kind: type[Command], path: str | None) -> dict[str, Any]:
     """The values of a command's YAML file, which need not hold all that is required; UserError where one is wrong."""
-    if path is None or "config" not in kind.model_fields:
+    given, source = _content(kind, path), f"config {path}"
+    if not given:
         return {}
-    given, source = read_yaml(Path(path)), f"config {path}"
     if "config" in given:
         raise UserError(f"{source}: a file cannot name another one; 'config' belongs on the command line")
     try:
@@ -80,6 +91,11 @@ def from_file(kind: type[Command], path: str | None) -> dict[str, Any]:
         if wrong:
             raise UserError(" ".join(f"{source}: {explain(kind, wrong[0])}".split())) from None
     return given
+
+
+def _content(kind: type[Command], path: str | None) -> dict[str, Any]:
+    """What a command's YAML file says; nothing without one."""
+    return {} if path is None or "config" not in kind.model_fields else read_yaml(Path(path))
 
 
 def _words(arguments: Sequence[str] | None) -> list[str]:
@@ -92,7 +108,7 @@ def _start(kind: type[Command], given: dict[str, Any]) -> dict[str, Any]:
     return merged({name: group.model_dump() for name, group in groups.items()}, kind.complete(given))
 
 
-def _typed(command: str, words: list[str], flags: list[Flag]) -> dict[str, Any]:
+def _typed(command: str, words: list[str], flags: list[Flag], kind: type[Command]) -> dict[str, Any]:
     """The values that words give to flags, in their groups; UserError on a word that fits none, or a flag twice."""
     known = {name: flag for flag in flags if not flag.words for name in flag.names}
     see = f"(see {PROGRAM} {command} --help)"
@@ -107,7 +123,7 @@ def _typed(command: str, words: list[str], flags: list[Flag]) -> dict[str, Any]:
         name, equals, value = word.partition("=")
         name = name.replace("_", "-")
         if name not in known:
-            raise UserError(f"{command}: unknown flag {name}{nearest_flag(name, known)} {see}")
+            raise UserError(f"{command}: unknown flag {name}{kind.owner(name) or nearest_flag(name, known)} {see}")
         flag = known[name]
         if flag.place in values:
             raise UserError(f"{command}: {flag.name} is given twice; give it once{_together(flag)}")
@@ -185,7 +201,7 @@ def named(word: str) -> tuple[str, str]:
     return match[1] if match else re.split(r"[@,]", Path(rest).resolve().name)[0], rest
 
 
-def value_of(words: list[str], flag: str) -> str | None:
+def value_of(words: Sequence[str], flag: str) -> str | None:
     """The value of a flag given as `--flag VALUE` or `--flag=VALUE`."""
     for position, word in enumerate(words):
         if word == flag and position + 1 < len(words):

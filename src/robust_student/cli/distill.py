@@ -1,15 +1,17 @@
 """The command `distill`."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from robust_student.cli import terminal
-from robust_student.cli.arguments import Command, Config, Flat, merged
+from robust_student.cli.arguments import Command, Config, Flat, merged, value_of
+from robust_student.cli.flags import flags_of
 from robust_student.core.errors import UserError, nearest, short
 from robust_student.models.settings import TeacherSettings
-from robust_student.objectives.methods import METHODS
+from robust_student.objectives.methods import METHODS, with_objective
 from robust_student.objectives.settings import ObjectiveSettings
 from robust_student.training.settings import DistillSettings, TrainingSettings
 
@@ -33,8 +35,11 @@ class Distill(Command):
     up to 64, else 32."""
     trust: bool = False
     """Call code that a .pt2 file holds or somebody else's run names."""
-    method: str = "secant"
-    """Starting point for the objective: kd, score, exact, direct, projection, secant, secant-exact or certified."""
+    method: str = Field(
+        "secant",
+        description=f"Starting point for the objective: {', '.join(METHODS)}. "
+        "Its options, with those of its own: --method NAME --help.",
+    )
     max_accuracy_drop: float | None = Field(None, ge=0)
     """Search R and C2 on validation for the most robust student that loses at most this many points of clean
     accuracy against plain distillation, then train it; None: no search."""
@@ -49,6 +54,20 @@ class Distill(Command):
     objective: Annotated[ObjectiveSettings, Flat] = METHODS["secant"]
     config: Config = None
     """YAML file with any of these settings; flags win over it."""
+
+    @classmethod
+    def variant(cls, words: Sequence[str], file: Mapping[str, Any]) -> type[Command]:
+        """The command with the options of the method that a flag or the file names."""
+        method = value_of(words, "--method") or file.get("method", "secant")
+        known = isinstance(method, str) and method in METHODS
+        return with_objective(cls, METHODS[method]) if known else cls
+
+    @classmethod
+    def owner(cls, flag: str) -> str:
+        """The methods that have a flag which the chosen one has not."""
+        kinds = {name: with_objective(cls, settings) for name, settings in METHODS.items()}
+        owners = [name for name, kind in kinds.items() if flag in {own for f in flags_of(kind) for own in f.names}]
+        return f"; it belongs to --method {' or '.join(owners)}" if owners else ""
 
     @classmethod
     def complete(cls, given: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,12 @@
 """The table of methods: named starting points for the objective."""
 
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
+
+from pydantic import create_model
+
 from robust_student.core.margins import Score
+from robust_student.core.settings import Settings
 from robust_student.objectives.certified import CertifiedSettings
 from robust_student.objectives.distillation import DistillationSettings
 from robust_student.objectives.gradient_penalties import GradientSettings
@@ -8,6 +14,7 @@ from robust_student.objectives.score_hinge import ScoreSettings
 from robust_student.objectives.secant import SecantSettings
 from robust_student.objectives.settings import ObjectiveSettings
 
+Kind = TypeVar("Kind", bound=Settings)
 METHODS: dict[str, ObjectiveSettings] = {
     "kd": ObjectiveSettings(distillation=DistillationSettings(temperature=4.0, soft_weight=0.9)),
     "score": ObjectiveSettings(
@@ -38,4 +45,23 @@ METHODS: dict[str, ObjectiveSettings] = {
     ),
     "certified": ObjectiveSettings(certified=CertifiedSettings(weight=2.0)),
 }
-"""Named starting points; every dial of the chosen one can still be changed."""
+"""Named starting points; every dial of the chosen one can still be changed.
+
+A method with terms of its own is an instance of its own subclass of `ObjectiveSettings`.
+"""
+
+
+def kind_of(values: Any) -> type[ObjectiveSettings]:
+    """The class that reads plain values: that of the method whose own group they name, else `ObjectiveSettings`."""
+    own = set(values) - set(ObjectiveSettings.model_fields) if isinstance(values, Mapping) else set()
+    kinds = (type(settings) for settings in METHODS.values())
+    return next((kind for kind in kinds if own & set(kind.model_fields)), ObjectiveSettings)
+
+
+def with_objective(kind: type[Kind], settings: ObjectiveSettings) -> type[Kind]:
+    """`kind`, whose field `objective` is a group of settings, with the class and the values of a method's settings."""
+    field = kind.model_fields["objective"]
+    if field.annotation is type(settings):
+        return kind
+    objective: Any = (Annotated[(type(settings), *field.metadata)], settings)
+    return create_model(kind.__name__, __base__=kind, __doc__=kind.__doc__, objective=objective)

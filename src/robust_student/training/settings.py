@@ -1,13 +1,13 @@
 """Settings of training, selection and distillation."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, SerializeAsAny
+from pydantic import Field, SerializeAsAny, field_validator
 
 from robust_student.core.norms import NormName
 from robust_student.core.settings import LARGEST_SEED, Settings
 from robust_student.data.augmentation import AugmentationSettings
-from robust_student.objectives.methods import METHODS
+from robust_student.objectives.methods import METHODS, kind_of
 from robust_student.objectives.settings import ObjectiveSettings
 
 
@@ -78,3 +78,10 @@ class DistillSettings(Settings):
     """Keep the teacher's scores on unchanging training inputs on disk, for the next run with the same teacher."""
     shard_teacher: bool = False
     """Spread the teacher's weights over the processes of a torchrun (FSDP): for teachers too big for one device."""
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _of_its_method(cls, values: Any) -> Any:
+        """Plain values that name a group of one method alone become that method's settings."""
+        kind = kind_of(values)
+        return values if kind is ObjectiveSettings else kind.parse(values, "objective")
