@@ -13,6 +13,7 @@ from robust_student.objectives.gradient_penalties import GradientSettings
 from robust_student.objectives.score_hinge import ScoreSettings
 from robust_student.objectives.secant import SecantSettings
 from robust_student.objectives.settings import ObjectiveSettings
+from robust_student.objectives.trades import TradesMethod
 
 Kind = TypeVar("Kind", bound=Settings)
 METHODS: dict[str, ObjectiveSettings] = {
@@ -44,6 +45,7 @@ METHODS: dict[str, ObjectiveSettings] = {
         secant=SecantSettings(weight=5.0), gradient=GradientSettings(weight=10.0, norm="l2", at="ball")
     ),
     "certified": ObjectiveSettings(certified=CertifiedSettings(weight=2.0)),
+    "trades": TradesMethod(),
 }
 """Named starting points; every dial of the chosen one can still be changed.
 
