@@ -7,6 +7,7 @@ from pydantic import create_model
 
 from robust_student.core.margins import Score
 from robust_student.core.settings import Settings
+from robust_student.objectives.adaad import AdaADMethod
 from robust_student.objectives.certified import CertifiedSettings
 from robust_student.objectives.distillation import DistillationSettings
 from robust_student.objectives.gradient_penalties import GradientSettings
@@ -46,6 +47,7 @@ METHODS: dict[str, ObjectiveSettings] = {
     ),
     "certified": ObjectiveSettings(certified=CertifiedSettings(weight=2.0)),
     "trades": TradesMethod(),
+    "adaad": AdaADMethod(),
 }
 """Named starting points; every dial of the chosen one can still be changed.
 
