@@ -17,6 +17,7 @@ from robust_student.core.errors import UserError
 from robust_student.data.augmentation import AugmentationSettings
 from robust_student.data.readers.load import load_data
 from robust_student.models.model import as_model
+from robust_student.objectives.adaad import AdaADMethod
 from robust_student.objectives.methods import METHODS
 from robust_student.objectives.score_hinge import ScoreSettings
 from robust_student.runtime import distributed, interruption
@@ -58,6 +59,7 @@ CASES: dict[str, tuple[TrainingSettings, Any]] = {
         TRAINING.model_copy(update={"augmentation": AugmentationSettings(flip=True, cutmix=1.0)}),
         METHODS["kd"],
     ),
+    "AdaAD, sharded teacher": (TRAINING, AdaADMethod.parse({"radius": 0.2, "adaad": {"steps": 2, "share": 0.5}})),
     "fixed inputs": (TRAINING.model_copy(update={"augmentation": AugmentationSettings()}), METHODS["exact"]),
 }
 
@@ -79,7 +81,8 @@ def case(name: str, output: Path | None) -> dict[str, Any]:
     setattr(loop, "limit_gradient", spy)  # noqa: B010
     try:
         settings, objective = CASES[name]
-        both = DistillSettings(training=settings, objective=objective, cache_scores=False)
+        sharded = "sharded" in name
+        both = DistillSettings(training=settings, objective=objective, cache_scores=False, shard_teacher=sharded)
         trained = distill(prototype_classifier(DATA), student(), DATA, both, output=output)
     finally:
         setattr(loop, "limit_gradient", original)  # noqa: B010
