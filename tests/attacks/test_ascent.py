@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from plain_objective import plain_ascent
 from reference import (
     NORMS,
     ReferenceNorm,
@@ -13,7 +14,6 @@ from reference import (
     linear_student,
     make_batch,
     norm_for,
-    plain_ascent,
     rows,
     smooth_student,
 )

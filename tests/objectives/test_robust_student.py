@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import reference
 import torch
+from plain_objective import plain_ascent, plain_divergence, plain_objective
 from reference import (
     NORMS,
     Batch,
@@ -18,7 +19,6 @@ from reference import (
     linear_student,
     make_batch,
     norm_for,
-    plain_objective,
     smooth_student,
 )
 from torch import Tensor, nn
@@ -465,11 +465,11 @@ def test_eval_mode_divergence_climbs_in_eval_mode_and_trains_in_training_mode(co
     terms = terms_of(copy.deepcopy(conv), batch, {"radius": 0.1, "secant": secant}, EVAL)
 
     def divergence(logits: Tensor) -> Tensor:
-        return reference.plain_divergence(logits, batch.teacher_logits, 1.0)
+        return plain_divergence(logits, batch.teacher_logits, 1.0)
 
     conv(batch.inputs)
     judge, setup = copy.deepcopy(conv).eval(), Setup(Norm.named("linf"), UNIT_RANGE, 0.1)
-    reached = reference.plain_ascent(judge, [divergence], batch.inputs, batch.inputs, setup, 0.1)
+    reached = plain_ascent(judge, [divergence], batch.inputs, batch.inputs, setup, 0.1)
     torch.testing.assert_close(terms.values["secant"], divergence(conv(reached)))
 
 

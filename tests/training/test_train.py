@@ -8,16 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from reference import (
-    affine,
-    assert_state,
-    message_of,
-    plain_divergence,
-    prototype_classifier,
-    same_state,
-    state_of,
-    toy_data,
-)
+from plain_objective import plain_divergence
+from reference import affine, assert_state, message_of, prototype_classifier, same_state, state_of, toy_data
 from torch import Tensor, nn
 from torch.nn import functional
 from toy_training import DATA, FAST, Recorder, TeacherScores, outcome, rows, student_of, teacher
