@@ -102,3 +102,11 @@ def test_tests_mirror_the_folders() -> None:
             inside = {module.rpartition("/")[2] for module in MODULES if folder_of(module) == folder}
             matches = [module for module in inside if name == module or name.startswith(f"{module}_")]
             assert matches, f"{path.relative_to(TESTS)}: no module of {folder} begins its name"
+
+
+def test_no_test_file_imports_another() -> None:
+    for path in TESTS.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+            shared = not module.rpartition(".")[2].startswith("test_")
+            assert shared, f"{path.relative_to(TESTS)} imports {module}: what tests share is a helper module in tests/"
