@@ -12,15 +12,22 @@ import robust_student
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("core",),
     ("runtime", "results", "corruptions", "bounds", "attacks"),
-    ("data", "report"),
-    ("data/readers", "models/networks"),
-    ("models", "objectives"),
-    ("training", "evaluation"),
+    ("data", "report/document"),
+    ("data/readers", "models/networks", "report/evidence"),
+    ("models", "objectives", "report/sections"),
+    ("training", "evaluation", "report"),
     ("doctor",),
     ("cli",),
 )
 """The folders of the package, the lowest floor first; a folder may import the floors below its own."""
-ONLY = {"report": {"core", "runtime/files", "results"}, "results": {"core"}}
+SAVED = {"core", "runtime/files", "results"}
+ONLY = {
+    "results": {"core"},
+    "report/document": SAVED,
+    "report/evidence": SAVED | {"report/document"},
+    "report/sections": SAVED | {"report/document", "report/evidence"},
+    "report": SAVED | {"report/document", "report/evidence", "report/sections"},
+}
 """Folders that may import even less: a report shows saved rows and records, so it must not be able to run a model."""
 PACKAGE = Path(robust_student.__file__).parent
 ROOT = PACKAGE.parents[1]

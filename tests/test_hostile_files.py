@@ -34,7 +34,7 @@ from robust_student.data.readers.load import load_data
 from robust_student.models.registry import build
 from robust_student.models.run_directory import load
 from robust_student.models.weights import load_weights
-from robust_student.report import reading
+from robust_student.report.evidence import reading
 from robust_student.report.write import write_report
 
 

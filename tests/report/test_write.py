@@ -56,7 +56,7 @@ def test_every_format_has_the_same_numbers(tmp_path: Path) -> None:
     for record in content["summary.json"]:
         if record["metric"] in ("accuracy", "worst_class_accuracy") and record["perturbation"] == "autoattack_linf":
             low, high = 100 * record["low"], 100 * record["high"]
-            assert f"{100 * record['value']:.1f} [{low:.1f}, {high:.1f}]" in text
+            assert f"{100 * record['value']:.1f} % [{low:.1f}, {high:.1f}] n = {record['n']}" in text
     assert "on the test split" in text
 
 
@@ -68,8 +68,8 @@ def test_a_difference_that_is_not_shown_is_not_called_the_same(tmp_path: Path) -
         if said["model"] == "robust"
     }
     assert found["none", None] == "not shown" and found["autoattack_linf", 0.1] == "better"
-    row = next(line for line in written(tmp_path, "md").splitlines() if line.startswith("| Clean") and ", p = " in line)
-    assert row.count(": not shown") == 2 and ": same" not in row
+    row = next(line for line in written(tmp_path, "md").splitlines() if line.startswith("| Clean") and " p = " in line)
+    assert row.count("○ not shown") == 2 and "same" not in row
     page = written(tmp_path, "html")
     assert '<span class="sign">○ not shown</span>' in page and '<span class="sign better">▲ better</span>' in page
 

@@ -6,12 +6,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from robust_student.core.errors import UserError
-from robust_student.report import certificates as certificates_module
-from robust_student.report import evaluation, plain_text, seeds, side_by_side
-from robust_student.report.certificates import Certificates
-from robust_student.report.document import Document, as_markdown
-from robust_student.report.evaluation import Evidence
-from robust_student.report.pages import render
+from robust_student.report.contents import document
+from robust_student.report.document.blocks import Document
+from robust_student.report.document.html import as_html
+from robust_student.report.document.markdown import as_markdown
+from robust_student.report.document.plain import as_values
+from robust_student.report.evidence import certificates as certificates_module
+from robust_student.report.evidence import evaluation
+from robust_student.report.evidence.certificates import Certificates
+from robust_student.report.evidence.evaluation import Evidence
+from robust_student.report.evidence.seeds import Seeds, check
+from robust_student.report.evidence.side_by_side import Comparison
 from robust_student.results.rows import CERTIFICATION
 from robust_student.runtime.files import write_atomically
 
@@ -65,32 +70,31 @@ def _one(folders: Sequence[Path], certificates: Path | None, style: Format) -> s
     if (folder / CERTIFICATION).exists():
         if certificates is not None:
             raise UserError(f"directory {folder}: holds certificates, so there is no evaluation to add others to")
-        proofs = certificates_module.read(folder)
-        if style == "html":
-            return render("certificate_page.html.j2", c=proofs)
-        if style == "markdown":
-            return as_markdown(plain_text.certificate_document(proofs))
-        return _json(plain_text.certificate_numbers(proofs))
+        alone = certificates_module.read(folder)
+        return _text(document(alone), alone.values(), style)
     found = evaluation.read(folder)
-    added = None if certificates is None else certificates_module.read(certificates, found.styles)
-    if added is not None:
-        _require_same_models(found, added)
-    if style == "html":
-        return render("report.html.j2", e=found, c=added)
-    if style == "markdown":
-        return as_markdown(plain_text.document(found, added))
-    return _json(plain_text.numbers(found, added))
+    if certificates is None:
+        return _text(document(found), found.values(), style)
+    added = certificates_module.read(certificates, found.styles)
+    _require_same_models(found, added)
+    return _text(document(found, added), found.values() | {"certificates": added.values()}, style)
 
 
 def _several(evaluations: Mapping[str, Evidence], kind: Kind, style: Format) -> str:
     """The report of several evaluations."""
     if kind == "seeds":
-        seeds.check(evaluations)
-    room = seeds if kind == "seeds" else side_by_side
-    if style == "json":
-        return _json(room.numbers(evaluations))
-    document: Document = room.document(evaluations)
-    return as_markdown(document) if style == "markdown" else render("document.html.j2", d=document)
+        check(evaluations)
+    shown = Seeds(evaluations) if kind == "seeds" else Comparison(evaluations)
+    return _text(document(shown), shown.values(), style)
+
+
+def _text(shown: Document, values: Mapping[str, Any], style: Format) -> str:
+    """The document in a format; in JSON below every figure as plain values."""
+    if style == "html":
+        return as_html(shown)
+    if style == "markdown":
+        return as_markdown(shown)
+    return json.dumps({**values, **as_values(shown)}, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def _read_all(folders: Sequence[Path], kind: Kind) -> dict[str, Evidence]:
@@ -119,7 +123,3 @@ def _require_same_models(found: Evidence, added: Certificates) -> None:
         mine, its = described["card"].get("sha256"), added.digest(name)
         if mine and its and mine != its:
             raise UserError(f"certificates: '{name}' has other weights there than in the evaluation")
-
-
-def _json(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"

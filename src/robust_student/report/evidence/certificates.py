@@ -1,0 +1,310 @@
+"""The report's view of certificates: what is proved, what is estimated and what attacks found, side by side."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired
+
+import numpy as np
+from pydantic import Field, FiniteFloat, TypeAdapter
+from typing_extensions import TypedDict
+
+from robust_student.core.errors import UserError
+from robust_student.report.document.figures import QUANTILE, Style, model_style
+from robust_student.report.evidence.evaluation import REPORT_SCHEMA
+from robust_student.report.evidence.reading import checked, read_checked, read_rows, require_finished
+from robust_student.results.intervals import Estimate, wilson
+from robust_student.results.radii import MEANINGS, Bracket, brackets, certified_agreement, radii_by_kind, share_beyond
+from robust_student.results.records import SUMMARY_SCHEMA, find
+from robust_student.results.rows import CERTIFICATION, ROWS, SUMMARY, Key, Row, group
+
+Number = FiniteFloat | None
+Meaning = Literal["decision", "confidence"]
+"""What a radius is of."""
+SMOOTHED = "certified_smoothed_radius"
+CURVE_POINTS = 161
+"""Radii, evenly spaced, at which a curve is drawn; the budgets come on top."""
+
+
+class Record(TypedDict):
+    """One summary record."""
+
+    schema: Annotated[int, Field(ge=1, le=SUMMARY_SCHEMA)]
+    model: str
+    split: str
+    perturbation: str
+    setting: Number
+    metric: str
+    value: Number
+    low: Number
+    high: Number
+    n: int
+    unit: NotRequired[str | None]
+    interval: NotRequired[str | None]
+    seed: NotRequired[int]
+    verdict: NotRequired[None]
+
+
+class _Smoothing(TypedDict):
+    sigma: Number
+    samples: int
+    alpha: FiniteFloat
+
+
+class _Settings(TypedDict):
+    norm: Literal["linf", "l2", "l1"]
+    methods: list[str]
+    tolerance: FiniteFloat
+    attacks: list[str]
+    sampled_points: int
+    smoothing: _Smoothing
+    teacher: str
+    seed: int
+
+
+class _Fingerprint(TypedDict):
+    settings: _Settings
+
+
+class _Described(TypedDict):
+    card: dict[str, Any]
+
+
+class _Sample(TypedDict):
+    test: int
+    examples: int
+    linear: int
+
+
+class _Details(TypedDict):
+    fingerprint: _Fingerprint
+    provenance: dict[str, Any]
+    baseline: str | None
+    budgets: Annotated[list[FiniteFloat], Field(min_length=1)]
+    sample: _Sample
+    classes: list[str]
+    models: Annotated[dict[str, _Described], Field(min_length=1)]
+
+
+class Share(NamedTuple):
+    """A share of examples with its 95 % Wilson interval, as the page writes records."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    @classmethod
+    def of(cls, estimate: Estimate, n: int) -> "Share":
+        """None of its numbers may be NaN: n is at least 1."""
+        return cls(*estimate, n)
+
+
+class Between(NamedTuple):
+    """At least (certified) and at most (attack) this share of the same examples stands; None: not measured."""
+
+    certified: Share | None
+    attack: Share | None
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """The saved files of one certification, read and checked; sections ask it for what they show."""
+
+    details: _Details
+    records: list[Record]
+    rows: Mapping[Key, Mapping[int, Row]]
+    styles: dict[str, Style]
+    """Each model's colour, marker and dash, in the order of the certification."""
+
+    @property
+    def settings(self) -> _Settings:
+        """What the certification was told."""
+        return self.details["fingerprint"]["settings"]
+
+    @property
+    def names(self) -> list[str]:
+        """The models, in the order of the certification."""
+        return list(self.styles)
+
+    @property
+    def data(self) -> str:
+        """What the models were certified on."""
+        return str(self.details["provenance"].get("data", "unnamed data"))
+
+    @property
+    def split(self) -> str:
+        """Which examples every figure is of."""
+        return self.records[0]["split"] if self.records else "test"
+
+    @property
+    def norm(self) -> str:
+        """Norm of every radius."""
+        return self.settings["norm"]
+
+    @property
+    def budgets(self) -> list[float]:
+        """Radii at which shares are stated, growing."""
+        return self.details["budgets"]
+
+    @property
+    def teacher(self) -> str:
+        """Name of the teacher, whether it was certified or not."""
+        return self.settings["teacher"]
+
+    @cached_property
+    def columns(self) -> dict[str, dict[str, dict[int, float]]]:
+        """Radii by model, kind (without the norm) and example."""
+        return {
+            name: radii_by_kind({key[1:]: rows for key, rows in self.rows.items() if key[0] == name}, self.norm)
+            for name in self.styles
+        }
+
+    @cached_property
+    def brackets(self) -> dict[tuple[str, str], dict[int, Bracket]]:
+        """The examples of a model between their bounds, by (model, meaning), where there are any."""
+        found = {(m, meaning): brackets(self.columns[m], meaning) for meaning in MEANINGS for m in self.named(meaning)}
+        return {place: examples for place, examples in found.items() if examples}
+
+    @cached_property
+    def best(self) -> str | None:
+        """The model with the largest certified share at the largest budget, else at the next; None: none above 0."""
+
+        def shares(name: str) -> list[float]:
+            held = [self.between(name, "decision", budget).certified for budget in reversed(self.budgets)]
+            return [0.0 if share is None else share.value for share in held]
+
+        found = max(self.styles, key=shares)
+        return found if any(shares(found)) else None
+
+    @cached_property
+    def violations(self) -> dict[tuple[str, str], Record]:
+        """Counts of certified radii above an attack's, by (model, meaning), where both were measured."""
+        found = {
+            (m, k): self.get(m, "sandwich_violations", f"certified_{k}_radius") for k in MEANINGS for m in self.styles
+        }
+        return {place: record for place, record in found.items() if record}
+
+    def named(self, meaning: str) -> list[str]:
+        """Models of which this meaning says something: the teacher is never less sure than itself."""
+        return [name for name in self.styles if meaning == "decision" or name != self.teacher]
+
+    def measured(self, meaning: str) -> bool:
+        """Whether there are radii of this meaning."""
+        return any(kind.endswith(f"_{meaning}_radius") for name in self.named(meaning) for kind in self.columns[name])
+
+    def kinds(self, meaning: str) -> list[str]:
+        """The kinds of radii that were measured: estimates, certificates by method, the best of them, attacks."""
+        found = {kind for name in self.named(meaning) for kind in self.columns[name]}
+        methods = [f"certified_{method}" for method in self.settings["methods"]]
+        heads = ["estimated", "sampled", *methods, "certified", "attack"]
+        return [f"{head}_{meaning}_radius" for head in heads if f"{head}_{meaning}_radius" in found]
+
+    def get(self, model: str, metric: str, perturbation: str = "none", setting: float | None = None) -> Record | None:
+        """The record of one model, metric, perturbation and setting; None where it was not measured."""
+        found = find(self.records, model, metric, perturbation)
+        return next((record for record in found if record["setting"] == setting), None)
+
+    def share(self, model: str, kind: str, budget: float) -> Record | None:
+        """The recorded share of examples that stand at a budget by this kind of radius; None for estimates."""
+        noun = "confidence" if "confidence" in kind else "accuracy"
+        return self.get(model, f"{kind.partition('_')[0]}_{noun}", kind, budget)
+
+    def between(self, model: str, meaning: str, budget: float) -> Between:
+        """Both sides at a budget, on the examples that have both: there the truth lies between."""
+        sides = self.sides(model, meaning, [budget])
+        n = len(self.brackets.get((model, meaning), {}))
+        certified, attack = (Share.of(sides[side][0], n) if side in sides else None for side in ("certified", "attack"))
+        return Between(certified, attack)
+
+    def possible(self, model: str) -> Share | None:
+        """Share of examples whose S_y(x) is above T_y(x): only there a confidence radius above 0 is possible."""
+        columns = self.columns[model]
+        radii = columns.get("estimated_confidence_radius") or columns.get("attack_confidence_radius") or {}
+        return Share.of(wilson(sum(r > 0 for r in radii.values()), len(radii)), len(radii)) if radii else None
+
+    def agreement(self, model: str, budget: float) -> Between:
+        """Share of examples on which teacher and student provably agree, and on which no disagreement was found."""
+        best = [self.columns.get(name, {}).get("certified_decision_radius", {}) for name in (model, self.teacher)]
+        tried = self.rows.get((model, f"agreement_{self.norm}", budget), {})
+        mine = {index: radius for index, radius in best[0].items() if index in tried or not tried}
+        proved = certified_agreement(mine, best[1], budget)
+        found = self.get(model, "agreement", f"agreement_{self.norm}", budget)
+        return Between(None if proved is None else Share.of(*proved), _share(found))
+
+    def smoothed(self) -> dict[str, tuple[Share, Share]]:
+        """Of every smoothed classifier: how often it is right at x, and how often it abstains."""
+        found = {}
+        for name in self.styles:
+            rows = list(self.rows.get((name, f"{SMOOTHED}_l2", None), {}).values())
+            if rows:
+                right, abstained = sum(bool(row.correct) for row in rows), sum(row.detail == "abstain" for row in rows)
+                shares = [Share.of(wilson(count, len(rows)), len(rows)) for count in (right, abstained)]
+                found[name] = (shares[0], shares[1])
+        return found
+
+    def grid(self, meaning: str) -> list[float]:
+        """The radii of the curves, the same for every model: past the budgets and most of what was found."""
+        pooled = [
+            r
+            for (_, k), examples in self.brackets.items()
+            if k == meaning
+            for b in examples.values()
+            for r in (b.certified, b.attack)
+        ]
+        finite = [radius for radius in pooled if math.isfinite(radius)]
+        edge = max(1.1 * self.budgets[-1], float(np.quantile(finite, QUANTILE)) if finite else 0.0)
+        return sorted({*np.linspace(0.0, edge, CURVE_POINTS).tolist(), *self.budgets})
+
+    def values(self) -> dict[str, Any]:
+        """Every figure as plain values (docs/results-format.md)."""
+        head = {"schema": REPORT_SCHEMA, "kind": "certification", "split": self.split}
+        return head | self.details | {"records": self.records}
+
+    def digest(self, model: str) -> str | None:
+        """Checksum of a model's weights, where it was certified."""
+        described = self.details["models"].get(model)
+        return None if described is None else described["card"].get("sha256")
+
+    def sides(self, model: str, meaning: str, grid: Sequence[float]) -> dict[str, list[Estimate]]:
+        """The certified and the attacked curve of a model on the examples that have both."""
+        examples = self.brackets.get((model, meaning), {}).values()
+        radii = {"certified": [b.certified for b in examples], "attack": [b.attack for b in examples]}
+        return {
+            side: share_beyond(values, grid, certified=side == "certified")
+            for side, values in radii.items()
+            if values and not any(map(math.isnan, values))
+        }
+
+
+def read(folder: Path, styles: Mapping[str, Style] | None = None) -> Certificates:
+    """The checked files of a certification's directory; UserError, one line, where one is missing or damaged.
+
+    Args:
+        folder: what `certify` wrote.
+        styles: looks of models that are shown elsewhere on the page; the same name gets the same look.
+    """
+    if folder.is_dir() and not (folder / CERTIFICATION).exists():
+        raise UserError(f"directory {folder}: holds no {CERTIFICATION}, so `certify` did not write it")
+    require_finished(folder, CERTIFICATION, "certify")
+    details = read_checked(folder / CERTIFICATION, TypeAdapter(_Details).validate_python)
+    records = read_checked(folder / SUMMARY, TypeAdapter(list[Record]).validate_python)
+    rows = group(checked(TypeAdapter(list[Row]).validate_python, read_rows(folder), folder / ROWS))
+    taken = dict(styles or {})
+    for name in details["models"]:
+        taken.setdefault(name, model_style(len(taken)))
+    made = Certificates(details, records, rows, {name: taken[name] for name in details["models"]})
+    for record in records:
+        head, _, kind = record["metric"].partition("median_")
+        radii = made.columns.get(record["model"], {}).get(kind, {})
+        if not head and "_over_" not in kind and len(radii) != record["n"]:
+            raise UserError(f"file {folder / ROWS}: damaged (not the rows that {SUMMARY} was made from)")
+    return made
+
+
+def _share(record: Record | None) -> Share | None:
+    if record is None or record["value"] is None or record["low"] is None or record["high"] is None:
+        return None
+    return Share(record["value"], record["low"], record["high"], record["n"])

@@ -1,0 +1,373 @@
+"""The saved files of one evaluation, read and checked, and what a report shows of them; no model is ever run here."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+
+from robust_student.core.errors import UserError
+from robust_student.report.document.figures import Style, model_style
+from robust_student.report.document.words import place
+from robust_student.report.evidence.reading import checked, read_checked, read_rows, require_finished
+from robust_student.report.evidence.schema import Attacked, Details, Example, Masking, Record
+from robust_student.results.breakdown import breakdown
+from robust_student.results.calibration import Bin
+from robust_student.results.comparison import Difference, in_words
+from robust_student.results.intervals import Estimate
+from robust_student.results.masking import CHECKS, Check
+from robust_student.results.records import find, is_attack
+from robust_student.results.rows import CERTIFICATION, EVALUATION, GALLERY, ROWS, SUMMARY, Key, Row, group
+
+REPORT_SCHEMA = 1
+"""Version of the format of a report in JSON."""
+Place = tuple[str, float | None]
+"""A perturbation and its setting."""
+LOWER = ("gaussian_snr_db",)
+"""Perturbations whose name is a common noun."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The saved files of one evaluation, read and checked; sections ask it for what they show."""
+
+    details: Details
+    records: list[Record]
+    rows: Mapping[Key, Mapping[int, Row]]
+    gallery: list[Example]
+    attacked: list[Attacked]
+    """The worst attacked examples."""
+
+    @cached_property
+    def styles(self) -> dict[str, Style]:
+        """Each model's colour, marker and dash, in the order of the evaluation."""
+        return {name: model_style(k) for k, name in enumerate(self.details["models"])}
+
+    @property
+    def names(self) -> list[str]:
+        """The models, in the order of the evaluation."""
+        return list(self.styles)
+
+    @property
+    def data(self) -> str:
+        """What the models were measured on."""
+        return str(self.details["provenance"].get("data", "unnamed data"))
+
+    @property
+    def others(self) -> list[str]:
+        """The models that are compared with the baseline; none where it was not evaluated."""
+        return [name for name in self.styles if self.baseline in self.styles and name != self.baseline]
+
+    @property
+    def baseline(self) -> str | None:
+        """The model that the others are compared to."""
+        return self.details["baseline"]
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What the evaluation was told."""
+        return self.details["provenance"].get("settings") or {}
+
+    @cached_property
+    def teacher(self) -> str:
+        """Name of the teacher, whether it was evaluated or not."""
+        return str(self.settings.get("teacher", "teacher"))
+
+    @cached_property
+    def students(self) -> list[str]:
+        """Models that are neither the baseline nor the teacher."""
+        return [name for name in self.styles if name not in (self.baseline, self.teacher)]
+
+    @cached_property
+    def hero(self) -> str | None:
+        """The student of the verdict: the best under AutoAttack, else under noise, else on clean inputs."""
+        places = [self.attack, ("gaussian_snr_db", self.level), ("none", None)]
+        return max(self.students, key=lambda name: [self._accuracy(name, place) for place in places], default=None)
+
+    @cached_property
+    def alarms(self) -> list[str]:
+        """Models whose masking verdict is not PASS."""
+        verdicts = {name: self.masking(name) for name in self.styles}
+        return [name for name, verdict in verdicts.items() if verdict and verdict["level"] != "PASS"]
+
+    @cached_property
+    def level(self) -> float | None:
+        """The noise level nearest to 0 dB."""
+        settings = {setting for _, setting in self.plan("gaussian_snr_db") if setting is not None}
+        return min(sorted(settings), key=abs, default=None)
+
+    @cached_property
+    def attack(self) -> Place:
+        """AutoAttack's perturbation and budget; one that no record has where it was not run."""
+        return next(iter(self.plan("autoattack_")), ("autoattack_", None))
+
+    @cached_property
+    def radius_norm(self) -> str | None:
+        """Norm of the table's median radius: AutoAttack's, else the first measured."""
+        head = "median_estimated_decision_radius_"
+        norms = [r["metric"].removeprefix(head) for r in self.records if r["metric"].startswith(head)]
+        wanted = self.attack[0].removeprefix("autoattack_")
+        return wanted if wanted in norms else next(iter(norms), None)
+
+    def plan(self, kind: str) -> list[Place]:
+        """Measured (perturbation, setting) pairs whose perturbation begins with `kind`, in order."""
+        found = [(r["perturbation"], r["setting"]) for r in self.records if r["metric"] == "accuracy"]
+        return [place for place in dict.fromkeys(found) if place[0].startswith(kind)]
+
+    def get(self, model: str, metric: str, perturbation: str = "none", setting: float | None = None) -> Record | None:
+        """The record of one model, metric, perturbation and setting; None where it was not measured."""
+        found = find(self.records, model, metric, perturbation)
+        return next((record for record in found if record["setting"] == setting), None)
+
+    def masking(self, model: str) -> Masking | None:
+        """The model's masking verdict; None where it was not attacked."""
+        return next((r["verdict"] for r in self.records if r["model"] == model and r["verdict"]), None)
+
+    @cached_property
+    def split(self) -> str:
+        """Which examples every accuracy is of."""
+        return self.records[0]["split"] if self.records else "test"
+
+    @property
+    def test_set(self) -> str | None:
+        """Checksum of the test set that the examples are from; None where it was not recorded."""
+        fingerprint = self.details.get("fingerprint")
+        return None if fingerprint is None else fingerprint["test"]
+
+    def weights(self, model: str) -> str | None:
+        """Checksum of a model's weights; None where it was not recorded."""
+        fingerprint = self.details.get("fingerprint")
+        return None if fingerprint is None else fingerprint["models"].get(model)
+
+    @cached_property
+    def main_places(self) -> list[Place]:
+        """Clean, the noise level nearest to 0 dB, AutoAttack (else the last PGD budget that is not the check's)."""
+        budgets = [at for at in self.plan("pgd_") if at[1] is None or at[1] < self.range_width]
+        wanted = [("none", None), ("gaussian_snr_db", self.level), self.attack]
+        wanted += budgets[-1:] if self.attack[1] is None else []
+        return [at for at in wanted if at in self.plan("")]
+
+    def place(self, at: Place) -> str:
+        """The name of a cell."""
+        return place(*at, suite=self.details["autoattack_suite"])
+
+    def difference(self, model: str, at: Place) -> Difference | None:
+        """The model minus the baseline in a cell, as recorded; None where they were not compared."""
+        found = self.get(model, f"accuracy_minus_{self.baseline}", *at)
+        if found is None or found["value"] is None:
+            return None
+        ends = (found["value"], found["low"], found["high"])
+        estimate = Estimate(*(math.nan if end is None else end for end in ends))
+        alone, many = (self.get(model, f"{test}_p_against_{self.baseline}", *at) for test in ("mcnemar", "holm"))
+        p, adjusted = (None if record is None else record["value"] for record in (alone, many))
+        return Difference(estimate, (found["n"],), p, "McNemar", adjusted, many["n"] if many else 1)
+
+    def outcome(self, model: str, at: Place) -> Literal["better", "worse", "not shown", "unknown"]:
+        """How the model compares with the baseline in a cell; a difference that is not shown may well be there."""
+        found = self.difference(model, at)
+        if found is None or math.isnan(found.estimate.low):
+            return "unknown"
+        if not found.distinguishable:
+            return "not shown"
+        return "better" if found.estimate.low > 0 else "worse"
+
+    def doubted(self, model: str, at: Place) -> bool:
+        """Whether masking makes the comparison of this model with the baseline worthless in a cell.
+
+        So does any doubt about the model, and a FAIL of the baseline. A baseline that is merely doubtful (WARN) can
+        only be weaker than measured, so a gain over it is not overstated: that comparison stands.
+        """
+        if not is_attack(at[0]) or not {model, self.baseline} & set(self.alarms):
+            return False
+        found, baseline = self.difference(model, at), self._alarm(str(self.baseline))
+        gain = found is not None and found.estimate.value > 0
+        return model in self.alarms or not gain or (baseline is not None and baseline["level"] == "FAIL")
+
+    def mark(self, model: str, at: Place) -> str:
+        """What stands beside a figure under attack whose masking verdict is not PASS."""
+        doubt = self._alarm(model) if is_attack(at[0]) else None
+        return f" ({doubt['level']})" if doubt else ""
+
+    def said(self, model: str, at: Place) -> str:
+        """In words whether the model's difference from the baseline is larger than its uncertainty."""
+        found = self.difference(model, at)
+        if found is None:
+            return f"{model} and {self.baseline} were not compared {self.where(at)}"
+        words = in_words(found, model, str(self.baseline), self.where(at))
+        doubt = [f"{name} {verdict['level']}" for name in (model, self.baseline) if (verdict := self._alarm(name))]
+        return words + (f"; no evidence: masking verdict of {' and '.join(doubt)}" if self.doubted(model, at) else "")
+
+    def where(self, at: Place) -> str:
+        """The cell as it follows a verb."""
+        name = self.place(at)
+        return (
+            "on clean inputs" if at[0] == "none" else f"under {name[0].lower() + name[1:] if at[0] in LOWER else name}"
+        )
+
+    @cached_property
+    def breakdown(self) -> list[dict[str, Any]]:
+        """Accuracy by class and counts by confidence of every cell, from the rows."""
+        return breakdown(self.rows, self.split)
+
+    def class_name(self, label: int) -> str:
+        """The name of a class; -1 is what a model answers whose logits are NaN."""
+        classes = self.details["classes"]
+        return classes[label] if 0 <= label < len(classes) else "no answer (NaN)" if label == -1 else str(label)
+
+    def by_class(self, at: Place) -> dict[int, dict[str, dict[str, Any]]]:
+        """Accuracies of a cell by class, then by model; the classes on which some model is worst come first."""
+        classes: dict[int, dict[str, dict[str, Any]]] = {}
+        for entry in self.breakdown:
+            if (entry["perturbation"], entry["setting"]) == at:
+                for found in entry["classes"]:
+                    classes.setdefault(found["label"], {})[entry["model"]] = found
+        return dict(sorted(classes.items(), key=lambda item: min(found["value"] for found in item[1].values())))
+
+    def bins(self, at: Place) -> dict[str, list[Bin]]:
+        """Counts by confidence in a cell, by model, where they were recorded."""
+        return {
+            entry["model"]: [Bin(b["count"], b["right"], b["confidence"]) for b in entry["confidence"]]
+            for entry in self.breakdown
+            if (entry["perturbation"], entry["setting"]) == at and entry["confidence"]
+        }
+
+    @cached_property
+    def calibrated(self) -> list[Place]:
+        """The main cells in which confidences were recorded."""
+        return [at for at in self.main_places if self.bins(at)]
+
+    @cached_property
+    def plain_plan(self) -> list[Place]:
+        """Every measured cell but the corruptions, of which there may be dozens."""
+        return [at for at in self.plan("") if not at[0].startswith("corruption_")]
+
+    def worst_class(self, model: str, at: Place) -> int | None:
+        """The class on which a model is least accurate in a cell."""
+        values = {label: found[model]["value"] for label, found in self.by_class(at).items() if model in found}
+        return min(values, key=values.__getitem__, default=None)
+
+    @cached_property
+    def corruptions(self) -> list[str]:
+        """The kinds of corruption that were measured."""
+        return list(dict.fromkeys(kind.removeprefix("corruption_") for kind, _ in self.plan("corruption_")))
+
+    @cached_property
+    def severities(self) -> list[float]:
+        """The severities of corruption that were measured, growing."""
+        return sorted({setting for _, setting in self.plan("corruption_") if setting is not None})
+
+    def overall(self, model: str, metric: str) -> Record | None:
+        """The only record of a metric over all corruptions."""
+        return next((r for r in self.records if (r["model"], r["metric"]) == (model, metric)), None)
+
+    @cached_property
+    def figures_of_masking(self) -> list[str]:
+        """Names of the numbers that masking verdicts rest on."""
+        verdicts: list[dict[str, Any]] = [dict(self.masking(name) or {}) for name in self.styles]
+        plain = {key for verdict in verdicts for key, value in verdict.items() if isinstance(value, float | int)}
+        order = list(dict.fromkeys(chain(*verdicts)))
+        empty = {key for verdict in verdicts for key, value in verdict.items() if value is None}
+        return [key for key in order if key in plain | empty]
+
+    def check(self, figure: str) -> Check | None:
+        """The masking check of that name, with its thresholds; None for a figure of another version."""
+        return next((check for name, check in CHECKS.items() if name == figure), None)
+
+    def counts(self, place: Place) -> str:
+        """The number of examples of a perturbation at a setting, or their range over the models."""
+        measured = [self.get(name, "accuracy", *place) for name in self.styles]
+        return self.among(*sorted({record["n"] for record in measured if record}))
+
+    def among(self, *numbers: int) -> str:
+        """Numbers of examples from small to large, of how many in the test set where those are more: "200 of 400"."""
+        if not numbers:
+            return "0"
+        text = "\u2013".join(dict.fromkeys(f"{n:,}" for n in (numbers[0], numbers[-1])))
+        total = self.details["sample"]["test"]
+        return text if numbers[-1] >= total else f"{text} of {total:,}"
+
+    @cached_property
+    def spared(self) -> str:
+        """How many examples AutoAttack was spared because they are certified, in words; empty where none could be."""
+        skipped = self.details.get("skipped_certified") or {}
+        counts = ", ".join(f"{name} {count:,}" for name, count in skipped.items())
+        return f"AutoAttack was spared the examples that are certified at its budget ({counts})." if counts else ""
+
+    @property
+    def range_width(self) -> float:
+        """Width of the inputs' range; infinite where there is no limit."""
+        lower, upper = next(iter(self.details["models"].values()))["card"].get("input_range", (None, None))
+        return math.inf if lower is None or upper is None else float(upper - lower)
+
+    def marked_epoch(self, model: str) -> int | None:
+        """The epoch whose weights were kept, where recorded; else the last one with the highest selection score."""
+        described = self.details["models"][model]
+        scores = [(e["validation"].get("selection"), e["epoch"]) for e in described["history"]]
+        best = max(((score, epoch) for score, epoch in scores if score is not None), default=(None, None))
+        return described.get("best_epoch", best[1])
+
+    def values(self) -> dict[str, Any]:
+        """Every figure as plain values (docs/results-format.md)."""
+        compared = [
+            {
+                "model": name,
+                "baseline": self.baseline,
+                "split": self.split,
+                "perturbation": at[0],
+                "setting": at[1],
+                "outcome": self.outcome(name, at),
+                "words": self.said(name, at).replace("\u00a0", " "),
+            }
+            for name in self.others
+            for at in self.plan("")
+            if self.difference(name, at)
+        ]
+        verdicts = {name: self.masking(name) for name in self.styles}
+        shown: dict[str, Any] = {"schema": REPORT_SCHEMA, "kind": "evaluation", "split": self.split, **self.details}
+        return shown | {
+            "masking": verdicts,
+            "differences": compared,
+            "records": self.records,
+            "breakdown": self.breakdown,
+        }
+
+    def _alarm(self, model: str | None) -> Masking | None:
+        return self.masking(model) if model in self.alarms and model is not None else None
+
+    def _accuracy(self, model: str, place: Place) -> float:
+        record = self.get(model, "accuracy", *place)
+        return -1.0 if record is None or record["value"] is None else record["value"]
+
+    def radii(self, model: str, kind: str) -> list[float]:
+        """Every example's estimated radius of a kind; infinite where the model has no slope."""
+        rows = self.rows.get((model, kind, None), {}).values()
+        return [math.inf if row.detail == "infinite" else float(row.value or 0.0) for row in rows]
+
+
+def read(evaluation: Path) -> Evidence:
+    """The checked files of an evaluation's directory; UserError, one line, where one is missing or damaged."""
+    if evaluation.is_dir() and not (evaluation / EVALUATION).exists():
+        raise UserError(f"directory {evaluation}: holds neither {EVALUATION} nor {CERTIFICATION}, so nothing to report")
+    require_finished(evaluation, EVALUATION, "evaluate")
+    details = read_checked(evaluation / EVALUATION, TypeAdapter(Details).validate_python)
+    records = read_checked(evaluation / SUMMARY, TypeAdapter(list[Record]).validate_python)
+    rows = group(checked(TypeAdapter(list[Row]).validate_python, read_rows(evaluation), evaluation / ROWS))
+    growing, attacked = _gallery(evaluation / GALLERY)
+    return Evidence(details, records, rows, growing, attacked)
+
+
+def _gallery(path: Path) -> tuple[list[Example], list[Attacked]]:
+    """The pictures under growing noise and the worst attacked ones; images only have them."""
+    if not path.exists():
+        return [], []
+    entries = read_checked(path, TypeAdapter(list[dict[str, Any]]).validate_python)
+    growing = [entry for entry in entries if "attack" not in entry]
+    attacked = [entry for entry in entries if "attack" in entry]
+    return (
+        checked(TypeAdapter(list[Example]).validate_python, growing, path),
+        checked(TypeAdapter(list[Attacked]).validate_python, attacked, path),
+    )

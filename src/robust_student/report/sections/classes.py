@@ -1,0 +1,65 @@
+"""Accuracy by true class: a good mean can hide a class that fails."""
+
+from collections.abc import Sequence
+
+from robust_student.report.document.blocks import Bar, Block, Bold, Folded, Heading, Paragraph, Section, Table, Text
+from robust_student.report.document.words import NONE, accuracy
+from robust_student.report.evidence.evaluation import Evidence, Place
+from robust_student.report.sections.phrases import heads
+
+SHOWN = 20
+"""The hardest classes that are shown at once; the others are folded away."""
+
+
+def classes(e: Evidence) -> Section:
+    """The main cells class by class, hardest class first."""
+    blocks: list[Block] = [Paragraph("No accuracy was measured.")]
+    if e.main_places and e.breakdown:
+        words = (
+            "A good mean can hide a class that fails. The worst class is chosen by these very numbers, which makes it "
+            "look worse than it is; the intervals (95\u00a0%, Wilson) do not know that."
+        )
+        blocks = [Paragraph(words)]
+        for at in e.main_places:
+            blocks += [Heading(e.place(at)), *_tables(e, at)]
+    return Section("classes", "Accuracy by class", blocks, short="Classes")
+
+
+def _tables(e: Evidence, at: Place) -> list[Block]:
+    labels = list(e.by_class(at))
+    hardest = f"; the {SHOWN} hardest of {len(labels)} classes" if len(labels) > SHOWN else ""
+    caption: list[Text] = [
+        f"Accuracy by true class on the {e.split} split, hardest class first{hardest}. In bold: each model’s worst "
+        "class."
+    ]
+    for name in e.names:
+        end = "." if name == e.names[-1] else ";"
+        caption += [f" {name}: worst class ", accuracy(e.get(name, "worst_class_accuracy", *at)), end]
+    tables: list[Block] = [Table(tuple(caption), heads("Class", e.names), _rows(e, at, labels[:SHOWN]), "bars")]
+    if labels[SHOWN:]:
+        others = f"{e.place(at)}: the other {len(labels) - SHOWN} classes"
+        table = Table(
+            f"{others}, on the {e.split} split.", heads("Class", e.names), _rows(e, at, labels[SHOWN:]), "bars"
+        )
+        tables.append(Folded(others, [table]))
+    return tables
+
+
+def _rows(e: Evidence, at: Place, labels: Sequence[int]) -> list[list[Text]]:
+    found = e.by_class(at)
+    worst = {name: e.worst_class(name, at) for name in e.names}
+    rows: list[list[Text]] = []
+    for label in labels:
+        cells: list[Text] = []
+        for name in e.names:
+            record = found[label].get(name)
+            if record is None:
+                cells.append(NONE)
+                continue
+            cell = accuracy(record, e.mark(name, at))
+            share, *rest = cell if isinstance(cell, tuple) else (cell,)
+            cells.append(
+                (Bar(record["value"], e.styles[name].color), Bold(share) if label == worst[name] else share, *rest)
+            )
+        rows.append([e.class_name(label), *cells])
+    return rows

@@ -1,0 +1,91 @@
+"""Estimated radii: their distribution and medians. Not a guarantee."""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+
+from robust_student.report.document.blocks import Block, Bold, Figure, Grid, Key, Paragraph, Section, Table
+from robust_student.report.document.figures import NORMS, radius_figure
+from robust_student.report.document.words import norm, radius
+from robust_student.report.evidence.evaluation import Evidence
+from robust_student.report.sections.phrases import heads
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A meaning and a norm, with every model's estimated radii."""
+
+    meaning: str
+    norm: str
+    radii: dict[str, list[float]]
+
+    @property
+    def title(self) -> str:
+        """The kind for people."""
+        return f"{self.meaning} radius, {norm(self.norm)}"
+
+    @property
+    def infinite(self) -> dict[str, int]:
+        """How many radii of each model are infinite."""
+        return {name: sum(map(math.isinf, found)) for name, found in self.radii.items()}
+
+
+def radii(e: Evidence) -> Section:
+    """The share of examples with a larger radius, a plot for each kind, and the medians."""
+    title, found = "Estimated radii", kinds(e)
+    if not found:
+        return Section("radii", title, [Paragraph("No radius was estimated.")])
+    words = (
+        "How large a change of the input would it take? The ",
+        Bold("decision"),
+        " radius estimates the smallest change that alters the predicted class, the ",
+        Bold("confidence"),
+        " radius the smallest one that makes the model less sure of the true class than the teacher is; where the "
+        "model is wrong, or less sure to begin with, it is 0. Both are estimated (first order at x, from the "
+        "gradient at the example alone): not a guarantee.",
+    )
+    note = (
+        f"n\u00a0=\u00a0{e.details['sample']['attacked']:,} {e.split} examples; the curve is one minus the empirical "
+        "distribution, higher is better; the axis ends where 98\u00a0% of the finite radii lie. Estimated (first "
+        f"order at x), not a guarantee. Infinite estimates (no slope at x): {_infinite(found)}."
+    )
+    blocks: list[Block] = [Paragraph(words), Key(e.styles), Grid([_figure(e, kind) for kind in found])]
+    blocks += [Paragraph(note, "note"), _medians(e, found)]
+    return Section("radii", title, blocks)
+
+
+def kinds(e: Evidence) -> list[Kind]:
+    """The kinds of radius that were estimated."""
+    found = []
+    for meaning in ("decision", "confidence"):
+        for name in NORMS:
+            every = {model: e.radii(model, f"estimated_{meaning}_radius_{name}") for model in e.names}
+            measured = {model: values for model, values in every.items() if values}
+            found += [Kind(meaning, name, measured)] if measured else []
+    return found
+
+
+def _figure(e: Evidence, kind: Kind) -> Figure:
+    words = (
+        f"Share of examples whose estimated {kind.meaning} radius is larger than r, a line for each of "
+        f"{', '.join(kind.radii)}."
+    )
+    draw = partial(radius_figure, kind.radii, e.styles, kind.norm, f"estimated_{kind.meaning}_radius_{kind.norm}")
+    return Figure(f"Estimated {kind.title}", draw, words)
+
+
+def _infinite(found: list[Kind]) -> str:
+    counts = [", ".join(f"{name} {n}" for name, n in kind.infinite.items() if n) or "none" for kind in found]
+    return "; ".join(f"{kind.meaning} {norm(kind.norm)}: {count}" for kind, count in zip(found, counts, strict=True))
+
+
+def _medians(e: Evidence, found: list[Kind]) -> Table:
+    rows = [
+        [
+            f"median estimated {kind.title}",
+            *(radius(e.get(name, f"median_estimated_{kind.meaning}_radius_{kind.norm}")) for name in e.names),
+        ]
+        for kind in found
+    ]
+    caption = f"Median over the {e.split} examples with its 95\u00a0% interval from order statistics, in input units."
+    return Table(caption, heads("Estimated, not a guarantee", e.names), rows, "stacked")
