@@ -27,7 +27,7 @@ class Changed(nn.Module):
         if self.change == "random":
             return logits + torch.randn_like(logits)
         if self.change == "random, from numpy":
-            return logits + float(np.random.default_rng().normal())
+            return logits + 10 * torch.from_numpy(np.random.default_rng().normal(size=tuple(logits.shape))).float()
         if self.change == "nan":
             return logits.masked_fill((inputs.flatten(1).mean(dim=1) > 0.5)[:, None], float("nan"))
         return logits
