@@ -1,5 +1,6 @@
 """Every page of the documentation: its code runs, its commands and flags exist, its links lead somewhere."""
 
+import inspect
 import os
 import re
 import subprocess
@@ -68,6 +69,9 @@ def test_the_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pyte
     for block in blocks(page, "python"):
         lines_before = "\n" * (block.line - 1)
         exec(compile(lines_before + block.code, str(page), "exec"), names)
+    for name, test in [(name, test) for name, test in names.items() if name.startswith("test_")]:
+        assert inspect.isfunction(test), name
+        test()  # a page that shows a test shows one that passes
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.name)
