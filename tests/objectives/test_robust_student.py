@@ -237,7 +237,7 @@ STUDENTS = {"conv": conv_student, "smooth": smooth_student}
 def assert_same_step(student: nn.Module, batch: Batch, settings: ObjectiveSettings, setup: Setup) -> None:
     """One training step of the objective equals the one in the open: loss, parameter gradients, buffers."""
     twin = copy.deepcopy(student)
-    objective = RobustStudentObjective(student, settings, norm=setup.norm, input_range=setup.input_range)
+    objective = RobustStudentObjective(student, settings, threat=setup.threat)
     origin = batch.inputs
     if settings.secant.random_start:
         origin = setup.threat.random(batch.inputs, generator_for(batch))
@@ -288,7 +288,7 @@ def test_every_point_the_student_sees_obeys_the_ball_and_the_range(
     seen: list[Tensor] = []
     smooth.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].detach()))
     secant = {"weight": 1.0, "steps": 3} | WAYS[way]
-    terms_of(smooth, batch, {"radius": 0.7, "secant": secant}, norm=norm, input_range=limits)
+    terms_of(smooth, batch, {"radius": 0.7, "secant": secant}, threat=ThreatModel(norm, 0.7, limits))
     for points in seen:
         assert norm.size(points - batch.inputs).max().item() <= 0.7 * (1 + 1e-9)
         assert limits.lower <= points.min().item() and points.max().item() <= limits.upper
@@ -350,7 +350,7 @@ def test_a_short_secant_tends_to_the_exact_slope_at_first_order(name: NormName, 
     exact = [reference.slope(student, x, y, norm, Form.MARGIN, Score.LOGIT) for x, y in labelled(batch)]
     errors = []
     for radius in (1e-3, 5e-4, 2.5e-4):
-        terms = terms_of(student, batch, drop_from_input(name, radius), input_range=UNBOUNDED)
+        terms = terms_of(student, batch, drop_from_input(name, radius), threat=ThreatModel(norm, radius, UNBOUNDED))
         errors.append((terms.values["secant"].cpu() - torch.tensor(exact)).abs().max().item())
     assert errors[0] < 0.01 * max(exact)
     assert [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)] == pytest.approx([1.0, 1.0], abs=0.05)
@@ -363,7 +363,7 @@ def test_a_secant_of_an_affine_margin_is_its_exact_slope_at_any_length(
 ) -> None:
     student, norm = linear_student(IMAGE, 2, device), norm_for(name, IMAGE, scaled, device)
     batch = make_batch(IMAGE, device, classes=2)
-    terms = terms_of(student, batch, drop_from_input(name, 3.0), norm=norm, input_range=UNBOUNDED)
+    terms = terms_of(student, batch, drop_from_input(name, 3.0), threat=ThreatModel(norm, 3.0, UNBOUNDED))
     expected = [reference.slope(student, x, y, norm, Form.MARGIN, Score.LOGIT) for x, y in labelled(batch)]
     assert_rows(terms.values["secant"], expected)
 
@@ -585,7 +585,9 @@ def test_a_secant_from_the_input_needs_no_random_numbers(case: str, smooth: nn.M
 
 def test_radius_is_the_setting_or_the_norms_default(smooth: nn.Module) -> None:
     assert RobustStudentObjective(smooth, parse({"radius": 0.7})).threat(IMAGE).radius == 0.7
-    assert RobustStudentObjective(smooth, parse({}), input_range=InputRange(0.0, 10.0)).threat(IMAGE).radius == 1.0
+    assert RobustStudentObjective(smooth, parse({})).threat(IMAGE).radius == 0.1
+    given = ThreatModel.named("l2", None, InputRange(0.0, 10.0), IMAGE)
+    assert RobustStudentObjective(smooth, parse({}), threat=given).threat(IMAGE) is given
 
 
 @pytest.mark.parametrize(("weight", "probes"), [(1.0, 1), (0.0, 0)])
@@ -602,7 +604,7 @@ def test_second_derivatives_are_probed_once_and_only_for_the_gradient_term(
 
 def test_projection_with_an_overriding_norm_other_than_l2_is_an_error(smooth: nn.Module, batch: Batch) -> None:
     with pytest.raises(UserError, match="needs norm l2, not linf"):
-        terms_of(smooth, batch, GRADIENTS["projection"], norm=Norm.named("linf"))
+        terms_of(smooth, batch, GRADIENTS["projection"], threat=ThreatModel.named("linf", 0.1, UNIT_RANGE, IMAGE))
 
 
 def test_teacher_and_student_must_agree_on_the_number_of_classes() -> None:

@@ -6,9 +6,8 @@ import torch
 from torch import nn
 
 from robust_student.core.errors import UserError
-from robust_student.core.norms import Norm
 from robust_student.core.rng import Source
-from robust_student.core.tensors import UNIT_RANGE, InputRange
+from robust_student.core.tensors import UNIT_RANGE
 from robust_student.core.threat_model import ThreatModel
 from robust_student.objectives.batch import Batch, Terms
 from robust_student.objectives.methods import METHODS
@@ -37,8 +36,7 @@ class RobustStudentObjective(nn.Module):
         student: nn.Module,
         settings: ObjectiveSettings | None = None,
         *,
-        norm: Norm | None = None,
-        input_range: InputRange = UNIT_RANGE,
+        threat: ThreatModel | None = None,
         precision: Precision = "fp32",
         compiled: bool = False,
     ) -> None:
@@ -47,8 +45,8 @@ class RobustStudentObjective(nn.Module):
         Args:
             student: any differentiable module from `(batch, *shape)` to logits `(batch, classes)`.
             settings: weights and forms; default: the secant method.
-            norm: overrides `settings.norm`, for a per-feature scale.
-            input_range: where valid inputs lie; every point of an ascent stays inside it.
+            threat: the balls around the inputs and the inputs' range; every point of an ascent stays inside. Default:
+                norm and radius of the settings on inputs in [0, 1].
             precision: bf16 runs the passes that only train the student under autocast; every pass whose input gradient
                 is taken (gradient terms, ascent, the shared pass) stays in the inputs' precision.
             compiled: hand the student's training passes to torch.compile. UserError where `compilable` says no.
@@ -57,8 +55,7 @@ class RobustStudentObjective(nn.Module):
         self.student = student
         self.settings = settings if settings is not None else METHODS["secant"]
         self.terms = tuple(term for term in self.settings.terms() if term.weight > 0)
-        self.norm = norm if norm is not None else Norm.named(self.settings.norm)
-        self.input_range = input_range
+        self._threat = threat
         if compiled and not compilable(self.settings):
             raise UserError("objective: cannot be compiled (it differentiates the student twice, or traces it)")
         self._passes = ForwardPass(student, precision, compiled=compiled)
@@ -66,8 +63,10 @@ class RobustStudentObjective(nn.Module):
         self._checked = False
 
     def threat(self, shape: torch.Size | tuple[int, ...]) -> ThreatModel:
-        """Norm, R and range for inputs of the given shape; R is the setting, or the norm's default."""
-        return ThreatModel.of(self.norm, self.settings.radius, self.input_range, shape)
+        """What an adversary may do to inputs of the given shape."""
+        if self._threat is not None:
+            return self._threat
+        return ThreatModel.named(self.settings.norm, self.settings.radius, UNIT_RANGE, shape)
 
     def forward(self, batch: Batch, source: Source = None) -> Terms:
         """Terms of one batch; `source` makes it repeatable.

@@ -126,8 +126,7 @@ def distill(
         objective = RobustStudentObjective(
             model,
             settings.objective,
-            norm=threat.norm,
-            input_range=data.input_range,
+            threat=threat,
             precision=training.precision,
             compiled=compiled,
         )
@@ -148,8 +147,8 @@ def _fit(
     `objective` is an `Objective` around the model; a teacher comes with all the settings of its distillation.
     """
     recorded = settings if teaching is None else teaching
-    device = resolve_device(settings.device)
     source, held_out = _parts(data, settings)
+    device = resolve_device(settings.device)
     marks = None if output is None else _marks(model, data, source, recorded, teacher)
     validation = Validation(held_out, settings.selection, scale=data.scale, seed=settings.seed)
     model.to(device).train()
