@@ -69,8 +69,7 @@ def test_the_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pyte
     for block in blocks(page, "python"):
         lines_before = "\n" * (block.line - 1)
         exec(compile(lines_before + block.code, str(page), "exec"), names)
-    for name, test in [(name, test) for name, test in names.items() if name.startswith("test_")]:
-        assert inspect.isfunction(test), name
+    for test in [value for name, value in names.items() if name.startswith("test_") and inspect.isfunction(value)]:
         test()  # a page that shows a test shows one that passes
 
 

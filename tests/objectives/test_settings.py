@@ -44,7 +44,7 @@ def test_each_method_switches_on_the_terms_of_its_name(method: str, terms: set[s
 @PRESETS
 def test_json_brings_back_equal_settings(method: str) -> None:
     settings = METHODS[method]
-    assert ObjectiveSettings.parse(json.loads(settings.model_dump_json())) == settings
+    assert type(settings).parse(json.loads(settings.model_dump_json())) == settings
 
 
 def test_settings_cannot_be_changed_behind_the_objectives_back() -> None:
