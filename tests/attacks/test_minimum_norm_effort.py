@@ -96,7 +96,8 @@ def complaint(attack: str, name: NormName = "l2", seeds: int = 2) -> str:
 @pytest.mark.parametrize("attack", ["ddn", "fmn", "deepfool"])
 def test_without_foolbox_the_message_names_the_extra(attack: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "foolbox", None)
-    assert complaint(attack) == f"attack {attack}: needs foolbox: pip install 'robust-student[attacks]'"
+    reason = "import of foolbox halted; None in sys.modules"
+    assert complaint(attack) == f"attack {attack}: needs foolbox ({reason}); pip install 'robust-student[attacks]'"
 
 
 def test_the_default_attacks_do_not_need_foolbox(monkeypatch: pytest.MonkeyPatch) -> None:

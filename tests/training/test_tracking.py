@@ -1,6 +1,6 @@
 """Figures for dashboards."""
 
-import builtins
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -48,18 +48,16 @@ def test_tracking_needs_an_output() -> None:
 
 
 @pytest.mark.parametrize(
-    ("missing", "words"), [("accelerate", "robust-student[track]"), ("wandb", "pip install wandb")]
+    ("missing", "words"),
+    [
+        ("accelerate.tracking", "needs accelerate"),
+        ("accelerate.state", "robust-student[track]"),
+        ("wandb", "pip install wandb"),
+    ],
 )
 def test_a_missing_package_is_named(missing: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = builtins.__import__
-
-    def without(name: str, *rest: Any) -> Any:
-        if name.split(".")[0] == missing:
-            raise ImportError(name)
-        return original(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    settings = TRACKED.model_copy(update={"track": ("tensorboard" if missing == "accelerate" else missing,)})
+    monkeypatch.setitem(sys.modules, missing, None)
+    settings = TRACKED.model_copy(update={"track": ("wandb" if missing == "wandb" else "tensorboard",)})
     assert words in message_of(lambda: train("linear", DATA, settings, output=tmp_path / "run"))
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robust_student.core.errors import UserError
+from robust_student.core.extras import require
 from robust_student.core.tensors import Inputs, Labels, PerExample
 from robust_student.core.threat_model import ThreatModel
 
@@ -107,13 +107,9 @@ def deepfool(examples: Standing) -> Iterable[Inputs]:
 
 def foolbox_for(attack: str) -> Any:
     """The optional package, imported late; UserError names the extra where it is not installed."""
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Please import `gaussian_filter`", DeprecationWarning)
-            import foolbox
-    except ImportError:
-        raise UserError(f"attack {attack}: needs foolbox: pip install 'robust-student[attacks]'") from None
-    return foolbox
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Please import `gaussian_filter`", DeprecationWarning)
+        return require("foolbox", "attacks", f"attack {attack}")
 
 
 class _Ruler(nn.Module):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from robust_student.core.errors import UserError
+from robust_student.core.extras import require
 from robust_student.models.preprocessing import Preprocessing, from_config
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "model.json"
@@ -56,13 +57,10 @@ def folder_of(spec: str) -> Path:
         raise UserError("model 'hub:': names no repository; write hub:USER/REPO")
     if Path(name).is_dir():
         return Path(name)
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise UserError(f"model '{spec}': needs huggingface_hub ({error}); pip install 'robust-student[hub]'") from None
+    fetch = require("huggingface_hub", "hub", f"model '{spec}'").snapshot_download
     repository, _, revision = name.partition("@")
     try:
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=list(_FILES)))
+        return Path(fetch(repository, revision=revision or None, allow_patterns=list(_FILES)))
     except Exception as error:  # the network, the name, the licence: the library has many errors for them
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise UserError(f"model '{spec}': no such folder, and cannot be fetched from the hub ({reason})") from None

@@ -11,6 +11,7 @@ import yaml
 from torch import nn
 
 from robust_student.core.errors import UserError
+from robust_student.core.extras import require
 from robust_student.models.preprocessing import Preprocessing, from_pretrained_cfg
 from robust_student.models.weights import fit_weights
 
@@ -170,20 +171,13 @@ class LibraryNetwork:
 @cache
 def library_module(name: str) -> ModuleType:
     """A library imported late; UserError that names the extra where it is missing or does not work."""
-    hint = "pip install 'robust-student[vision]'"
     try:
-        if name == "timm":
-            import timm
-
-            return timm
-        import torchvision
-
-        return torchvision
-    except ImportError as error:
-        raise UserError(f"model '{name}:...': needs {name} ({error}); {hint}") from None
+        return require(name, "vision", f"model '{name}:...'")
     except RuntimeError as error:  # torchvision's operators are missing or belong to another torch
         reason = str(error).splitlines()[0]
-        raise UserError(f"model '{name}:...': torchvision does not fit this torch ({reason}); {hint}") from None
+        raise UserError(
+            f"model '{name}:...': torchvision does not fit this torch ({reason}); pip install 'robust-student[vision]'"
+        ) from None
 
 
 @cache

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from robust_student.core.errors import UserError
+from robust_student.core.extras import require
 from robust_student.runtime import distributed
 
 TrackerName = Literal["tensorboard", "wandb", "mlflow"]
@@ -26,16 +27,12 @@ class Tracking:
             return
         if output is None:
             raise UserError("track: needs an output directory")
-        try:
-            from accelerate.state import PartialState
-            from accelerate.tracking import MLflowTracker, TensorBoardTracker, WandBTracker
-        except ImportError:
-            raise UserError("track: needs accelerate; pip install 'robust-student[track]'") from None
-        PartialState()
+        require("accelerate.state", "track", "track").PartialState()
+        tracking = require("accelerate.tracking", "track", "track")
         makers = {
-            "tensorboard": lambda: TensorBoardTracker(FOLDER, logging_dir=output),
-            "wandb": lambda: WandBTracker(output.name),
-            "mlflow": lambda: MLflowTracker(output.name),
+            "tensorboard": lambda: tracking.TensorBoardTracker(FOLDER, logging_dir=output),
+            "wandb": lambda: tracking.WandBTracker(output.name),
+            "mlflow": lambda: tracking.MLflowTracker(output.name),
         }
         for name in names:
             try:

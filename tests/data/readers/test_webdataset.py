@@ -130,7 +130,7 @@ def test_class_names_are_needed_and_must_be_readable(tmp_path: Path) -> None:
 
 def test_the_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = web_shards(tmp_path)
-    monkeypatch.setattr("robust_student.data.readers.webdataset.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "webdataset", None)
     assert "pip install 'robust-student[streaming]'" in message_of(lambda: load_data(spec))
     monkeypatch.setitem(sys.modules, "datasets", None)
     assert "pip install 'robust-student[data]'" in message_of(lambda: load_data("hf-stream:some/name,size=5"))

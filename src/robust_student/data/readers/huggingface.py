@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from robust_student.core.errors import UserError, nearest
+from robust_student.core.extras import require
 from robust_student.core.tensors import UNIT_RANGE
 from robust_student.data.cache import stamps
 from robust_student.data.decoding import Numbered, Pictures, decode_all, uniform_format
@@ -129,11 +130,7 @@ def undecoded(dataset: Any, column: str, spec: Spec) -> Any:
 
 def require_datasets(spec: Spec) -> ModuleType:
     """The library `datasets`; UserError names the extra where it is missing."""
-    try:
-        import datasets
-    except ImportError:
-        raise UserError(f"data '{spec.text}': needs datasets; pip install 'robust-student[data]'") from None
-    return datasets
+    return require("datasets", "data", f"data '{spec.text}'")
 
 
 class _Rows(Sequence[bytes | Path]):

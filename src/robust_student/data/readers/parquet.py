@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from robust_student.core.errors import UserError
+from robust_student.core.extras import require
 from robust_student.core.tensors import UNIT_RANGE
 from robust_student.data.cache import stamps
 from robust_student.data.decoding import Pictures, decode_all, uniform_format
@@ -72,15 +73,12 @@ def read_part(folder: Path, part: str, spec: Spec) -> Rows | None:
 
 
 def _read_file(path: Path) -> Rows:
-    try:
-        import pyarrow
-        from pyarrow.parquet import ParquetFile
-    except ImportError:
-        raise UserError("data 'parquet:...': needs pyarrow; pip install 'robust-student[parquet]'") from None
+    pyarrow = require("pyarrow", "parquet", "data 'parquet:...'")
+    parquet = require("pyarrow.parquet", "parquet", "data 'parquet:...'")
     images: list[bytes] = []
     labels: list[int] = []
     try:
-        file = ParquetFile(path)
+        file = parquet.ParquetFile(path)
         names = file.schema_arrow.names
         image, label = _column(names, _IMAGES, path), _column(names, _LABELS, path)
         for batch in file.iter_batches(_ROWS, columns=[image, label]):

@@ -3,12 +3,12 @@
 import json
 import tarfile
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 from robust_student.core.errors import UserError
+from robust_student.core.extras import require
 from robust_student.data.cache import remember, stamps
 from robust_student.data.examples import Data
 from robust_student.data.images import IMAGE_SUFFIXES
@@ -32,7 +32,7 @@ def read_wds(spec: Spec) -> Data:
     not read, and nothing is unpickled. `length` counts the examples of the training shards; local ones are counted.
     Needs the extra `streaming`.
     """
-    _require_webdataset(spec)
+    require("webdataset", "streaming", f"data '{spec.text}'")
     form, classes = asked_format(spec), class_names(spec)
     if not classes:
         spec.refuse("say the class names, as in classes=FILE (one per line) or classes=10")
@@ -88,11 +88,6 @@ class WebShards(Shards):
         if isinstance(found, str) and found not in self.classes and found.isdecimal() and len(found) < 10:
             found = int(found)
         return class_number(found, self.classes, place)
-
-
-def _require_webdataset(spec: Spec) -> None:
-    if find_spec("webdataset") is None:
-        raise UserError(f"data '{spec.text}': needs webdataset; pip install 'robust-student[streaming]'")
 
 
 def _expanded(pattern: str, spec: Spec) -> list[str]:
