@@ -83,15 +83,15 @@ def _peak(*, reset: bool = False) -> float:
 def _ours(options: argparse.Namespace, seed: int) -> Measured:
     model, inputs, labels, positions, before = _ready(options)
     threat = ThreatModel.named(options.norm, options.radius, UNIT_RANGE, inputs.shape[1:])
-    suite, classes = AutoAttack("standard", threat), len(model.card.classes)
+    attacks = AutoAttack("standard").attacks(len(model.card.classes))
     begin = time.perf_counter()
     standing = model.logits(inputs).argmax(dim=1) == labels
     for begin_at in range(0, len(inputs), BATCH):
         part = torch.arange(begin_at, min(begin_at + BATCH, len(inputs)))
-        for attack in suite.attacks(classes):
+        for attack in attacks:
             left = part[standing[part]]
             seeds = example_seeds(seed, [positions[i] for i in left.tolist()])
-            points = suite.run(attack, model, inputs[left], labels[left], seeds)
+            points = attack.propose(model, inputs[left], labels[left], threat, seeds)
             inside = threat.project(points, inputs[left])
             if len(left):
                 standing[left] = model.logits(inside).argmax(dim=1) == labels[left]

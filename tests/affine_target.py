@@ -10,22 +10,27 @@ import torch
 from reference import NORMS, Array, ReferenceNorm, Shape, as_numpy, linear_student
 from torch import Tensor, nn
 
-from robust_student.attacks.autoattack import AutoAttack
+from robust_student.attacks.apgd import Apgd
+from robust_student.attacks.attack import Attack
+from robust_student.attacks.fab import Fab
+from robust_student.attacks.square import Square
 from robust_student.core.norms import Norm
 from robust_student.core.tensors import InputRange
+from robust_student.core.threat_model import ThreatModel
 
 CPU = torch.device("cpu")
 POWERS = [1.0, 2.0, math.inf]
 every_norm = pytest.mark.parametrize("name", NORMS)
 every_power = pytest.mark.parametrize("power", POWERS)
-ATTACKS = ["apgd-ce", "apgd-t", "apgd-margin", "fab-t", "square"]
+PARTS: dict[str, Attack] = {a.name: a for a in (Apgd("ce"), Apgd("t"), Apgd("margin"), Fab(), Square(1000))}
+"""The attacks of AutoAttack by name."""
+ATTACKS = list(PARTS)
 
 
-def propose(suite: AutoAttack, attack: str, network: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+def propose(attack: str, network: nn.Module, inputs: Tensor, labels: Tensor, threat: ThreatModel) -> Tensor:
     """Points of one attack, forced into the ball and the range by the slow oracle."""
-    points = suite.run(attack, network, inputs, labels, list(range(len(inputs))))
+    points = PARTS[attack].propose(network, inputs, labels, threat, range(len(inputs)))
     assert points.shape == inputs.shape and points.dtype == inputs.dtype and not points.requires_grad
-    threat = suite.threat
     assert torch.equal(threat.clip(points), points)
     oracle = ReferenceNorm(threat.norm, tuple(inputs.shape[1:]))
     forced = [
@@ -70,10 +75,10 @@ class Target:
         self.labels = self.network(self.inputs).argmax(dim=1)
         self.distances = distances(self.network, self.inputs, self.labels, norm)
 
-    def broken(self, suite: AutoAttack, attacks: Sequence[str]) -> Array:
+    def broken(self, threat: ThreatModel, attacks: Sequence[str]) -> Array:
         """Which examples one of the attacks breaks."""
         broken = np.zeros(len(self.inputs), dtype=bool)
         for attack in attacks:
-            points = propose(suite, attack, self.network, self.inputs, self.labels)
+            points = propose(attack, self.network, self.inputs, self.labels, threat)
             broken |= (self.network(points).argmax(dim=1) != self.labels).numpy()
         return broken

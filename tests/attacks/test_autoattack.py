@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from affine_target import ATTACKS, CPU, Target, every_norm, propose
+from affine_target import ATTACKS, CPU, PARTS, Target, every_norm, propose
 from reference import Shape, affine, norm_for, prototype_classifier, toy_data
 from torch import Tensor, nn
 
@@ -26,8 +26,8 @@ from robust_student.core.threat_model import ThreatModel
     ],
 )
 def test_a_suite_is_named_after_the_attacks_it_runs(tier: Tier, classes: int, attacks: list[str], suite: str) -> None:
-    found = AutoAttack(tier, ThreatModel(Norm.named("linf"), 0.1, UNIT_RANGE))
-    assert found.attacks(classes) == attacks and found.suite(classes) == suite
+    found = AutoAttack(tier)
+    assert [attack.name for attack in found.attacks(classes)] == attacks and found.suite(classes) == suite
 
 
 @every_norm
@@ -43,7 +43,7 @@ def test_white_box_attacks_break_an_affine_network_exactly_beyond_its_distance(
     norm = norm_for(name, shape, scaled, CPU)
     target = Target(shape, classes, limits, norm)
     radius = float(np.median(target.distances))
-    broken = target.broken(AutoAttack("standard", ThreatModel(norm, radius, limits)), [attack])
+    broken = target.broken(ThreatModel(norm, radius, limits), [attack])
     assert not broken[target.distances > radius].any()
     within = broken[target.distances < 0.95 * radius]
     if name == "l1":  # the range is in the way, and APGD-L1 misses even affine boundaries (the published one as well)
@@ -63,7 +63,7 @@ def test_every_attack_takes_inputs_of_any_shape_and_type_and_obeys_ball_and_rang
     norm = norm_for(name, shape, len(shape) == 1, CPU)
     target = Target(shape, 4, limits, norm, examples=4, dtype=dtype)
     radius = 2 * float(target.distances.max())
-    broken = target.broken(AutoAttack("fast", ThreatModel(norm, radius, limits)), [attack])
+    broken = target.broken(ThreatModel(norm, radius, limits), [attack])
     assert broken.any() or (name == "l1" and attack.startswith("apgd"))  # weak in L1, as the published one is
 
 
@@ -71,7 +71,7 @@ def test_the_targeted_attack_covers_ten_classes() -> None:
     norm = Norm.named("linf")
     target = Target((1, 6, 6), 10, UNIT_RANGE, norm)
     radius = float(np.median(target.distances))
-    broken = target.broken(AutoAttack("standard", ThreatModel(norm, radius, UNIT_RANGE)), ["apgd-t"])
+    broken = target.broken(ThreatModel(norm, radius, UNIT_RANGE), ["apgd-t"])
     clear = abs(target.distances / radius - 1) > 0.03
     assert np.array_equal(broken[clear], (target.distances < radius)[clear])
 
@@ -94,19 +94,13 @@ def test_square_finds_what_a_masked_gradient_hides(name: NormName) -> None:
     radius = 3 * float(target.distances.max())
     target.network = Rounded(target.network)
     target.labels = target.network(target.inputs).argmax(dim=1)
-    assert target.broken(AutoAttack("fast", ThreatModel(norm, radius, UNIT_RANGE)), ["square"]).mean() > 0.7
+    assert target.broken(ThreatModel(norm, radius, UNIT_RANGE), ["square"]).mean() > 0.7
 
 
 def test_a_single_example_without_variation_can_be_attacked_without_a_range() -> None:
     norm = Norm.named("linf", torch.tensor([2.0]))
     network = affine(torch.tensor([[-1.0], [1.0]]))
-    points = propose(
-        AutoAttack("fast", ThreatModel(norm, 0.6, UNBOUNDED)),
-        "apgd-ce",
-        network,
-        torch.tensor([[1.0]]),
-        torch.tensor([1]),
-    )
+    points = propose("apgd-ce", network, torch.tensor([[1.0]]), torch.tensor([1]), ThreatModel(norm, 0.6, UNBOUNDED))
     assert float(points) == pytest.approx(-0.2, abs=1e-6)
 
 
@@ -136,11 +130,11 @@ def test_verdicts_agree_with_the_published_implementation(name: NormName, radius
     from pyautoattack import AutoAttack as Published
 
     network, inputs, labels = trained()
-    suite = AutoAttack("standard", ThreatModel(Norm.named(name), radius, UNIT_RANGE))
+    threat = ThreatModel(Norm.named(name), radius, UNIT_RANGE)
     standing = torch.ones(len(labels), dtype=torch.bool)
     for attack in ("apgd-ce", "apgd-t", "fab-t"):
         left = standing.nonzero()[:, 0]
-        points = suite.run(attack, network, inputs[left], labels[left], left.tolist())
+        points = PARTS[attack].propose(network, inputs[left], labels[left], threat, left.tolist())
         standing[left] = network(points).argmax(dim=1) == labels[left]
     with torch.random.fork_rng():
         engine = Published(network, norm={"linf": "Linf", "l2": "L2", "l1": "L1"}[name], eps=radius, seed=0)
@@ -164,6 +158,5 @@ class Fragile(nn.Module):
 @pytest.mark.parametrize("attack", ["apgd-ce", "apgd-t", "square"])
 def test_a_point_without_an_answer_breaks_the_example(attack: str) -> None:
     inputs, labels = torch.full((4, 1, 4, 4), 0.5), torch.zeros(4, dtype=torch.long)
-    suite = AutoAttack("fast", ThreatModel(Norm.named("linf"), 0.1, UNIT_RANGE))
-    points = propose(suite, attack, Fragile(), inputs, labels)
+    points = propose(attack, Fragile(), inputs, labels, ThreatModel(Norm.named("linf"), 0.1, UNIT_RANGE))
     assert (answers(Fragile()(points)) == -1).all()

@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from affine_target import ATTACKS, CPU, Target, every_norm
+from affine_target import ATTACKS, CPU, PARTS, Target, every_norm
 from reference import smooth_student
 from torch import Tensor, nn
 
-from robust_student.attacks.autoattack import AutoAttack
 from robust_student.core.norms import Norm, NormName
 from robust_student.core.tensors import UNIT_RANGE
 from robust_student.core.threat_model import ThreatModel
@@ -21,16 +20,16 @@ def test_an_examples_result_depends_on_its_own_seed_alone(name: NormName, attack
     network = smooth_student((1, 4, 4), 5, CPU)
     inputs = torch.rand((12, 1, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     labels = network(inputs).argmax(dim=1)
-    suite = AutoAttack("fast", default.at(1.5 * default.budget))
+    threat, own = default.at(1.5 * default.budget), PARTS[attack]
     state, drawn = torch.get_rng_state(), str(np.random.get_state())
     seeds = [7 * k for k in range(12)]
-    together = suite.run(attack, network, inputs, labels, seeds)
+    together = own.propose(network, inputs, labels, threat, seeds)
     assert torch.equal(torch.get_rng_state(), state) and str(np.random.get_state()) == drawn
     broken = network(together).argmax(dim=1) != labels
     assert 0 < int(broken.sum()) < 12
     torch.manual_seed(77)
     for part in ([3], [11, 0, 5], list(range(2, 9))):
-        apart = suite.run(attack, network, inputs[part], labels[part], [seeds[k] for k in part])
+        apart = own.propose(network, inputs[part], labels[part], threat, [seeds[k] for k in part])
         torch.testing.assert_close(apart, together[part], rtol=0, atol=1e-7)
 
 
@@ -38,8 +37,8 @@ def test_an_examples_result_depends_on_its_own_seed_alone(name: NormName, attack
 def test_another_seed_starts_elsewhere(attack: str) -> None:
     network = smooth_student((1, 4, 4), 5, CPU)
     inputs = torch.rand((4, 1, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    labels, suite = network(inputs).argmax(dim=1), AutoAttack("fast", ThreatModel(Norm.named("linf"), 0.5, UNIT_RANGE))
-    first, second = (suite.run(attack, network, inputs, labels, [s + k for k in range(4)]) for s in (0, 9))
+    labels, threat = network(inputs).argmax(dim=1), ThreatModel(Norm.named("linf"), 0.5, UNIT_RANGE)
+    first, second = (PARTS[attack].propose(network, inputs, labels, threat, range(s, s + 4)) for s in (0, 9))
     assert not torch.equal(first, second)
 
 
@@ -61,5 +60,5 @@ def test_broken_examples_leave_the_batch_inside_every_attack() -> None:
     for attack in ("apgd-ce", "apgd-t", "fab-t", "square"):
         network = Counting(target.network)
         threat = ThreatModel(norm, radius if attack != "square" else 4 * radius, UNIT_RANGE)
-        AutoAttack("fast", threat).run(attack, network, target.inputs, target.labels, list(range(12)))
+        PARTS[attack].propose(network, target.inputs, target.labels, threat, range(12))
         assert network.sizes[0] == 12 and min(network.sizes[-3:]) < 12, attack

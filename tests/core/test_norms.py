@@ -251,6 +251,11 @@ def test_name_and_dual_order_belong_together(name: NormName) -> None:
     assert 1 / norm.p + 1 / norm.q == 1
 
 
+def test_another_norm_has_the_same_units() -> None:
+    norm = norm_for("linf", (3,), True, CPU)
+    assert norm.other("l2").p == 2 and norm.other("l2").scale is norm.scale
+
+
 @pytest.mark.parametrize("p", [0.0, 1.5, 3.0, math.nan])
 def test_orders_other_than_1_2_inf_are_errors(p: float) -> None:
     with pytest.raises(UserError, match="p must be 1, 2 or inf"):

@@ -31,8 +31,8 @@ RANGES = (UNIT_RANGE, InputRange(-1.0, 2.0), InputRange(0.0, math.inf), UNBOUNDE
 SHAPE = (2, 3)
 CPU = torch.device("cpu")
 PACKAGE = Path(robust_student.__file__).parent
-MAKERS = {"core/threat_model.py", "objectives/robust_student.py"}
-"""Where norms are made, and norm, radius and range are put together; the objective makes the norm of a slope."""
+MAKERS = {"core/threat_model.py", "core/norms.py"}
+"""Where norms are made, and norm, radius and range are put together."""
 
 
 def normal(shape: Shape, device: torch.device, examples: int = 4, seed: int = 0) -> Tensor:

@@ -14,12 +14,12 @@ from torch import nn
 from robust_student.attacks.minimum_norm import Effort, smallest_confidence_loss, smallest_decision_change
 from robust_student.bounds.certified import Certifier
 from robust_student.core.threat_model import ThreatModel
-from robust_student.evaluation import certify as certify_module
+from robust_student.evaluation import radius_measurements
 from robust_student.evaluation.certify import certify
 from robust_student.evaluation.settings import CertificationSettings, SmoothingSettings
 from robust_student.models.model import as_model
 from robust_student.results.intervals import median, wilson
-from robust_student.results.radii import radius_of, summarise_radii
+from robust_student.results.radii import summarise_radii
 from robust_student.results.rows import Key, Row
 
 DATA = toy_data()
@@ -51,9 +51,9 @@ def small_run(output: Path, subjects: Mapping[str, nn.Module] | None = None, **c
     two = subjects or {name: model for name, model in models().items() if name != "kd"}
     less = Effort(budgets=5, restarts=1, pgd_steps=3, steps=5)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(certify_module, "smallest_decision_change", partial(smallest_decision_change, effort=less))
-        patch.setattr(certify_module, "smallest_confidence_loss", partial(smallest_confidence_loss, effort=less))
-        patch.setattr(certify_module, "AGREEMENT_STEPS", 5)
+        patch.setattr(radius_measurements, "smallest_decision_change", partial(smallest_decision_change, effort=less))
+        patch.setattr(radius_measurements, "smallest_confidence_loss", partial(smallest_confidence_loss, effort=less))
+        patch.setattr(radius_measurements, "AGREEMENT_STEPS", 5)
         return certify(two, DATA, CertificationSettings.parse(SMALL | changes), output=output)
 
 
@@ -85,7 +85,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Path,
 
 def column(output: Path, model: str, kind: str) -> dict[int, float]:
     rows = [row for row in rows_of(output) if (row["model"], row["perturbation"]) == (model, kind)]
-    return {row["index"]: radius_of(Row(**row)) for row in rows}
+    return {row["index"]: Row(**row).radius for row in rows}
 
 
 @pytest.mark.parametrize("method", ["interval", "gradient", "lipschitz", "linear"])

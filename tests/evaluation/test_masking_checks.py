@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from robust_student.core.tensors import UNBOUNDED
 from robust_student.data.readers.load import Data
 from robust_student.evaluation.evaluate import evaluate
-from robust_student.evaluation.masking_checks import PREFIX, masking_verdict
+from robust_student.evaluation.masking_checks import masking_verdict
 from robust_student.evaluation.settings import EvaluationSettings, MaskingSettings
+from robust_student.evaluation.threats import Threats
 from robust_student.results.masking import CHECKS, CheckName, Verdict
 from robust_student.results.rows import ROWS, Row
 from robust_student.runtime.files import read_jsonl
@@ -210,7 +211,7 @@ def test_every_option_changes_what_is_measured(option: str, tmp_path: Path) -> N
             "sign": Around(after=lambda z: -z),
         }
         evaluate(models, DATA, SETTINGS.model_copy(update={"masking": masking}), output=tmp_path / folder)
-        rows = [row for row in rows_of(tmp_path / folder, model="masked") if row["perturbation"].startswith(PREFIX)]
+        rows = [row for row in rows_of(tmp_path / folder, model="masked") if row["perturbation"].startswith("masking_")]
         return {tuple(row.values()) for row in rows}
 
     usual = MaskingSettings(examples=8, steps=(1, 4))
@@ -222,7 +223,7 @@ def test_the_checks_run_on_a_stratified_sample_and_are_no_results_of_their_own(t
     rows = rows_of(tmp_path / "out", perturbation="masking_gradient")
     labels = [row["label"] for row in rows]
     assert [labels.count(k) for k in range(3)] == [10, 10, 10]
-    assert not any(record["perturbation"].startswith(PREFIX) for record in records)
+    assert not any(record["perturbation"].startswith("masking_") for record in records)
 
 
 # Rows written by hand -------------------------------------------------------------------------------------------------
@@ -262,7 +263,7 @@ def by_hand(square: tuple[int, ...] = (1,)) -> Verdict:
     for i in (4, 5):
         groups["masking_alone", None][i] = replace(groups["masking_alone", None][i], detail="different")
     groups["masking_gradient", None][3] = replace(groups["masking_gradient", None][3], detail="zero")
-    return masking_verdict(groups, DATA, SETTINGS)
+    return masking_verdict(groups, Threats.of(DATA, SETTINGS), SETTINGS)
 
 
 def test_the_shares_are_those_counted_by_hand() -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from robust_student import DistillSettings, ObjectiveSettings, distill, evaluate, load_data, train
-from robust_student.attacks import autoattack
+from robust_student.attacks import apgd, autoattack
 from robust_student.models.model import Model, as_model
 from robust_student.objectives.gradient_penalties import GradientSettings
 from robust_student.objectives.methods import METHODS
@@ -75,7 +75,7 @@ def student(teacher: Model, objective: ObjectiveSettings) -> Model:
 @pytest.fixture(scope="module", autouse=True)
 def _short_autoattack() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(autoattack, "_TARGETS", 3)
+        patch.setattr(apgd, "_TARGETS", 3)
         patch.setitem(autoattack._QUERIES, "fast", 300)
         yield
 

@@ -18,6 +18,7 @@ OTHERS: dict[str, Any] = {
     "pgd_linf": (0.05, 0.2),
     "pgd_l2": (0.5,),
     "pgd_steps": 1,
+    "attacks": ("square",),
     "autoattack": "none",
     "autoattack_norm": "l2",
     "autoattack_radius": 0.05,

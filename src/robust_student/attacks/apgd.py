@@ -7,18 +7,23 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robust_student.core.margins import input_gradient
+from robust_student.attacks.attack import Attack
+from robust_student.attacks.unscaled import in_turns, without_scale
+from robust_student.core.margins import by_score, input_gradient
+from robust_student.core.rng import generators
 from robust_student.core.tensors import Inputs, Labels, Logits, PerExample, answers, column
 from robust_student.core.threat_model import ThreatModel
 
 STEPS = 100
+_TARGETS, _L1_TARGETS = 9, 5  # rival classes that are aimed at, those of largest score first
+_L1_RESTARTS = 5  # of the untargeted attack
 _NEW = 0.75  # share of the new step in a move; the rest is the last move
 _RISING = 0.75  # the step is halved where at most this share of the last steps raised the loss
 _L1_BALLS = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))  # radius in units of R, share of the steps
@@ -52,6 +57,45 @@ def targeted_margin(labels: Labels, targets: Labels) -> Loss:
 
 def _lead(logits: Tensor, ahead: Tensor, behind: Tensor) -> Tensor:
     return (logits.gather(1, ahead[:, None]) - logits.gather(1, behind[:, None]))[:, 0]
+
+
+@dataclass(frozen=True)
+class Apgd(Attack):
+    """APGD on cross-entropy, or on the targeted DLR loss (four classes or more) or margin, rival after rival."""
+
+    loss: Literal["ce", "t", "margin"]
+
+    @property
+    def name(self) -> str:
+        """As it stands in rows."""
+        return f"apgd-{self.loss}"
+
+    def propose(
+        self, network: nn.Module, inputs: Inputs, labels: Labels, threat: ThreatModel, seeds: Sequence[int]
+    ) -> Inputs:
+        """A misclassified point for every example for which one was met; the input for the others."""
+
+        def search(network: nn.Module, inputs: Tensor, threat: ThreatModel) -> Tensor:
+            with torch.no_grad():
+                rivals = by_score(network(inputs), labels)
+
+            def run(turn: int, standing: Tensor) -> Tensor:
+                truth = labels[standing]
+                loss = cross_entropy(truth)
+                if self.loss != "ce":
+                    loss = (targeted_dlr if self.loss == "t" else targeted_margin)(truth, rivals[standing, turn])
+                streams = generators([seeds[i] for i in standing.tolist()], self.name, turn)
+                return apgd(network, loss, inputs[standing], truth, threat, streams)
+
+            return in_turns(inputs, self._turns(threat, rivals.shape[1]), run)
+
+        return without_scale(network, inputs, threat, search)
+
+    def _turns(self, threat: ThreatModel, rivals: int) -> int:
+        """Restarts, or rival classes."""
+        if self.loss == "ce":
+            return _L1_RESTARTS if threat.norm.p == 1 else 1
+        return min(_L1_TARGETS if threat.norm.p == 1 else _TARGETS, rivals)
 
 
 def apgd(

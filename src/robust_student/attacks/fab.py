@@ -1,19 +1,54 @@
 """FAB (Croce & Hein 2020b): the nearest point of a target class, by projections onto linearised boundaries."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from robust_student.core.margins import input_gradient
+from robust_student.attacks.attack import Attack
+from robust_student.attacks.unscaled import in_turns, without_scale
+from robust_student.core.margins import by_score, input_gradient
 from robust_student.core.tensors import Inputs, Labels, answers, column
 from robust_student.core.threat_model import ThreatModel
 
 STEPS = 100
+TARGETS = 9
+"""Rival classes that are aimed at, those of largest score first."""
 _OVERSHOOT = 1.05
 _BIAS = 0.1  # largest share of the step that is taken from the input instead of from the current point
 _BACK = 0.9  # share of the way from the input to a success at which the search goes on
 _ROUNDS = 60
+
+
+@dataclass(frozen=True)
+class Fab(Attack):
+    """FAB aimed at the nearest rivals in turn; what is nearest but beyond the budget does not count."""
+
+    @property
+    def name(self) -> str:
+        """As it stands in rows."""
+        return "fab-t"
+
+    def propose(
+        self, network: nn.Module, inputs: Inputs, labels: Labels, threat: ThreatModel, seeds: Sequence[int]
+    ) -> Inputs:
+        """A misclassified point for every example for which one was met; the input for the others. No randomness."""
+
+        def search(network: nn.Module, inputs: Tensor, threat: ThreatModel) -> Tensor:
+            with torch.no_grad():
+                rivals = by_score(network(inputs), labels)
+
+            def run(turn: int, standing: Tensor) -> Tensor:
+                part = inputs[standing]
+                reached = fab(network, part, labels[standing], rivals[standing, turn], threat)
+                near = threat.norm.size(reached - part) <= threat.budget
+                return torch.where(column(near, part), reached, part)
+
+            return in_turns(inputs, min(TARGETS, rivals.shape[1]), run)
+
+        return without_scale(network, inputs, threat, search)
 
 
 def fab(

@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor, nn
 
-from robust_student.attacks.fab import fab
+from robust_student.attacks.attack import Attack
+from robust_student.attacks.fab import TARGETS, fab
 from robust_student.attacks.foolbox_attacks import Standing, ddn, deepfool, fmn, foolbox_for
 from robust_student.attacks.pgd import Excess, descend
 from robust_student.attacks.unscaled import Unscaled
@@ -29,7 +30,6 @@ DEFAULT_ATTACKS = ("pgd-bisection", "fab")
 """The attacks that need nothing but the product's own dependencies."""
 _STEPS = (0.5, 0.1, 0.02)  # sizes of PGD's steps in units of the budget: across the ball, then finer
 _CLOSE = 0.005  # bisection over the budget stops where failure and success are this close, relative to the failure
-_FAB_TARGETS = 9  # rival classes that FAB aims at, those of largest score at x, as in AutoAttack
 _HALVINGS = 12  # of the segment from x to the best point: what is left is 1/4096 of it
 
 
@@ -285,7 +285,7 @@ def _fab(search: _Search, standing: Tensor) -> Iterable[Inputs]:
     network, threat = Unscaled(search.network, unit), search.threat.at(0.0).unscaled(inputs)
     with torch.no_grad():
         rivals = by_score(search.network(inputs), labels)
-    for rank in range(min(_FAB_TARGETS, rivals.shape[1])):
+    for rank in range(min(TARGETS, rivals.shape[1])):
         found = fab(network, inputs / unit, labels, rivals[:, rank], threat, steps=search.effort.steps)
         yield search.place(found * unit, left)
 
@@ -312,7 +312,7 @@ def _borrowed(attack: Callable[[Standing], Iterable[Inputs]]) -> Callable[[_Sear
     return propose
 
 
-class _Attack(NamedTuple):
+class _MinimumNorm(NamedTuple):
     """An attack, the norms it serves and whether it comes from foolbox."""
 
     propose: Callable[[_Search, Tensor], Iterable[Inputs]]
@@ -322,13 +322,35 @@ class _Attack(NamedTuple):
 
 
 ATTACKS = {
-    "pgd-bisection": _Attack(_pgd_bisection, ("l1", "l2", "linf")),
-    "fab": _Attack(_fab, ("l1", "l2", "linf")),
-    "ddn": _Attack(_borrowed(ddn), ("l2",), foreign=True),
-    "fmn": _Attack(_borrowed(fmn), ("l1", "l2", "linf"), foreign=True),
-    "deepfool": _Attack(_borrowed(deepfool), ("l2", "linf"), foreign=True),
+    "pgd-bisection": _MinimumNorm(_pgd_bisection, ("l1", "l2", "linf")),
+    "fab": _MinimumNorm(_fab, ("l1", "l2", "linf")),
+    "ddn": _MinimumNorm(_borrowed(ddn), ("l2",), foreign=True),
+    "fmn": _MinimumNorm(_borrowed(fmn), ("l1", "l2", "linf"), foreign=True),
+    "deepfool": _MinimumNorm(_borrowed(deepfool), ("l2", "linf"), foreign=True),
 }
 """Every attack by name, with the norms that it serves; the last three need the optional extra `attacks`."""
+
+
+@dataclass(frozen=True)
+class Nearest(Attack):
+    """One of `ATTACKS` as an attack at a budget: the smallest perturbation that it finds, which may be beyond it."""
+
+    attack: str
+
+    @property
+    def name(self) -> str:
+        """As it stands in rows."""
+        return self.attack
+
+    def require(self, threat: ThreatModel) -> None:
+        """Raise UserError where it does not serve the norm or is not installed."""
+        require_attacks([self.attack], threat.norm)
+
+    def propose(
+        self, network: nn.Module, inputs: Inputs, labels: Labels, threat: ThreatModel, seeds: Sequence[int]
+    ) -> Inputs:
+        """Verified points; the input where nothing was found."""
+        return smallest_decision_change(network, inputs, labels, threat, seeds=seeds, attacks=[self.attack]).points
 
 
 def require_attacks(names: Sequence[str], norm: Norm) -> None:
@@ -337,7 +359,7 @@ def require_attacks(names: Sequence[str], norm: Norm) -> None:
         _attack(name, norm)
 
 
-def _attack(name: str, norm: Norm) -> _Attack:
+def _attack(name: str, norm: Norm) -> _MinimumNorm:
     if name not in ATTACKS:
         raise UserError(f"attacks: unknown name '{name}', choose from {', '.join(ATTACKS)}")
     attack = ATTACKS[name]

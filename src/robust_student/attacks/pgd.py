@@ -1,7 +1,8 @@
-"""Projected gradient descent: attacks only propose points, the caller grades them."""
+"""Projected gradient descent, as an attack at a budget and as its parts; the caller grades the points."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -9,6 +10,7 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from robust_student.attacks.ascent import Uphill, ascend
+from robust_student.attacks.attack import Attack
 from robust_student.core.margins import log_odds, margin
 from robust_student.core.tensors import Inputs, Labels, Logits, PerExample
 from robust_student.core.threat_model import ThreatModel
@@ -21,6 +23,24 @@ Excess: TypeAlias = Callable[[Logits, Int64[Tensor, " batch"]], PerExample]
 
 Loss: TypeAlias = Callable[[Logits, Labels], PerExample]
 """Maps logits and labels to what an attack lowers, one per example."""
+
+
+@dataclass(frozen=True)
+class Pgd(Attack):
+    """`pgd` from a point drawn uniformly in the ball."""
+
+    steps: int = 50
+
+    @property
+    def name(self) -> str:
+        """As it stands in rows."""
+        return "pgd"
+
+    def propose(
+        self, network: nn.Module, inputs: Inputs, labels: Labels, threat: ThreatModel, seeds: Sequence[int]
+    ) -> Inputs:
+        """The visited points of smallest margin."""
+        return pgd(network, inputs, labels, threat, steps=self.steps, start=threat.random_each(inputs, seeds))
 
 
 def pgd(

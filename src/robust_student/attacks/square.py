@@ -8,7 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from robust_student.attacks.attack import Attack
+from robust_student.attacks.unscaled import without_scale
 from robust_student.core.margins import margin
+from robust_student.core.rng import generators
 from robust_student.core.tensors import Inputs, Labels, PerExample, answers
 from robust_student.core.threat_model import ThreatModel
 
@@ -16,6 +19,27 @@ _SHARE = 0.8  # of the image that the first square covers
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries after which that share is halved
 _TILES = 5  # along a side, of the first L1 or L2 perturbation
 _AHEAD = 100  # queries for which numbers are drawn at once
+
+
+@dataclass(frozen=True)
+class Square(Attack):
+    """Random search; needs no gradient."""
+
+    queries: int = 5000
+
+    @property
+    def name(self) -> str:
+        """As it stands in rows."""
+        return "square"
+
+    def propose(
+        self, network: nn.Module, inputs: Inputs, labels: Labels, threat: ThreatModel, seeds: Sequence[int]
+    ) -> Inputs:
+        """The points of smallest margin met."""
+        streams = generators(seeds, self.name)
+        return without_scale(
+            network, inputs, threat, lambda n, x, t: square(n, x, labels, t, streams, queries=self.queries)
+        )
 
 
 def square(

@@ -1,6 +1,13 @@
-"""A change of coordinates: attacks that know no per-feature scale see inputs divided by it."""
+"""What attacks share that know no per-feature scale: they see inputs divided by it, and may come in turns."""
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor, nn
+
+from robust_student.core.module_state import frozen
+from robust_student.core.tensors import Inputs
+from robust_student.core.threat_model import ThreatModel
 
 
 class Unscaled(nn.Module):
@@ -13,3 +20,31 @@ class Unscaled(nn.Module):
     def forward(self, points: Tensor) -> Tensor:
         """Logits."""
         return self.network(points if isinstance(self.unit, float) else points * self.unit)
+
+
+def without_scale(
+    network: nn.Module, inputs: Inputs, threat: ThreatModel, search: Callable[[nn.Module, Tensor, ThreatModel], Tensor]
+) -> Inputs:
+    """Points that `search` finds for the network, the inputs and the threat model in units of the scale."""
+    if len(inputs) == 0:
+        return inputs
+    unit = threat.norm.unit(inputs)
+    with frozen(network):
+        found = search(Unscaled(network, unit), inputs / unit, threat.unscaled(inputs))
+    return threat.clip(found * unit)
+
+
+def in_turns(inputs: Inputs, turns: int, run: Callable[[int, Tensor], Tensor]) -> Inputs:
+    """What several runs of an attack find, each on the examples that the runs before did not break.
+
+    `run` maps the number of the turn and positions to points, and gives the input itself where it broke nothing.
+    """
+    found, standing = inputs.clone(), torch.arange(len(inputs), device=inputs.device)
+    for turn in range(turns):
+        if len(standing) == 0:
+            break
+        reached = run(turn, standing)
+        unbroken = (reached == inputs[standing]).flatten(1).all(dim=1)
+        found[standing] = reached
+        standing = standing[unbroken]
+    return found

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from robust_student.doctor.findings import Finding
+from robust_student.results.perturbation import Perturbation
 from robust_student.results.records import find
 
 
@@ -18,8 +19,8 @@ def headline(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     lines = []
     for name in names:
         noise = min(find(records, name, "accuracy", "gaussian_snr_db"), key=lambda r: abs(r["setting"]), default=None)
-        attacks = [r for r in records if r["model"] == name and r["perturbation"].startswith("autoattack_")]
-        accuracy = [r for r in attacks if r["metric"] == "accuracy"]
+        accuracy = [r for r in records if r["model"] == name and r["metric"] == "accuracy"]
+        attacked = [r for r in accuracy if Perturbation.parse(r["perturbation"]).name == "autoattack"]
         parameters = find(records, name, "parameters")
         lines.append(
             {
@@ -27,7 +28,7 @@ def headline(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "parameters": parameters[0]["value"] if parameters else None,
                 "clean": find(records, name, "accuracy")[0],
                 "noise": noise,
-                "autoattack": accuracy[0] if accuracy else None,
+                "autoattack": attacked[0] if attacked else None,
             }
         )
     return lines

@@ -44,6 +44,10 @@ class Norm:
             raise UserError(f"norm: unknown name '{name}', choose from {', '.join(_POWERS)}")
         return cls(_POWERS[name], scale)
 
+    def other(self, name: NormName) -> "Norm":
+        """The norm of that name in the same units."""
+        return Norm.named(name, self.scale)
+
     @property
     def name(self) -> str:
         """`l1`, `l2` or `linf`."""

@@ -11,10 +11,11 @@ from robust_student.core.tensors import UNIT_RANGE, answers
 from robust_student.corruptions.kinds import CORRUPTIONS, IMAGENET_C, corrupt, require_images
 from robust_student.data.readers.load import Data
 from robust_student.evaluation.corruption_sets import open_corruption_set, set_digest
-from robust_student.evaluation.measurements import Batch, Measurement, rows_of
+from robust_student.evaluation.measurements import Batch, Measure, Measurement, rows_of
 from robust_student.evaluation.settings import CorruptionSettings, EvaluationSettings
 from robust_student.models.model import Model
-from robust_student.results.rows import CORRUPTION, Row
+from robust_student.results.perturbation import Perturbation
+from robust_student.results.rows import Row
 
 
 def corruption_kinds(settings: CorruptionSettings) -> tuple[str, ...]:
@@ -43,7 +44,7 @@ def corruption_plan(data: Data, settings: EvaluationSettings, count: int) -> lis
         raise UserError(f"corruption set {wanted.set}: the data are not images with pixels in [0, 1]")
     source = _ours(data, settings) if wanted.set is None else _published(data, settings)
     return [
-        Measurement(CORRUPTION + kind, float(severity), count, _cell(kind, severity, source))
+        Measurement(Perturbation("corruption", kind), float(severity), count, _cell(kind, severity, source))
         for kind in kinds
         for severity in dict.fromkeys(wanted.severities)
     ]
@@ -86,9 +87,9 @@ def _published(data: Data, settings: EvaluationSettings) -> Source:
     return corrupted
 
 
-def _cell(kind: str, severity: int, source: Source) -> Callable[[Model, Batch], list[Row]]:
+def _cell(kind: str, severity: int, source: Source) -> Measure:
     def run(model: Model, batch: Batch) -> list[Row]:
         predictions = answers(model.logits(source(kind, severity, batch))).tolist()
-        return rows_of(batch, CORRUPTION + kind, float(severity), predictions)
+        return rows_of(batch, Perturbation("corruption", kind), float(severity), predictions)
 
     return run

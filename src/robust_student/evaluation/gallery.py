@@ -10,15 +10,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from robust_student.attacks.pgd import pgd
+from robust_student.attacks.pgd import Pgd
 from robust_student.core.rng import example_seeds, normal_per_example
 from robust_student.core.tensors import answers
 from robust_student.core.threat_model import ThreatModel
 from robust_student.corruptions.snr_noise import gaussian_at_snr
 from robust_student.data.readers.load import Data
-from robust_student.evaluation.measurements import autoattack_suite
 from robust_student.evaluation.settings import EvaluationSettings
 from robust_student.models.model import Model
+from robust_student.results.perturbation import Perturbation
 from robust_student.results.rows import Key, Row
 
 EXAMPLES, SNR_DB = 6, (None, 10.0, 0.0, -5.0)
@@ -46,20 +46,23 @@ def gallery(models: Mapping[str, Model], data: Data, sample: Tensor, seed: int) 
 
 
 def worst_examples(
-    models: Mapping[str, Model], data: Data, groups: Mapping[Key, Mapping[int, Row]], settings: EvaluationSettings
+    models: Mapping[str, Model],
+    data: Data,
+    groups: Mapping[Key, Mapping[int, Row]],
+    threat: ThreatModel,
+    settings: EvaluationSettings,
 ) -> list[dict[str, Any]]:
     """The examples that PGD broke although the model was surest of the right answer, with what the attack added.
 
     Of every model the `WORST` with the highest clean confidence, at the PGD budget nearest to AutoAttack's in its norm.
     The attack is run again on them with their own starts; a point that does not fool the model this time is left out.
     """
-    wanted = autoattack_suite(data, settings).threat
-    kind = f"pgd_{wanted.norm.name}"
-    widest = data.input_range.width if wanted.norm.name == "linf" else float("inf")
+    kind, wanted = str(Perturbation.attack("pgd", threat.norm.name)), threat.budget
+    widest = data.input_range.width if threat.norm.p == math.inf else math.inf
     budgets = {s for _, perturbation, s in groups if perturbation == kind and s is not None and s < widest}
     if not budgets:
         return []
-    threat = wanted.at(min(sorted(budgets), key=lambda budget: abs(budget - wanted.budget)))
+    threat = threat.at(min(sorted(budgets), key=lambda budget: abs(budget - wanted)))
     entries = []
     for name, model in models.items():
         clean, attacked = groups[name, "none", None], groups[name, kind, threat.budget]
@@ -76,13 +79,13 @@ def worst_examples(
                 continue
             change = points[k] - inputs[k]
             factor = 0.5 / max(float(change.abs().max()), 1e-12)
-            attack = {"model": name, "perturbation": kind, "setting": threat.budget, "magnified": factor}
+            made = {"model": name, "perturbation": kind, "setting": threat.budget, "magnified": factor}
             pictures = {"original": inputs[k], "perturbed": points[k]}
             shown: dict[str, dict[str, Any]]
             shown = {part: {"png": _png(picture, data)} for part, picture in pictures.items()}
             shown["original"]["predictions"], shown["perturbed"]["predictions"] = before[k], after[k]
             shown["change"] = {"png": _encoded(0.5 + factor * change)}
-            entries.append({"index": index, "label": label, "attack": attack, **shown})
+            entries.append({"index": index, "label": label, "attack": made, **shown})
     return entries
 
 
@@ -95,17 +98,9 @@ def _attacked(
     settings: EvaluationSettings,
 ) -> Tensor:
     """What PGD makes of these examples, forced into the ball and the range, on the CPU."""
-    device = model.mean.device
-    start = threat.random_each(inputs, example_seeds(settings.seed, indices))
-    found = pgd(
-        model,
-        inputs.to(device),
-        labels.to(device),
-        threat,
-        steps=settings.pgd_steps,
-        start=start.to(device),
-    ).cpu()
-    return threat.project(found, inputs)
+    device, seeds = model.mean.device, example_seeds(settings.seed, indices)
+    pgd = Pgd(settings.pgd_steps)
+    return threat.project(pgd.propose(model, inputs.to(device), labels.to(device), threat, seeds).cpu(), inputs)
 
 
 def _predictions(models: Mapping[str, Model], inputs: Tensor) -> list[dict[str, dict[str, Any]]]:

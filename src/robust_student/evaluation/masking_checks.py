@@ -1,7 +1,7 @@
 """The measurements behind the masking verdict: cells of an evaluation, and the shares computed from their rows."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 
@@ -14,19 +14,21 @@ from robust_student.core.errors import UserError
 from robust_student.core.margins import input_gradient, margin, true_score
 from robust_student.core.rng import example_seeds
 from robust_student.core.tensors import Labels, Logits, PerExample, answers
-from robust_student.data.readers.load import Data
-from robust_student.evaluation.measurements import Batch, Measurement, autoattack_suite, grade, rows_of
+from robust_student.core.threat_model import ThreatModel
+from robust_student.evaluation.attack_measurements import grade
+from robust_student.evaluation.measurements import Batch, Measure, Measurement, rows_of
 from robust_student.evaluation.settings import EvaluationSettings
+from robust_student.evaluation.threats import Threats
 from robust_student.models.model import Model
 from robust_student.results.masking import CheckName, Verdict, judge
+from robust_student.results.perturbation import Perturbation
 from robust_student.results.rows import Row
 
-PREFIX = "masking_"
-"""Begins the names of these perturbations; their rows count for the verdict and are no result of their own."""
-GRADIENT, REPETITION, OUTPUTS = "masking_gradient", "masking_repetition", "masking_outputs"
-ALONE = "masking_alone"
-STEPS, CROSS_ENTROPY, RESCALED = "masking_steps", "masking_cross_entropy", "masking_rescaled"
-TRANSFER = "masking_transfer"
+GRADIENT, REPETITION, OUTPUTS, ALONE, STEPS, CROSS_ENTROPY, RESCALED, TRANSFER = (
+    Perturbation("masking", name)
+    for name in ("gradient", "repetition", "outputs", "alone", "steps", "cross_entropy", "rescaled", "transfer")
+)
+"""Their rows count for the verdict and are no result of their own."""
 SAME = 1e-4
 """Logits of two passes are the same where they differ by at most this share of the largest one."""
 ROUNDED = 0.02
@@ -34,15 +36,14 @@ ROUNDED = 0.02
 
 Rows = Mapping[int, Row]
 """The rows of one model, perturbation and setting by example."""
-Run = Callable[[Model, Batch], list[Row]]
 
 
 def masking_plans(
-    models: Mapping[str, Model], data: Data, settings: EvaluationSettings, attacked: int
+    models: Mapping[str, Model], threat: ThreatModel, settings: EvaluationSettings, attacked: int
 ) -> dict[str, list[Measurement]]:
     """What to measure on each model for its verdict, on the first of the attacked examples, cheapest first.
 
-    The attacks use the norm and the budget of AutoAttack, whether it is run or not. Raises UserError where a surrogate
+    The attacks have AutoAttack's threat model, whether it is run or not. Raises UserError where a surrogate
     is not among the models.
     """
     wanted = settings.masking
@@ -51,29 +52,29 @@ def masking_plans(
     if unknown:
         raise UserError(f"evaluate: surrogate '{unknown[0]}' is not among the models ({', '.join(models)})")
     ladder = [float(steps) for steps in sorted(set(wanted.steps))]
-    cells: list[tuple[str, float | None, Run]] = [
+    cells: list[tuple[Perturbation, float | None, Measure]] = [
         (GRADIENT, None, _gradient),
         (REPETITION, None, _repetition),
         (ALONE, None, _alone_or_not),
         (OUTPUTS, None, _outputs),
-        *((STEPS, steps, _pgd(STEPS, margin, data, settings, steps)) for steps in ladder),
-        (CROSS_ENTROPY, ladder[-1], _pgd(CROSS_ENTROPY, _log_probability, data, settings, ladder[-1])),
-        (RESCALED, ladder[-1], _pgd(RESCALED, _rescaled, data, settings, ladder[-1])),
+        *((STEPS, steps, _pgd(STEPS, margin, threat, settings.seed, steps)) for steps in ladder),
+        (CROSS_ENTROPY, ladder[-1], _pgd(CROSS_ENTROPY, _log_probability, threat, settings.seed, ladder[-1])),
+        (RESCALED, ladder[-1], _pgd(RESCALED, _rescaled, threat, settings.seed, ladder[-1])),
     ]
-    attack = _transfer({name: models[name] for name in surrogates}, data, settings, ladder[-1])
+    transfer = _transfer({name: models[name] for name in surrogates}, threat, settings.seed, ladder[-1])
     count = min(attacked, wanted.examples)
     plans = {name: [Measurement(kind, setting, count, run) for kind, setting, run in cells] for name in models}
     for name, plan in plans.items():
         if any(other != name for other in surrogates):
-            plan.append(Measurement(TRANSFER, ladder[-1], count, attack))
+            plan.append(Measurement(TRANSFER, ladder[-1], count, transfer))
     return plans
 
 
 def masking_verdict(
-    groups: Mapping[tuple[str, float | None], Rows], data: Data, settings: EvaluationSettings
+    rows: Mapping[tuple[str, float | None], Rows], threats: Threats, settings: EvaluationSettings
 ) -> Verdict:
     """The verdict on one model from its rows by perturbation and setting."""
-    suite = autoattack_suite(data, settings)
+    groups = {(Perturbation.parse(kind), setting): cell for (kind, setting), cell in rows.items()}
     steps = sorted(set(settings.masking.steps))
     ladder = [groups[STEPS, float(number)] for number in steps]
     cross_entropy, rescaled = groups[CROSS_ENTROPY, float(steps[-1])], groups[RESCALED, float(steps[-1])]
@@ -93,13 +94,14 @@ def masking_verdict(
     else:
         not_run["batch_outputs"] = "the outputs are random, whatever the batch"
 
-    unlimited = groups.get(("pgd_linf", data.input_range.width))
+    pgd = {norm: Perturbation.attack("pgd", norm) for norm in threats.pgd}
+    unlimited = None if threats.whole is None else groups.get((pgd["linf"], threats.whole.budget))
     if unlimited is not None:
         figures["unbounded_accuracy"] = _accuracy(unlimited)
     else:
         not_run["unbounded_accuracy"] = "the inputs have no range, so no budget covers all of them"
 
-    budgets = [_by_budget(groups, kind) for kind in ("pgd_linf", "pgd_l2")]
+    budgets = [_by_budget(groups, kind) for kind in pgd.values()]
     if any(len(cells) > 1 for cells in budgets):
         figures["budget_rise"] = max(_rise(cells) for cells in budgets if len(cells) > 1)
     else:
@@ -114,7 +116,7 @@ def masking_verdict(
     else:
         not_run["one_step_lead"] = "masking.steps does not go from 1 to a larger number"
 
-    attacked = groups.get((f"autoattack_{suite.threat.norm.name}", suite.threat.budget))
+    attacked = groups.get((Perturbation.attack("autoattack", threats.autoattack.norm.name), threats.autoattack.budget))
     if attacked is not None:
         figures["square_only"] = _share(attacked, "square")
         figures["autoattack_only"] = _alone(attacked, [ladder[-1]])
@@ -167,12 +169,11 @@ def _outputs(model: Model, batch: Batch) -> list[Row]:
     return _with_details(rows_of(batch, OUTPUTS, None, answers(logits).tolist()), details)
 
 
-def _pgd(name: str, loss: Loss, data: Data, settings: EvaluationSettings, steps: float) -> Run:
+def _pgd(name: Perturbation, loss: Loss, threat: ThreatModel, seed: int, steps: float) -> Measure:
     """PGD on a loss at AutoAttack's budget; one step starts at the input itself and is as long as the budget (FGSM)."""
-    threat = autoattack_suite(data, settings).threat
 
     def run(model: Model, batch: Batch) -> list[Row]:
-        single, seeds = steps == 1, example_seeds(settings.seed, batch.indices)
+        single, seeds = steps == 1, example_seeds(seed, batch.indices)
         points = descend(
             model,
             _excess(loss, batch.labels),
@@ -187,9 +188,8 @@ def _pgd(name: str, loss: Loss, data: Data, settings: EvaluationSettings, steps:
     return run
 
 
-def _transfer(surrogates: Mapping[str, Model], data: Data, settings: EvaluationSettings, steps: float) -> Run:
+def _transfer(surrogates: Mapping[str, Model], threat: ThreatModel, seed: int, steps: float) -> Measure:
     """Points that lower the margin of each surrogate as far as the steps allow, shown to the other models."""
-    threat = autoattack_suite(data, settings).threat
     made: dict[tuple[str, tuple[int, ...]], Tensor] = {}
 
     def points_of(name: str, batch: Batch) -> Tensor:
@@ -199,7 +199,7 @@ def _transfer(surrogates: Mapping[str, Model], data: Data, settings: EvaluationS
                 surrogates[name],
                 lambda _, logits: -margin(logits, batch.labels),
                 batch.inputs,
-                threat.random_each(batch.inputs, example_seeds(settings.seed, batch.indices)),
+                threat.random_each(batch.inputs, example_seeds(seed, batch.indices)),
                 threat,
                 steps=int(steps),
                 step_size=2.5 / steps * threat.budget,
@@ -243,7 +243,7 @@ def _with_details(rows: Sequence[Row], details: Sequence[str | None]) -> list[Ro
     return [replace(row, detail=detail) for row, detail in zip(rows, details, strict=True)]
 
 
-def _by_budget(groups: Mapping[tuple[str, float | None], Rows], kind: str) -> list[Rows]:
+def _by_budget(groups: Mapping[tuple[Perturbation, float | None], Rows], kind: Perturbation) -> list[Rows]:
     """The cells of a perturbation by growing budget."""
     found = [(setting, rows) for (name, setting), rows in groups.items() if name == kind and setting is not None]
     return [rows for _, rows in sorted(found, key=lambda pair: pair[0])]

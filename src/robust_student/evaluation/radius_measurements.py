@@ -1,13 +1,13 @@
 """Radii of every example: estimated, sampled, attacked, certified and smoothed."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from robust_student.attacks.minimum_norm import smallest_confidence_loss, smallest_decision_change
-from robust_student.attacks.pgd import pgd
+from robust_student.attacks.pgd import Pgd
 from robust_student.bounds.certified import Certifier
 from robust_student.bounds.estimated import (
     estimated_confidence_radius,
@@ -21,138 +21,131 @@ from robust_student.core.norms import Norm
 from robust_student.core.rng import example_seeds
 from robust_student.core.tensors import answers
 from robust_student.core.threat_model import ThreatModel
-from robust_student.evaluation.measurements import Batch, Measurement, radius_fields, rows_of
-from robust_student.evaluation.settings import CertificationSettings
+from robust_student.evaluation.measurements import Batch, Measure, Measurement, radius_fields, rows_of
+from robust_student.evaluation.settings import CertificationSettings, SmoothingSettings
 from robust_student.models.model import Model
+from robust_student.results.perturbation import CLEAN, Meaning, Perturbation
 from robust_student.results.rows import Row
 
 AGREEMENT_STEPS = 50
 """PGD steps of the search for disagreement."""
+SMOOTHED = Perturbation("radius", "certified_smoothed", "l2")
+"""The radius of a smoothed classifier, whose decision it is about."""
 
 Radii = Callable[[Model, Batch], tuple[Tensor, list[str | None]]]
 """Radii of a batch with, for each, what produced it."""
 
 
-def _plan(
-    model: str,
+def radius_plan(
+    certifiers: Mapping[Method, Certifier],
     settings: CertificationSettings,
     threat: ThreatModel,
-    budgets: tuple[float, ...],
-    certifiers: Mapping[tuple[str, Method], Certifier],
+    budgets: Sequence[ThreatModel],
     teacher: Model | None,
-    total: int,
-    slow: int,
+    counts: Mapping[str, int],
 ) -> list[Measurement]:
-    cells = [Measurement("none", None, total, _clean)]
-    meanings = ("decision", "confidence") if teacher is not None else ("decision",)
+    """What is measured on one model: on all `examples`, or on the `linear` ones where it is slow."""
+    total, slow, seed = counts["examples"], counts["linear"], settings.seed
+    radii = [budget.budget for budget in budgets]
+    cells = [Measurement(CLEAN, None, total, _clean)]
+    meanings: tuple[Meaning, ...] = ("decision", "confidence") if teacher is not None else ("decision",)
     for meaning in meanings:
         found = [
-            (f"estimated_{meaning}", total, _estimated(threat, meaning)),
-            (f"sampled_{meaning}", slow, _sampled(settings, threat, meaning)),
-            (f"attack_{meaning}", slow, _attacked(settings, threat, meaning)),
+            ("estimated", total, _estimated(threat.norm, meaning)),
+            ("sampled", slow, _sampled(threat, meaning, settings.sampled_points, seed)),
+            ("attack", slow, _attacked(threat, meaning, settings.attacks, seed)),
         ]
-        for method in (method for method in settings.methods if (model, method) in certifiers):
+        for method, certifier in certifiers.items():
             count = slow if method == "linear" else total
-            found.append((f"certified_{method}_{meaning}", count, _certified(certifiers, method, budgets, meaning)))
-        named = [(f"{name}_radius_{threat.norm.name}", count, radii) for name, count, radii in found]
-        cells += [Measurement(name, None, count, _rows(name, radii)) for name, count, radii in named]
+            found.append((f"certified_{method}", count, _certified(certifier, radii, meaning)))
+        named = [(Perturbation.radius(name, meaning, threat.norm.name), count, run) for name, count, run in found]
+        cells += [Measurement(kind, None, count, _rows(kind, run)) for kind, count, run in named]
     if settings.smoothing.sigma is not None:
-        count = min(total, settings.smoothing.examples)
-        cells.append(Measurement("certified_smoothed_radius_l2", None, count, _smoothed(settings, threat.norm)))
+        count, run = min(total, settings.smoothing.examples), _smoothed(settings.smoothing, threat.norm, seed)
+        cells.append(Measurement(SMOOTHED, None, count, run))
     if teacher is not None:
-        cells += [
-            Measurement(f"agreement_{threat.norm.name}", budget, slow, _agreement(settings, threat.at(budget), teacher))
-            for budget in budgets
-        ]
+        kind = Perturbation("agreement", norm=threat.norm.name)
+        cells += [Measurement(kind, at.budget, slow, _agreement(kind, at, teacher, seed)) for at in budgets]
     return cells
 
 
-def _rows(name: str, radii: Radii) -> Callable[[Model, Batch], list[Row]]:
+def _rows(kind: Perturbation, radii: Radii) -> Measure:
     """Rows of radii; `prediction` and `correct` are those of the clean input."""
 
     def run(model: Model, batch: Batch) -> list[Row]:
         found, details = radii(model, batch)
-        values = [radius_fields(radius, detail) for radius, detail in zip(found.tolist(), details, strict=True)]
-        rows = zip(_clean(model, batch), values, strict=True)
-        return [Row(**asdict(row) | {"perturbation": name} | value) for row, value in rows]
+        values = [radius_fields(value, detail) for value, detail in zip(found.tolist(), details, strict=True)]
+        predictions = answers(model.logits(batch.inputs)).tolist()
+        return [replace(row, **v) for row, v in zip(rows_of(batch, kind, None, predictions), values, strict=True)]
 
     return run
 
 
 def _clean(model: Model, batch: Batch) -> list[Row]:
-    predictions = answers(model.logits(batch.inputs)).tolist()
-    return rows_of(batch, "none", None, predictions)
+    return rows_of(batch, CLEAN, None, answers(model.logits(batch.inputs)).tolist())
 
 
-def _estimate(model: Model, batch: Batch, norm: Norm, meaning: str) -> Tensor:
+def _teacher_logits(batch: Batch) -> Tensor:
+    assert batch.teacher_logits is not None
+    return batch.teacher_logits
+
+
+def _estimate(model: Model, batch: Batch, norm: Norm, meaning: Meaning) -> Tensor:
     points = batch.inputs.clone().requires_grad_()
     if meaning == "decision":
         return estimated_decision_radius(model(points), points, batch.labels, norm).detach()
-    assert batch.teacher_logits is not None
-    return estimated_confidence_radius(model(points), points, batch.labels, batch.teacher_logits, norm).detach()
+    return estimated_confidence_radius(model(points), points, batch.labels, _teacher_logits(batch), norm).detach()
 
 
-def _estimated(threat: ThreatModel, meaning: str) -> Radii:
+def _estimated(norm: Norm, meaning: Meaning) -> Radii:
     def radii(model: Model, batch: Batch) -> tuple[Tensor, list[str | None]]:
-        return _estimate(model, batch, threat.norm, meaning), [None] * len(batch.indices)
+        return _estimate(model, batch, norm, meaning), [None] * len(batch.indices)
 
     return radii
 
 
-def _sampled(settings: CertificationSettings, threat: ThreatModel, meaning: str) -> Radii:
+def _sampled(threat: ThreatModel, meaning: Meaning, points: int, seed: int) -> Radii:
     """The ball of the sampled radius is the estimated radius, or the threat model's where that is infinite."""
 
     def radii(model: Model, batch: Batch) -> tuple[Tensor, list[str | None]]:
         ball = threat.at(torch.nan_to_num(_estimate(model, batch, threat.norm, meaning), posinf=threat.budget))
-        seeds, nothing = example_seeds(settings.seed, batch.indices), [None] * len(batch.indices)
-        points = settings.sampled_points
+        inputs, labels, seeds = batch.inputs, batch.labels, example_seeds(seed, batch.indices)
         if meaning == "decision":
-            found = sampled_decision_radius(model, batch.inputs, batch.labels, ball, points=points, seeds=seeds)
-            return found, [*nothing]
-        assert batch.teacher_logits is not None
-        found = sampled_confidence_radius(
-            model, batch.inputs, batch.labels, batch.teacher_logits, ball, points=points, seeds=seeds
-        )
-        return found, [*nothing]
-
-    return radii
-
-
-def _attacked(settings: CertificationSettings, threat: ThreatModel, meaning: str) -> Radii:
-    def radii(model: Model, batch: Batch) -> tuple[Tensor, list[str | None]]:
-        seeds = example_seeds(settings.seed, batch.indices)
-        if meaning == "decision":
-            found = smallest_decision_change(
-                model, batch.inputs, batch.labels, threat, seeds=seeds, attacks=settings.attacks
-            )
+            found = sampled_decision_radius(model, inputs, labels, ball, points=points, seeds=seeds)
         else:
-            assert batch.teacher_logits is not None
-            found = smallest_confidence_loss(
-                model, batch.inputs, batch.labels, batch.teacher_logits, threat, seeds=seeds
-            )
-        return found.radius, [*found.attack]
-
-    return radii
-
-
-def _certified(
-    certifiers: Mapping[tuple[str, Method], Certifier], method: Method, budgets: tuple[float, ...], meaning: str
-) -> Radii:
-    def radii(model: Model, batch: Batch) -> tuple[Tensor, list[str | None]]:
-        certifier = certifiers[batch.model, method]
-        if meaning == "decision":
-            found = certifier.decision_radius(batch.inputs, batch.labels, budgets=budgets)
-        else:
-            assert batch.teacher_logits is not None
-            found = certifier.confidence_radius(batch.inputs, batch.labels, batch.teacher_logits, budgets=budgets)
+            scores = _teacher_logits(batch)
+            found = sampled_confidence_radius(model, inputs, labels, scores, ball, points=points, seeds=seeds)
         return found, [None] * len(batch.indices)
 
     return radii
 
 
-def _smoothed(settings: CertificationSettings, norm: Norm) -> Callable[[Model, Batch], list[Row]]:
+def _attacked(threat: ThreatModel, meaning: Meaning, attacks: Sequence[str], seed: int) -> Radii:
+    def radii(model: Model, batch: Batch) -> tuple[Tensor, list[str | None]]:
+        inputs, labels, seeds = batch.inputs, batch.labels, example_seeds(seed, batch.indices)
+        if meaning == "decision":
+            found = smallest_decision_change(model, inputs, labels, threat, seeds=seeds, attacks=attacks)
+        else:
+            found = smallest_confidence_loss(model, inputs, labels, _teacher_logits(batch), threat, seeds=seeds)
+        return found.radius, [*found.attack]
+
+    return radii
+
+
+def _certified(certifier: Certifier, budgets: Sequence[float], meaning: Meaning) -> Radii:
+    def radii(model: Model, batch: Batch) -> tuple[Tensor, list[str | None]]:
+        if meaning == "decision":
+            found = certifier.decision_radius(batch.inputs, batch.labels, budgets=budgets)
+        else:
+            scores = _teacher_logits(batch)
+            found = certifier.confidence_radius(batch.inputs, batch.labels, scores, budgets=budgets)
+        return found, [None] * len(batch.indices)
+
+    return radii
+
+
+def _smoothed(smoothing: SmoothingSettings, norm: Norm, seed: int) -> Measure:
     """Rows of the smoothed classifier: its own prediction (-1: it abstains); radius 0 where that is not the label."""
-    smoothing = settings.smoothing
     assert smoothing.sigma is not None
     sigma = smoothing.sigma
 
@@ -165,30 +158,17 @@ def _smoothed(settings: CertificationSettings, norm: Norm) -> Callable[[Model, B
             samples=smoothing.samples,
             selection_samples=smoothing.selection_samples,
             alpha=smoothing.alpha,
-            seeds=example_seeds(settings.seed, batch.indices),
+            seeds=example_seeds(seed, batch.indices),
         )
-        rows = zip(batch.indices, batch.labels.tolist(), found.prediction.tolist(), found.radius.tolist(), strict=True)
-        return [
-            Row(
-                batch.model,
-                "certified_smoothed_radius_l2",
-                None,
-                index,
-                label,
-                guess,
-                guess == label,
-                value=radius if guess == label else 0.0,
-                detail="abstain" if guess == ABSTAIN else None,
-            )
-            for index, label, guess, radius in rows
-        ]
+        guesses = found.prediction.tolist()
+        details = ["abstain" if guess == ABSTAIN else None for guess in guesses]
+        rows = zip(rows_of(batch, SMOOTHED, None, guesses), found.radius.tolist(), details, strict=True)
+        return [replace(row, value=value if row.correct else 0.0, detail=detail) for row, value, detail in rows]
 
     return run
 
 
-def _agreement(
-    settings: CertificationSettings, threat: ThreatModel, teacher: Model
-) -> Callable[[Model, Batch], list[Row]]:
+def _agreement(kind: Perturbation, threat: ThreatModel, teacher: Model, seed: int) -> Measure:
     """Whether any point tried within the budget makes teacher and student decide differently.
 
     Tried are x and PGD's points against what the teacher says at x, on the student and on the teacher, from one random
@@ -197,16 +177,14 @@ def _agreement(
 
     def run(model: Model, batch: Batch) -> list[Row]:
         said = answers(teacher.logits(batch.inputs)).clamp_min(0).to(batch.labels.device)  # NaN: any class, see below
-        start = threat.random_each(batch.inputs, example_seeds(settings.seed, batch.indices))
+        pgd, seeds = Pgd(AGREEMENT_STEPS), example_seeds(seed, batch.indices)
         agreed = torch.ones(len(said), dtype=torch.bool)
         prediction = said.cpu()
         for target in (model, teacher):
-            points = pgd(target, batch.inputs, said, threat, steps=AGREEMENT_STEPS, start=start)
-            for tried in (batch.inputs, points):
+            for tried in (batch.inputs, pgd.propose(target, batch.inputs, said, threat, seeds)):
                 prediction = answers(model.logits(tried))
                 agreed &= (prediction >= 0) & (prediction == answers(teacher.logits(tried)))
-        name = f"agreement_{threat.norm.name}"
-        rows = zip(batch.indices, batch.labels.tolist(), prediction.tolist(), agreed.tolist(), strict=True)
-        return [Row(batch.model, name, threat.budget, index, label, guess, same) for index, label, guess, same in rows]
+        rows = rows_of(batch, kind, threat.budget, prediction.tolist())
+        return [replace(row, correct=same) for row, same in zip(rows, agreed.tolist(), strict=True)]
 
     return run

@@ -1,6 +1,5 @@
 """The rows of a run of measurements: filled batch by batch, so that an interrupted run continues where it stopped."""
 
-import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,6 +39,11 @@ class Sample:
     inputs: Tensor
     labels: Tensor
     teacher_logits: Tensor | None
+
+    def batch(self, model: str, part: slice) -> Batch:
+        """Some of them, as a model of that name is measured on them."""
+        scores = None if self.teacher_logits is None else self.teacher_logits[part]
+        return Batch(model, self.positions[part].tolist(), self.inputs[part], self.labels[part], scores)
 
 
 @dataclass(frozen=True)
@@ -118,39 +122,32 @@ class RowStore:
         A shard measures its own batches only, in the same batches as a single process, and returns what it has; the
         process without a shard collects the rows of all shards in one file at the end.
         """
-        groups, turn, torn = group(self._saved()), itertools.count(), False
+        groups, torn, passed = group(self._saved()), False, 0
         rows_file = self.output / (ROWS if self.shard is None else self.shard.rows)
-        total, passed = sum(cell.count for cells in plans.values() for cell in cells), 0
-        with Advance(total) as advance:
-            for name, model in models.items():
-                for cell in plans[name]:
-                    setting = "" if cell.setting is None else f"{cell.setting:g}"
-                    what = f"{name}: {cell.perturbation} {setting}".rstrip()
-                    done = groups[(name, cell.perturbation, cell.setting)]
-                    advance.update(passed, what)
-                    for part in parts(cell.count, batch_size):
-                        indices = sample.positions[part].tolist()
-                        mine = self.shard is None or next(turn) % self.shard.count == self.shard.index
-                        missing = [index for index in indices if index not in done] if mine else []
-                        if missing:
-                            torn |= len(missing) < len(indices)  # a crash within a write: rows of it will come twice
-                            logits = None if sample.teacher_logits is None else sample.teacher_logits[part]
-                            batch = Batch(name, indices, sample.inputs[part], sample.labels[part], logits)
-                            with threads_for((work or {}).get(name)):
-                                rows = cell.run(model, batch)
-                            append_jsonl(rows_file, [asdict(row) for row in rows])
-                            done.update({row.index: row for row in rows})
-                        passed += len(indices)
-                        advance.update(passed, what)
+        cells = [(name, cell) for name in models for cell in plans[name]]
+        turns = ((name, cell, part) for name, cell in cells for part in parts(cell.count, batch_size))
+        with Advance(sum(cell.count for _, cell in cells)) as advance:
+            for turn, (name, cell, part) in enumerate(turns):
+                advance.update(passed, f"{name}: {cell.title}")
+                indices, done = sample.positions[part].tolist(), groups[cell.key(name)]
+                mine = self.shard is None or turn % self.shard.count == self.shard.index
+                missing = [index for index in indices if index not in done] if mine else []
+                if missing:
+                    torn |= len(missing) < len(indices)  # a crash within a write: rows of it will come twice
+                    with threads_for((work or {}).get(name)):
+                        rows = cell.run(models[name], sample.batch(name, part))
+                    append_jsonl(rows_file, [asdict(row) for row in rows])
+                    done.update({row.index: row for row in rows})
+                passed += len(indices)
+                advance.update(passed, f"{name}: {cell.title}")
         if self.shard is None and (torn or self._shards()):
             self._collect()
         order = sample.positions.tolist()
-        found = {}
-        for name in models:
-            for cell in plans[name]:
-                key = (name, cell.perturbation, cell.setting)
-                found[key] = {index: groups[key][index] for index in order[: cell.count] if index in groups[key]}
-        return found
+        return {
+            key: {index: groups[key][index] for index in order[: cell.count] if index in groups[key]}
+            for name, cell in cells
+            for key in [cell.key(name)]
+        }
 
     def _saved(self) -> list[Row]:
         saved = []

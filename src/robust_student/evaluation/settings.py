@@ -57,6 +57,9 @@ class EvaluationSettings(Settings):
     """Norm of AutoAttack."""
     autoattack_radius: float | None = Field(None, gt=0)
     """Budget of AutoAttack in input units; None: the norm's default radius."""
+    attacks: tuple[str, ...] = ()
+    """Further attacks at AutoAttack's norm and budget, one by one: apgd-ce, apgd-t, fab-t, square, and with the extra
+    named attacks ddn, fmn and deepfool."""
     skip_certified: bool = False
     """Spare AutoAttack the examples that intervals certify at its budget; they count as standing, marked certified."""
     masking: MaskingSettings = MaskingSettings()

@@ -85,7 +85,7 @@ class GradientPenalty(Term):
         settings, labels = self.settings, visit.batch.labels
         norm = visit.threat.norm
         if settings.norm is not None:
-            norm = Norm.named(settings.norm, norm.scale)
+            norm = norm.other(settings.norm)
         if settings.kind == "direct":
             return radius_hinge(logits, points, labels, norm, target=settings.target)
         if settings.kind == "projection":

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from robust_student.results.calibration import BINS, histogram
+from robust_student.results.perturbation import Perturbation
 from robust_student.results.rows import Key, Row, class_accuracies
 
 
@@ -25,7 +26,7 @@ def breakdown(groups: Mapping[Key, Mapping[int, Row]], split: str = "test") -> l
             "confidence": _confidence(rows),
         }
         for (model, perturbation, setting), rows in groups.items()
-        if not perturbation.startswith("estimated_")
+        if Perturbation.parse(perturbation).family != "radius"
     ]
 
 

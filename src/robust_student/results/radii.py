@@ -3,17 +3,21 @@
 import bisect
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
 from robust_student.core.norms import NormName
 from robust_student.results.intervals import Estimate, median, ratio_of_medians, wilson
+from robust_student.results.perturbation import Meaning, Perturbation
 from robust_student.results.records import record
 from robust_student.results.rows import Key, Row
 
-MEANINGS = ("decision", "confidence")
+MEANINGS: tuple[Meaning, ...] = ("decision", "confidence")
 """r_A and r_B."""
 _Rows: TypeAlias = Mapping[tuple[str, float | None], Mapping[int, Row]]
 """Rows of one model by perturbation and setting, then by example."""
+_Columns: TypeAlias = Mapping[str, Mapping[int, float]]
+"""Radii of one model by kind, without the norm, then by example."""
 _ROUNDING = 1e-6  # relative: an attack's size and a certified radius are both rounded
 
 
@@ -36,74 +40,90 @@ def summarise_radii(
     `sandwich_violations`, the number of examples whose certified radius exceeds the smallest perturbation found, which
     must be 0.
     """
-    models = list(dict.fromkeys(model for model, _, _ in groups))
+    by_model: dict[str, dict[tuple[str, float | None], Mapping[int, Row]]] = {}
+    for (model, kind, setting), rows in groups.items():
+        by_model.setdefault(model, {})[kind, setting] = rows
+    columns = {model: radii_by_kind(mine, norm) for model, mine in by_model.items()}
+    theirs = columns.get(teacher, {}) if teacher is not None else {}
     records: list[dict[str, Any]] = []
-    for model in models:
-        mine = {key[1:]: rows for key, rows in groups.items() if key[0] == model}
+    for model, mine in by_model.items():
         writer = _Writer(records, model, norm, seed, split)
-        clean = mine["none", None]
-        writer.share("accuracy", "none", None, [bool(row.correct) for row in clean.values()])
-        columns = radii_by_kind(mine, norm)
-        for kind, column in columns.items():
-            writer.add(f"median_{kind}", "none", None, median(list(column.values())), "order_statistics95", len(column))
-        for kind, column in columns.items():
-            head, _, rest = kind.partition("_")
-            meaning = "confidence" if "confidence" in rest else "decision"
-            if head in ("certified", "attack"):
-                metric = f"{head}_{'accuracy' if meaning == 'decision' else 'confidence'}"
-                for budget in budgets:
-                    held = [r >= budget if head == "certified" else r > budget for r in column.values()]
-                    writer.share(metric, kind, budget, held)
-        for meaning in MEANINGS:
-            kind = f"certified_{meaning}_radius"
-            if kind in columns and f"attack_{meaning}_radius" in columns:
-                both = brackets(columns, meaning)
-                alone = Estimate(sum(bracket.violated for bracket in both.values()), math.nan, math.nan)
-                writer.add("sandwich_violations", kind, None, alone, None, len(both))
-        if "estimated_confidence_radius" in columns:
-            confident = [radius > 0 for radius in columns["estimated_confidence_radius"].values()]
-            writer.share("more_confident_than_teacher", "none", None, confident)
-        guide = radii_by_kind({key[1:]: rows for key, rows in groups.items() if key[0] == teacher}, norm)
-        ours, theirs = (both.get("certified_decision_radius", {}) for both in (columns, guide))
-        for budget in budgets:
-            agreed = certified_agreement(ours, theirs, budget)
-            if agreed is not None:
-                share, count = agreed
-                writer.add("certified_agreement", "certified_decision_radius", budget, share, "wilson95", count)
-        for (kind, setting), rows in mine.items():
-            if kind.startswith("agreement_"):
-                writer.share("agreement", kind, setting, [bool(row.correct) for row in rows.values()])
-    _compare(records, groups, models, norm, baseline, seed, split)
+        writer.share("accuracy", "none", None, [bool(row.correct) for row in mine["none", None].values()])
+        _medians(writer, columns[model])
+        _shares_at_budgets(writer, columns[model], budgets)
+        _violations(writer, columns[model])
+        _agreements(writer, mine, columns[model], theirs, budgets)
+    for model in by_model:
+        if baseline is not None and model != baseline:
+            _ratios(_Writer(records, model, norm, seed, split), columns[model], columns[baseline], baseline)
     return records
 
 
-def best_certified(mine: _Rows, norm: str, meaning: str) -> dict[int, float]:
-    """The largest of the deterministic certified radii of each example that every method was run on."""
-    tail = f"_{meaning}_radius_{norm}"
-    columns = [rows for (kind, _), rows in mine.items() if kind.startswith("certified_") and kind.endswith(tail)]
-    if not columns:
-        return {}
-    shared = set.intersection(*(set(rows) for rows in columns))
-    return {index: max(radius_of(rows[index]) for rows in columns) for index in columns[0] if index in shared}
+def _medians(writer: "_Writer", columns: _Columns) -> None:
+    for kind, column in columns.items():
+        writer.add(f"median_{kind}", "none", None, median(list(column.values())), "order_statistics95", len(column))
 
 
-def radius_of(row: Row) -> float:
-    """The radius in a row; infinite where it says so."""
-    return math.inf if row.detail == "infinite" else float(row.value or 0.0)
+def _shares_at_budgets(writer: "_Writer", columns: _Columns, budgets: Sequence[float]) -> None:
+    """How many examples are certified at each budget, or not yet broken by an attack."""
+    for kind, column in columns.items():
+        radius = Perturbation.parse(kind)
+        side, noun = radius.name.partition("_")[0], "confidence" if radius.meaning == "confidence" else "accuracy"
+        for budget in budgets if side in ("certified", "attack") else ():
+            held = [r >= budget if side == "certified" else r > budget for r in column.values()]
+            writer.share(f"{side}_{noun}", kind, budget, held)
+
+
+def _violations(writer: "_Writer", columns: _Columns) -> None:
+    """Certified radii above the smallest perturbation found: there must be none."""
+    for meaning in MEANINGS:
+        kind = str(Perturbation.radius("certified", meaning))
+        if kind in columns and str(Perturbation.radius("attack", meaning)) in columns:
+            both = brackets(columns, meaning)
+            alone = Estimate(sum(bracket.violated for bracket in both.values()), math.nan, math.nan)
+            writer.add("sandwich_violations", kind, None, alone, None, len(both))
+
+
+def _agreements(writer: "_Writer", mine: _Rows, columns: _Columns, theirs: _Columns, budgets: Sequence[float]) -> None:
+    """How sure the model is beside the teacher, and whether both decide alike: proved, and not disproved."""
+    sure, best = str(Perturbation.radius("estimated", "confidence")), str(Perturbation.radius("certified", "decision"))
+    if sure in columns:
+        writer.share("more_confident_than_teacher", "none", None, [radius > 0 for radius in columns[sure].values()])
+    for budget in budgets:
+        agreed = certified_agreement(columns.get(best, {}), theirs.get(best, {}), budget)
+        if agreed is not None:
+            writer.add("certified_agreement", best, budget, agreed[0], "wilson95", agreed[1])
+    for (kind, setting), rows in mine.items():
+        if Perturbation.parse(kind).family == "agreement":
+            writer.share("agreement", kind, setting, [bool(row.correct) for row in rows.values()])
+
+
+def _ratios(writer: "_Writer", columns: _Columns, rivals: _Columns, baseline: str) -> None:
+    """Medians over the baseline's, on the same examples."""
+    for kind, column in columns.items():
+        rival = rivals.get(kind, {})
+        shared = [index for index in column if index in rival]
+        if shared:
+            ratio = ratio_of_medians([column[i] for i in shared], [rival[i] for i in shared])
+            writer.add(f"median_{kind}_over_{baseline}", "none", None, ratio, "paired_bootstrap95", len(shared))
 
 
 def radii_by_kind(mine: _Rows, norm: str) -> dict[str, dict[int, float]]:
     """Radii by example for every kind, named without the norm, and the best of the certified ones."""
-    tail = f"_{norm}"
-    columns = {
-        kind.removesuffix(tail): {index: radius_of(row) for index, row in rows.items()}
-        for (kind, _), rows in mine.items()
-        if "_radius_" in kind
-    }
-    for meaning in MEANINGS:
-        best = best_certified(mine, norm, meaning)
-        if best:
-            columns[f"certified_{meaning}_radius"] = best
+    columns: dict[str, dict[int, float]] = {}
+    best: dict[Meaning, list[dict[int, float]]] = {meaning: [] for meaning in MEANINGS}
+    for (text, _), rows in mine.items():
+        kind = Perturbation.parse(text)
+        if kind.family == "radius":
+            column = {index: row.radius for index, row in rows.items()}
+            columns[str(replace(kind, norm=None)) if kind.norm == norm else text] = column
+            if kind.meaning is not None and kind.norm == norm and kind.name.startswith("certified_"):
+                best[kind.meaning].append(column)
+    for meaning, methods in best.items():
+        shared = [index for index in methods[0] if all(index in column for column in methods)] if methods else []
+        if shared:
+            found = {index: max(column[index] for column in methods) for index in shared}
+            columns[str(Perturbation.radius("certified", meaning))] = found
     return columns
 
 
@@ -161,32 +181,6 @@ def certified_agreement(
     shared = [index for index in mine if index in theirs]
     held = sum(min(mine[index], theirs[index]) >= budget for index in shared)
     return (wilson(held, len(shared)), len(shared)) if shared else None
-
-
-def _compare(
-    records: list[dict[str, Any]],
-    groups: Mapping[Key, Mapping[int, Row]],
-    models: Sequence[str],
-    norm: NormName,
-    baseline: str | None,
-    seed: int,
-    split: str,
-) -> None:
-    """Ratios of medians to the baseline's, on the same examples."""
-    of = {
-        model: radii_by_kind({key[1:]: rows for key, rows in groups.items() if key[0] == model}, norm)
-        for model in models
-    }
-    for model in models:
-        writer = _Writer(records, model, norm, seed, split)
-        if baseline is None or model == baseline:
-            continue
-        for kind, column in of[model].items():
-            rival = of[baseline].get(kind, {})
-            shared = [index for index in column if index in rival]
-            if shared:
-                ratio = ratio_of_medians([column[i] for i in shared], [rival[i] for i in shared])
-                writer.add(f"median_{kind}_over_{baseline}", "none", None, ratio, "paired_bootstrap95", len(shared))
 
 
 class _Writer:

@@ -8,7 +8,8 @@ from typing import Any
 from robust_student.results.calibration import calibration
 from robust_student.results.comparison import Difference, adjust, paired
 from robust_student.results.intervals import Estimate, mean_over_examples, median, relative_drop, wilson
-from robust_student.results.rows import CORRUPTION, Key, Row, answers, class_accuracies, shared_answers
+from robust_student.results.perturbation import Perturbation
+from robust_student.results.rows import Key, Row, answers, class_accuracies, shared_answers
 
 SUMMARY_SCHEMA = 1
 
@@ -42,14 +43,14 @@ def summarise(
             "setting": setting,
             "seed": seed,
         }
-        if perturbation.startswith("estimated_"):
-            radii = [math.inf if row.detail == "infinite" else float(row.value or 0.0) for row in rows.values()]
-            norm = perturbation.rsplit("_", 1)[1]
-            common |= {"perturbation": "none", "unit": norm, "metric": f"median_{perturbation}"}
+        kind = Perturbation.parse(perturbation)
+        if kind.family == "radius":
+            radii = [row.radius for row in rows.values()]
+            common |= {"perturbation": "none", "unit": kind.norm, "metric": f"median_{perturbation}"}
             records.append(record(common, median(radii), "order_statistics95", len(radii)))
             continue
-        common["unit"] = _unit(perturbation)
-        verdict = verdicts.get(model) if is_attack(perturbation) else None
+        common["unit"] = kind.unit
+        verdict = verdicts.get(model) if kind.is_attack else None
         records += _accuracies(common, rows, verdict)
         rival = groups.get((baseline, perturbation, setting)) if baseline and model != baseline else None
         if rival is not None:
@@ -75,7 +76,7 @@ def _accuracies(common: Mapping[str, Any], rows: Mapping[int, Row], verdict: Any
     worst = min(class_accuracies(rows).values(), key=lambda found: found[0].value, default=None)
     if worst is not None:
         records.append(record({**common, "metric": "worst_class_accuracy"}, worst[0], "wilson95", worst[1], verdict))
-    if common["perturbation"].endswith("_snr_db"):
+    if Perturbation.parse(common["perturbation"]).family == "noise":
         realised = [row.value for row in rows.values() if row.value is not None]
         mean = sum(realised) / len(realised) if realised else math.nan
         alone = Estimate(mean, math.nan, math.nan)
@@ -104,7 +105,7 @@ def _tests(compared: list[tuple[dict[str, Any], Any, Difference]], baseline: str
     """
     records = []
     for corrupted in (False, True):
-        family = [found for found in compared if found[0]["perturbation"].startswith("corruption_") is corrupted]
+        family = [found for found in compared if _is_corruption(found[0]["perturbation"]) is corrupted]
         for (common, verdict, _), d in zip(family, adjust([found[2] for found in family]), strict=True):
             for metric, p, n in (("mcnemar_p", d.p, d.n[0]), ("holm_p", d.adjusted_p, d.family)):
                 alone = Estimate(math.nan if p is None else p, math.nan, math.nan)
@@ -119,7 +120,7 @@ def _corruption_records(
     """Means over all kinds and severities, with intervals over examples: the same examples are in every cell."""
     right: dict[str, dict[int, list[bool]]] = defaultdict(lambda: defaultdict(list))
     for (model, perturbation, _), rows in groups.items():
-        if perturbation.startswith(CORRUPTION):
+        if _is_corruption(perturbation):
             for index, row in rows.items():
                 right[model][index].append(bool(row.correct))
     share = {model: {i: sum(cells) / len(cells) for i, cells in of.items()} for model, of in right.items()}
@@ -146,9 +147,8 @@ COST_UNITS = {"parameters": "count", "macs": "count", "file_size": "bytes", "lat
 """Metrics of size and speed with their units; MACs and latency are of one example."""
 
 
-def is_attack(perturbation: str) -> bool:
-    """Whether accuracies under a perturbation need a masking verdict."""
-    return perturbation.startswith(("pgd_", "autoattack_"))
+def _is_corruption(perturbation: str) -> bool:
+    return Perturbation.parse(perturbation).family == "corruption"
 
 
 def find(records: Iterable[Mapping[str, Any]], model: str, metric: str, perturbation: str = "none") -> list[Any]:
@@ -178,11 +178,3 @@ def record(
         "seed": common["seed"],
         "verdict": verdict,
     }
-
-
-def _unit(perturbation: str) -> str | None:
-    if perturbation == "none":
-        return None
-    if perturbation.startswith(CORRUPTION):
-        return "severity"
-    return "dB" if perturbation.endswith("_snr_db") else perturbation.rsplit("_", 1)[1]

@@ -1,5 +1,6 @@
 """Rows: one example's outcome under one perturbation."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,11 +14,8 @@ BREAKDOWN = "breakdown.json"
 CERTIFICATION = "certification.json"
 """What tells a directory of certificates from one of an evaluation."""
 
-CORRUPTION = "corruption_"
-"""What the perturbation of rows under a corruption begins with; the kind follows."""
-
 Key = tuple[str, str, float | None]
-"""(model, perturbation, setting)."""
+"""(model, perturbation, setting); `Perturbation.parse` says what the second means."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,11 @@ class Row:
     def key(self) -> Key:
         """(model, perturbation, setting)."""
         return self.model, self.perturbation, self.setting
+
+    @property
+    def radius(self) -> float:
+        """The radius in the row; infinite where it says so."""
+        return math.inf if self.detail == "infinite" else float(self.value or 0.0)
 
 
 def group(rows: Iterable[Row]) -> dict[Key, dict[int, Row]]:

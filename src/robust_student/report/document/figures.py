@@ -17,14 +17,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from robust_student.results.calibration import Bin
+from robust_student.results.perturbation import NORMS, Perturbation
 from robust_student.results.records import find
 
 Records = Sequence[Mapping[str, Any]]
 Bracket = tuple[float, float, float, float]
 """Certified, sampled, estimated radius of one example, and the smallest perturbation found; NaN: not measured."""
 
-NORMS = {"linf": "L\u221e", "l2": "L2", "l1": "L1"}
-"""How a norm is written for people."""
 INK, MUTED, RULE = "#1b1f24", "#59626d", "#d9dee4"
 """Text, secondary text, thin lines."""
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -136,10 +135,11 @@ def budget_figure(records: Records, styles: Mapping[str, Style], norm: str, limi
     """Accuracy over the attack's budget: PGD as curves, AutoAttack as stars; budgets from `limit` on are left out."""
     with matplotlib.rc_context(_RC):
         figure, axes = _panel(f"budget ({NORMS.get(norm, norm)}, input units)", "accuracy (%)")
+        pgd, autoattack = (str(Perturbation.attack(attack, norm)) for attack in ("pgd", "autoattack"))
         for model, style in styles.items():
-            curve = find(records, model, "accuracy", f"pgd_{norm}")
+            curve = find(records, model, "accuracy", pgd)
             _curve(axes, [record for record in curve if record["setting"] < limit], style)
-            _points(axes, find(records, model, "accuracy", f"autoattack_{norm}"), style, "*", 13.0)
+            _points(axes, find(records, model, "accuracy", autoattack), style, "*", 13.0)
         axes.set_xlim(left=0)
         return _percent_svg(figure, axes, name)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from robust_student.report.document.blocks import Mark, Small, Text, Value
-from robust_student.report.document.figures import NORMS
+from robust_student.results.perturbation import NORMS, Perturbation
 
 NOT_MEASURED = Mark("none", "not measured")
 NONE = Mark("none", "\u2013")
@@ -28,18 +28,15 @@ def norm(name: str) -> str:
 def place(perturbation: str, setting: float | None, suite: str | None = None) -> str:
     """The name of a perturbation at a setting for people; `suite` is AutoAttack's."""
     value = "" if setting is None else number(setting, "g")
-    head, _, rest = perturbation.partition("_")
-    if perturbation == "none":
-        return "Clean"
-    if perturbation == "gaussian_snr_db":
-        return f"Noise, {value}\u00a0dB" if value else "Noise"
-    if head == "pgd":
-        return f"PGD, {norm(rest)}\u00a0{value}"
-    if head == "autoattack":
-        return f"AutoAttack{f' ({suite})' if suite else ''}, {norm(rest)}\u00a0{value}"
-    if head == "corruption":
-        return f"{rest.replace('_', ' ')}, severity\u00a0{value}"
-    return f"{perturbation} {value}".strip()
+    kind = Perturbation.parse(perturbation)
+    if kind.family == "noise" and kind.name == "gaussian":
+        return f"{kind.title}, {value}\u00a0dB" if value else kind.title
+    if kind.is_attack:
+        named = f" ({suite})" if suite and kind.name == "autoattack" else ""
+        return f"{kind.title}{named}, {norm(str(kind.norm))}\u00a0{value}"
+    if kind.family == "corruption":
+        return f"{kind.title}, severity\u00a0{value}"
+    return f"{kind.title} {value}".strip()
 
 
 def share(value: float | None) -> Text:

@@ -16,6 +16,7 @@ from robust_student.report.document.figures import QUANTILE, Style, model_style
 from robust_student.report.evidence.evaluation import REPORT_SCHEMA
 from robust_student.report.evidence.reading import checked, read_checked, read_rows, require_finished
 from robust_student.results.intervals import Estimate, wilson
+from robust_student.results.perturbation import Perturbation
 from robust_student.results.radii import MEANINGS, Bracket, brackets, certified_agreement, radii_by_kind, share_beyond
 from robust_student.results.records import SUMMARY_SCHEMA, find
 from robust_student.results.rows import CERTIFICATION, ROWS, SUMMARY, Key, Row, group
@@ -193,7 +194,8 @@ class Certificates:
 
     def measured(self, meaning: str) -> bool:
         """Whether there are radii of this meaning."""
-        return any(kind.endswith(f"_{meaning}_radius") for name in self.named(meaning) for kind in self.columns[name])
+        kinds = (Perturbation.parse(kind) for name in self.named(meaning) for kind in self.columns[name])
+        return any(kind.meaning == meaning for kind in kinds)
 
     def kinds(self, meaning: str) -> list[str]:
         """The kinds of radii that were measured: estimates, certificates by method, the best of them, attacks."""

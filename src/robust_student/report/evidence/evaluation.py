@@ -20,7 +20,8 @@ from robust_student.results.calibration import Bin
 from robust_student.results.comparison import Difference, in_words
 from robust_student.results.intervals import Estimate
 from robust_student.results.masking import CHECKS, Check
-from robust_student.results.records import find, is_attack
+from robust_student.results.perturbation import NORMS, Family, Perturbation
+from robust_student.results.records import find
 from robust_student.results.rows import CERTIFICATION, EVALUATION, GALLERY, ROWS, SUMMARY, Key, Row, group
 
 REPORT_SCHEMA = 1
@@ -97,26 +98,27 @@ class Evidence:
     @cached_property
     def level(self) -> float | None:
         """The noise level nearest to 0 dB."""
-        settings = {setting for _, setting in self.plan("gaussian_snr_db") if setting is not None}
+        settings = {setting for _, setting in self.plan("noise", "gaussian") if setting is not None}
         return min(sorted(settings), key=abs, default=None)
 
     @cached_property
     def attack(self) -> Place:
         """AutoAttack's perturbation and budget; one that no record has where it was not run."""
-        return next(iter(self.plan("autoattack_")), ("autoattack_", None))
+        return next(iter(self.plan("attack", "autoattack")), ("autoattack_", None))
 
     @cached_property
     def radius_norm(self) -> str | None:
         """Norm of the table's median radius: AutoAttack's, else the first measured."""
-        head = "median_estimated_decision_radius_"
-        norms = [r["metric"].removeprefix(head) for r in self.records if r["metric"].startswith(head)]
-        wanted = self.attack[0].removeprefix("autoattack_")
+        metrics = {r["metric"] for r in self.records}
+        norms = [n for n in NORMS if f"median_{Perturbation.radius('estimated', 'decision', n)}" in metrics]
+        wanted = Perturbation.parse(self.attack[0]).norm
         return wanted if wanted in norms else next(iter(norms), None)
 
-    def plan(self, kind: str) -> list[Place]:
-        """Measured (perturbation, setting) pairs whose perturbation begins with `kind`, in order."""
+    def plan(self, family: Family | None = None, name: str | None = None) -> list[Place]:
+        """Measured (perturbation, setting) pairs of a family and a name in it, in order; None: of all."""
         found = [(r["perturbation"], r["setting"]) for r in self.records if r["metric"] == "accuracy"]
-        return [place for place in dict.fromkeys(found) if place[0].startswith(kind)]
+        kinds = {place: Perturbation.parse(place[0]) for place in found}
+        return [at for at, kind in kinds.items() if family in (None, kind.family) and name in (None, kind.name)]
 
     def get(self, model: str, metric: str, perturbation: str = "none", setting: float | None = None) -> Record | None:
         """The record of one model, metric, perturbation and setting; None where it was not measured."""
@@ -146,10 +148,10 @@ class Evidence:
     @cached_property
     def main_places(self) -> list[Place]:
         """Clean, the noise level nearest to 0 dB, AutoAttack (else the last PGD budget that is not the check's)."""
-        budgets = [at for at in self.plan("pgd_") if at[1] is None or at[1] < self.range_width]
+        budgets = [at for at in self.plan("attack", "pgd") if at[1] is None or at[1] < self.range_width]
         wanted = [("none", None), ("gaussian_snr_db", self.level), self.attack]
         wanted += budgets[-1:] if self.attack[1] is None else []
-        return [at for at in wanted if at in self.plan("")]
+        return [at for at in wanted if at in self.plan()]
 
     def place(self, at: Place) -> str:
         """The name of a cell."""
@@ -181,7 +183,7 @@ class Evidence:
         So does any doubt about the model, and a FAIL of the baseline. A baseline that is merely doubtful (WARN) can
         only be weaker than measured, so a gain over it is not overstated: that comparison stands.
         """
-        if not is_attack(at[0]) or not {model, self.baseline} & set(self.alarms):
+        if not Perturbation.parse(at[0]).is_attack or not {model, self.baseline} & set(self.alarms):
             return False
         found, baseline = self.difference(model, at), self._alarm(str(self.baseline))
         gain = found is not None and found.estimate.value > 0
@@ -189,7 +191,7 @@ class Evidence:
 
     def mark(self, model: str, at: Place) -> str:
         """What stands beside a figure under attack whose masking verdict is not PASS."""
-        doubt = self._alarm(model) if is_attack(at[0]) else None
+        doubt = self._alarm(model) if Perturbation.parse(at[0]).is_attack else None
         return f" ({doubt['level']})" if doubt else ""
 
     def said(self, model: str, at: Place) -> str:
@@ -243,7 +245,7 @@ class Evidence:
     @cached_property
     def plain_plan(self) -> list[Place]:
         """Every measured cell but the corruptions, of which there may be dozens."""
-        return [at for at in self.plan("") if not at[0].startswith("corruption_")]
+        return [at for at in self.plan() if Perturbation.parse(at[0]).family != "corruption"]
 
     def worst_class(self, model: str, at: Place) -> int | None:
         """The class on which a model is least accurate in a cell."""
@@ -253,12 +255,12 @@ class Evidence:
     @cached_property
     def corruptions(self) -> list[str]:
         """The kinds of corruption that were measured."""
-        return list(dict.fromkeys(kind.removeprefix("corruption_") for kind, _ in self.plan("corruption_")))
+        return list(dict.fromkeys(Perturbation.parse(kind).name for kind, _ in self.plan("corruption")))
 
     @cached_property
     def severities(self) -> list[float]:
         """The severities of corruption that were measured, growing."""
-        return sorted({setting for _, setting in self.plan("corruption_") if setting is not None})
+        return sorted({setting for _, setting in self.plan("corruption") if setting is not None})
 
     def overall(self, model: str, metric: str) -> Record | None:
         """The only record of a metric over all corruptions."""
@@ -323,7 +325,7 @@ class Evidence:
                 "words": self.said(name, at).replace("\u00a0", " "),
             }
             for name in self.others
-            for at in self.plan("")
+            for at in self.plan()
             if self.difference(name, at)
         ]
         verdicts = {name: self.masking(name) for name in self.styles}
@@ -345,7 +347,7 @@ class Evidence:
     def radii(self, model: str, kind: str) -> list[float]:
         """Every example's estimated radius of a kind; infinite where the model has no slope."""
         rows = self.rows.get((model, kind, None), {}).values()
-        return [math.inf if row.detail == "infinite" else float(row.value or 0.0) for row in rows]
+        return [row.radius for row in rows]
 
 
 def read(evaluation: Path) -> Evidence:

@@ -8,7 +8,7 @@ from typing import Any
 from robust_student.core.errors import UserError
 from robust_student.report.evidence.evaluation import REPORT_SCHEMA, Evidence, Place
 from robust_student.results.comparison import Difference, adjust, in_words, paired, unpaired
-from robust_student.results.records import is_attack
+from robust_student.results.perturbation import Perturbation
 from robust_student.results.rows import answers, shared_answers
 
 SETTINGS = ("pgd_steps", "autoattack", "autoattack_norm", "autoattack_radius", "seed")
@@ -53,7 +53,7 @@ def compare(evaluations: Mapping[str, Evidence]) -> list[Pair]:
 def _pairs(first: tuple[str, str], mine: Evidence, second: tuple[str, str], its: Evidence) -> list[Pair]:
     weights = (mine.weights(first[1]), its.weights(second[1]))
     pairs = []
-    for at in its.plan(""):
+    for at in its.plan():
         rows = mine.rows.get((first[1], *at), {}), its.rows.get((second[1], *at), {})
         if rows[0] and rows[1]:
             same = mine.test_set is not None and mine.test_set == its.test_set
@@ -62,9 +62,9 @@ def _pairs(first: tuple[str, str], mine: Evidence, second: tuple[str, str], its:
                 difference = paired(*shared)
             else:
                 difference = unpaired(list(answers(rows[0]).values()), list(answers(rows[1]).values()))
-            doubts = _doubts(first, mine, second, its) if is_attack(at[0]) else ()
+            doubts = _doubts(first, mine, second, its) if Perturbation.parse(at[0]).is_attack else ()
             suites = mine.details["autoattack_suite"], its.details["autoattack_suite"]
-            if at[0].startswith("autoattack_") and suites[0] != suites[1]:
+            if Perturbation.parse(at[0]).name == "autoattack" and suites[0] != suites[1]:
                 doubts += (f"AutoAttack suites {suites[0]} and {suites[1]} differ",)
             same_weights = weights[0] is not None and weights[0] == weights[1]
             pairs.append(Pair(first, second, at, difference, doubts, same_weights))

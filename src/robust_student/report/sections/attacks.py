@@ -20,6 +20,7 @@ from robust_student.report.document.figures import budget_figure
 from robust_student.report.document.words import accuracy, norm, number
 from robust_student.report.evidence.evaluation import Evidence
 from robust_student.report.sections.phrases import WILSON, heads, worth
+from robust_student.results.perturbation import Perturbation
 
 
 def attacks(e: Evidence) -> Section:
@@ -34,10 +35,10 @@ def attacks(e: Evidence) -> Section:
 
 def figures(e: Evidence) -> list[Figure]:
     """Accuracy over the attack's budget, by norm; the budget of the masking check is left out."""
-    kinds = [kind for kind, _ in e.plan("pgd_") + e.plan("autoattack_")]
+    kinds = [kind for kind, _ in e.plan("attack", "pgd") + e.plan("attack", "autoattack")]
     limits = {"linf": e.range_width}
     made = []
-    for name in dict.fromkeys(kind.split("_")[1] for kind in kinds):
+    for name in dict.fromkeys(str(Perturbation.parse(kind).norm) for kind in kinds):
         words = (
             f"Accuracy against the {norm(name)} budget of the attack, a line for each of {', '.join(e.names)}; the "
             "numbers are in the table of all accuracies."
@@ -65,7 +66,7 @@ def _words(e: Evidence) -> Paragraph:
 
 
 def _note(e: Evidence) -> Paragraph:
-    first = (e.plan("pgd_") + e.plan("autoattack_"))[0]
+    first = (e.plan("attack", "pgd") + e.plan("attack", "autoattack"))[0]
     words: list[Text] = [
         f"n\u00a0=\u00a0{e.counts(first)} {e.split} examples; an example counts as right only if it is right without "
         f"and with the attack. {WILSON}, bars around the stars too. Empirical: an upper bound on robustness, not "
@@ -77,7 +78,7 @@ def _note(e: Evidence) -> Paragraph:
         assert verdict is not None
         claim = f" are {worth(verdict)} of robustness: masking verdict {verdict['level']}."
         words += [" The curves and stars of ", Bold(name), claim]
-    if e.range_width in [setting for _, setting in e.plan("pgd_linf")]:
+    if (str(Perturbation.attack("pgd", "linf")), e.range_width) in e.plan("attack", "pgd"):
         budget = f" The budget {number(e.range_width, 'g')}, as wide as the input range, is left out here"
         words += [f"{budget}: it belongs to the ", Link("masking", "masking check"), "."]
     return Paragraph(tuple(words), "note")

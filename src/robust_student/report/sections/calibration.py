@@ -43,7 +43,7 @@ def calibration(e: Evidence) -> Section:
     )
     blocks: list[Block] = [Paragraph(words), Key(e.styles), *(_figures(e, at) for at in e.calibrated)]
     blocks.append(_scores(e, e.calibrated))
-    levels = e.plan("gaussian_snr_db")
+    levels = e.plan("noise", "gaussian")
     blocks += [Folded("All noise levels", [_scores(e, levels)])] if levels else []
     return Section("calibration", "Calibration", [*blocks, Paragraph(note, "note")])
 

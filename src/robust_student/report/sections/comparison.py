@@ -58,7 +58,7 @@ def _row(c: Comparison, pair: Pair) -> list[Text]:
 def accuracies(c: Comparison) -> Section:
     """Every measured cell of every model of every evaluation."""
     columns = [(label, name) for label, e in c.evaluations.items() for name in e.names]
-    places = dict.fromkeys(at for e in c.evaluations.values() for at in e.plan(""))
+    places = dict.fromkeys(at for e in c.evaluations.values() for at in e.plan())
     rows = [[c.reference.place(at), *(_cell(c, *column, at) for column in columns)] for at in places]
     caption = f"Accuracy in percent on the {c.reference.split} split; columns: model (evaluation)."
     table = Table(caption, ["Perturbation", *(f"{name} ({label})" for label, name in columns)], rows, "dense")

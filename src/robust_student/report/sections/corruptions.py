@@ -3,6 +3,7 @@
 from robust_student.report.document.blocks import Block, Heading, Paragraph, Section, Shade, Table, Text, Value
 from robust_student.report.document.words import NONE, NOT_MEASURED, accuracy, number, share
 from robust_student.report.evidence.evaluation import Evidence
+from robust_student.results.perturbation import Perturbation
 
 
 def corruptions(e: Evidence) -> Section | None:
@@ -24,11 +25,14 @@ def _table(e: Evidence, name: str) -> Table:
     caption = (
         *("Mean corruption accuracy: ", accuracy(e.overall(name, "mean_corruption_accuracy")), "; relative drop: "),
         NOT_MEASURED if drop is None or drop["value"] is None else share(drop["value"]),
-        f". Cells: accuracy in percent on the {e.split} split, n\u00a0=\u00a0{e.counts(e.plan('corruption_')[0])}; "
+        f". Cells: accuracy in percent on the {e.split} split, n\u00a0=\u00a0{e.counts(e.plan('corruption')[0])}; "
         "interval when pointed at.",
     )
     rows = [
-        [kind.replace("_", " "), *(_cell(e, name, f"corruption_{kind}", severity) for severity in e.severities)]
+        [
+            kind.replace("_", " "),
+            *(_cell(e, name, str(Perturbation("corruption", kind)), severity) for severity in e.severities),
+        ]
         for kind in e.corruptions
     ]
     return Table(caption, ["Corruption", *(number(severity, "g") for severity in e.severities)], rows, "heat")

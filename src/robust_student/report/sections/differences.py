@@ -31,7 +31,7 @@ def differences(e: Evidence) -> Section:
         )
         findings = [f"{e.said(name, at)}." for name in e.others for at in e.main_places]
         blocks = [Paragraph(words), Findings(findings, "words"), _note(e), _table(e, e.plain_plan)]
-        corruptions = e.plan("corruption_")
+        corruptions = e.plan("corruption")
         blocks += [Folded("Corruptions", [_table(e, corruptions)])] if corruptions else []
     return Section("differences", "Paired differences", blocks, short="Differences")
 

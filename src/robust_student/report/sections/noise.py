@@ -44,7 +44,7 @@ def figure(e: Evidence) -> Figure:
 def _realised(e: Evidence) -> Table:
     """The SNR after clipping; the noise is the same for every model, so the first one stands for all."""
     rows: list[list[Text]] = []
-    for at in e.plan("gaussian_snr_db"):
+    for at in e.plan("noise", "gaussian"):
         asked = f"{number(at[1] or 0.0, 'g')}\u00a0dB"
         rows.append([asked, *_first(e, at)])
     caption = "SNR after clipping, mean over the examples; an all-zero input has no SNR and is excluded."

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from robust_student.report.document.blocks import Block, Bold, Figure, Grid, Key, Paragraph, Section, Table
-from robust_student.report.document.figures import NORMS, radius_figure
+from robust_student.report.document.figures import radius_figure
 from robust_student.report.document.words import norm, radius
 from robust_student.report.evidence.evaluation import Evidence
 from robust_student.report.sections.phrases import heads
+from robust_student.results.perturbation import NORMS, Perturbation
+from robust_student.results.radii import MEANINGS
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,9 @@ def radii(e: Evidence) -> Section:
 def kinds(e: Evidence) -> list[Kind]:
     """The kinds of radius that were estimated."""
     found = []
-    for meaning in ("decision", "confidence"):
+    for meaning in MEANINGS:
         for name in NORMS:
-            every = {model: e.radii(model, f"estimated_{meaning}_radius_{name}") for model in e.names}
+            every = {model: e.radii(model, str(Perturbation.radius("estimated", meaning, name))) for model in e.names}
             measured = {model: values for model, values in every.items() if values}
             found += [Kind(meaning, name, measured)] if measured else []
     return found

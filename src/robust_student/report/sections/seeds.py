@@ -61,7 +61,7 @@ def _tables(s: Seeds, metric: str, title: str) -> list[Table]:
     if not found:
         return []
     names = [name for name in s.reference.names if any(model == name for _, model in found)]
-    places = [at for at in s.reference.plan("") if any(place == at for place, _ in found)]
+    places = [at for at in s.reference.plan() if any(place == at for place, _ in found)]
     factor, form = (1.0, ".3f") if metric in SCORES else (100.0, ".1f")
     rows = [[s.reference.place(at), *(_cell(found.get((at, name)), factor, form) for name in names)] for at in places]
     seeds = next(iter(found.values()))["seeds"]
