@@ -65,7 +65,7 @@ def rows(name: str, message: str, images: list[Any], labels: list[Any], **more: 
 
 DATA = [
     data("unknown name", "digit", "did you mean 'digits'?"),
-    data("no place", "mnist", "say where it is, as in 'mnist:DIR'"),
+    data("no place", "mnist", "has no place; write one, as in 'mnist:DIR'"),
     data("size of what has one", "digits --image-size 8", "image files only"),
     data("folder is missing", "folder:no", "no such folder"),
     data("folder is empty", "folder:empty", "the folder is empty", folder("empty")),

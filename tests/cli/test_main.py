@@ -74,7 +74,7 @@ def test_bad_data_is_refused_with_one_line(tmp_path: Path, capsys: pytest.Captur
         f"folder:{tmp_path / 'broken'}": "bad.png",
         f"mnist:{tmp_path / 'empty'}": "empty",
         "digit": "did you mean 'digits'",
-        "mnist": "say where it is",
+        "mnist": "has no place",
     }
     for spec, reason in cases.items():
         words = ["train", "--data", spec, "--model", "linear", "--output", str(tmp_path / "out")]
@@ -152,4 +152,4 @@ def test_ctrl_c_says_whether_the_same_command_goes_on(
     with pytest.raises(SystemExit) as stop:
         main([name])
     assert stop.value.code == 130
-    assert ("the same command goes on" in capsys.readouterr().err) == more
+    assert ("the same command continues" in capsys.readouterr().err) == more

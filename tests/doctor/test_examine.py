@@ -103,7 +103,7 @@ def test_code_of_somebody_else_s_run_is_called_where_it_is_trusted(
     train(f"{code}:make", load_data("digits"), TrainingSettings(epochs=1), output=tmp_path / "run")
     (tmp_path / "mine").mkdir()
     monkeypatch.chdir(tmp_path / "mine")
-    assert found(examine(teacher=str(tmp_path / "run")), "which is not called unasked") == ["problem"]
+    assert found(examine(teacher=str(tmp_path / "run")), "which does not run unasked") == ["problem"]
     assert found(examine(teacher=str(tmp_path / "run"), trust=True), "650 parameters") == ["fine"]
 
 
@@ -124,7 +124,7 @@ def test_data_are_read_in_the_teacher_s_shape(tmp_path: Path, quick: None) -> No
 
 def test_a_teacher_without_data_is_looked_at_without_its_accuracy(run: Path, quick: None) -> None:
     findings = examine(teacher=str(run))
-    assert found(findings, "its accuracy is not looked at") == ["note"]
+    assert found(findings, "its accuracy was not checked") == ["note"]
     assert found(findings, "1,210 parameters") == ["fine"]
 
 

@@ -79,10 +79,10 @@ def test_a_run_is_what_load_gives(here: Path) -> None:
         ("absent", "no file model.json there"),
         ("runs/absent", "no file model.json there"),
         (".", "no file model.json there"),
-        ("cnn:8", "has no weights: add @FILE"),
+        ("cnn:8", "has no weights; add @FILE"),
         ("wrn-16-2", "has no weights"),
-        ("timm:test_resnet", "has no weights: add pretrained or @FILE"),
-        ("torchvision:resnet18,pretrained", "tell 1000 classes apart, the data has 3; train it on the data first"),
+        ("timm:test_resnet", "has no weights; add pretrained or @FILE"),
+        ("torchvision:resnet18,pretrained", "are for 1000 classes, the data has 3; train it on the data first"),
         ("cnm:8@w.pt", "did you mean 'cnn'"),
         ("net.py:make@absent.pt", "no such file"),
         ("mlp:13@w.pt", "the network expects (13"),
@@ -180,7 +180,7 @@ def test_a_resizing_reordering_model_can_be_certified(here: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "data", "settings", "words"),
     [
-        ("run", DATA, {"mean": [0.5], "std": [0.5]}, "knows its own; drop --teacher-mean and --teacher-std"),
+        ("run", DATA, {"mean": [0.5], "std": [0.5]}, "brings its own; drop --teacher-mean and --teacher-std"),
         ("net.py:make@w.pt", DATA, {"mean": [0.5] * 4, "std": [0.5] * 4}, "4 means for inputs of shape (1, 4, 4)"),
         ("net.py:make@w.pt", DATA, {"mean": [0.5], "std": [0.0]}, "must be positive"),
         ("net.py:make@w.pt", DATA, {"input_size": [5]}, "fails on inputs of shape (1, 4, 4)"),

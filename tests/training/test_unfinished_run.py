@@ -129,7 +129,7 @@ def test_with_the_newest_checkpoint_damaged_it_ends_the_same(
     newest.write_bytes(newest.read_bytes()[:-1])
     trained = student(tmp_path / "run", *CASES["secant"])
     assert same_state(trained.model, state_of(whole.model)) and outcome(trained) == outcome(whole)
-    assert "damaged" in caplog.text and "going on from the one before it" in caplog.text
+    assert "damaged" in caplog.text and "continuing from the one before it" in caplog.text
 
 
 def test_a_wish_to_stop_is_granted_after_the_step_and_the_same_call_goes_on(
@@ -355,7 +355,7 @@ def test_the_command_survives_sigkill_and_signals_bit_for_bit(tmp_path: Path) ->
             assert process.returncode == -signal.SIGKILL
         else:
             assert process.returncode == 128 + number
-            assert said.count("\n") == 1 and "the same command goes on from there" in said
+            assert said.count("\n") == 1 and "the same command continues from there" in said
         assert not (output / "model.json").exists()
     process = command(output)
     printed, said = process.communicate()

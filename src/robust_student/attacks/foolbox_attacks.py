@@ -46,7 +46,7 @@ class UnitBox(nn.Module):
         return unit if len(self.shape) == 3 else unit.view(len(unit), 1, 1, -1)
 
     def decode(self, points: Tensor) -> Tensor:
-        """Back to natural units, shape and range."""
+        """Back to the inputs' own units, shape and range."""
         seen = points.to(self.dtype).reshape(len(points), *self.shape)
         return self.threat.clip(seen * (self.unit * self.length) + self.lower)
 

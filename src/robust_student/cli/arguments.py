@@ -42,7 +42,7 @@ class Command(Settings):
         return given
 
     def run(self) -> None:
-        """Do it."""
+        """Run the command; UserError on bad input."""
         raise NotImplementedError
 
 

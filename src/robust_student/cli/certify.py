@@ -25,14 +25,14 @@ class Certify(Command):
     image_size: int | None = Field(None, ge=4)
     """Side in pixels to which folder images are resized; None: what the first run expects, else as in train."""
     trust: bool = False
-    """Call code that a .pt2 file holds or somebody else's run names."""
+    """Allow code that a .pt2 file holds, or that a run from elsewhere names, to run."""
     teaching: Annotated[PreprocessingSettings, Flat] = PreprocessingSettings()
     certification: Annotated[CertificationSettings, Flat] = CertificationSettings()
     config: Config = None
     """YAML file with any of these settings; flags win over it."""
 
     def run(self) -> None:
-        """Do it."""
+        """Open the models, certify the test examples and print the radii."""
         from robust_student.evaluation.certify import certify
 
         models, data = open_models(

@@ -22,7 +22,7 @@ from robust_student.training.train import distill, train
 
 
 class Demo(Command):
-    """Teacher, plain student and robust student on embedded data, evaluated and reported."""
+    """Train a teacher, a plain and a robust student on embedded data, evaluate them and write a report."""
 
     output: Path = Path("runs/demo")
     """Directory to write."""
@@ -34,7 +34,7 @@ class Demo(Command):
     """auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps."""
 
     def run(self) -> None:
-        """Do it."""
+        """Train the three models, evaluate them and write the report."""
         from robust_student.models.run_directory import require_new
         from robust_student.runtime.files import replacing
 

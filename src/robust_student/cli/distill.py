@@ -34,7 +34,7 @@ class Distill(Command):
     """Side in pixels to which folder images are resized; None: what a run as teacher expects, else their common size
     up to 64, else 32."""
     trust: bool = False
-    """Call code that a .pt2 file holds or somebody else's run names."""
+    """Allow code that a .pt2 file holds, or that a run from elsewhere names, to run."""
     method: str = Field(
         "secant",
         description=f"Starting point for the objective: {', '.join(METHODS)}. "
@@ -46,7 +46,7 @@ class Distill(Command):
     tries: int = Field(8, ge=1, le=12)
     """Candidates of that search, each trained for half the epochs."""
     cache_scores: bool = True
-    """Keep the teacher's scores on unchanging training inputs on disk, for the next run with the same teacher."""
+    """Keep the teacher's scores on disk for the next run with the same teacher, where training inputs do not change."""
     shard_teacher: bool = False
     """Spread the teacher's weights over the processes of a torchrun (FSDP): for teachers too big for one device."""
     teaching: Annotated[TeacherSettings, Flat] = TeacherSettings()
@@ -84,7 +84,7 @@ class Distill(Command):
         return given
 
     def run(self) -> None:
-        """Do it."""
+        """Train the student, or search for its settings first, and print its accuracy."""
         from robust_student.data.readers.load import load_data, require_outside
         from robust_student.models.open_model import expected_shape
         from robust_student.models.run_directory import require_new
@@ -94,7 +94,7 @@ class Distill(Command):
         from robust_student.training.train import distill
 
         if self.max_accuracy_drop is None and self.tries != type(self).model_fields["tries"].default:
-            raise UserError("tries: are those of a search; name --max-accuracy-drop, too")
+            raise UserError("tries: only a search tries candidates; name --max-accuracy-drop, or leave --tries out")
         with process_group(self.training.device):
             rank_zero(lambda: require_new(self.output))
             require_outside(self.output, self.data)

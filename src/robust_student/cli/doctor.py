@@ -9,22 +9,23 @@ from robust_student.models.settings import TeacherSettings
 
 
 class Doctor(Command):
-    """Look at this machine, and at data, a teacher and the place for results where they are named."""
+    """Check this machine, and the data, the teacher and the output directory that are named."""
 
     data: str | None = None
-    """digits, folder:DIR, mnist:DIR, ... (see train --help, docs/data.md); None: no data are looked at."""
+    """digits, folder:DIR, mnist:DIR, ... (see train --help, docs/data.md); None: data are not checked."""
     teacher: str | None = None
-    """A run directory, timm:NAME, file.py:factory@WEIGHTS, ... (see distill --help); None: no teacher is looked at."""
+    """A run directory, timm:NAME, file.py:factory@WEIGHTS, ... (see distill --help); None: no teacher is
+    checked."""
     device: str = "auto"
     """auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps."""
     output: Path | None = None
-    """Directory that results are to be written to; nothing is written; None: not looked at."""
+    """Directory for results, checked without writing to it; None: not checked."""
     trust: bool = False
-    """Call code that a .pt2 file holds or somebody else's run names."""
+    """Allow code that a .pt2 file holds, or that a run from elsewhere names, to run."""
     teaching: Annotated[TeacherSettings, Flat] = TeacherSettings()
 
     def run(self) -> None:
-        """Do it; exit code 1 where there is a problem."""
+        """Print the findings; exit code 1 where there is a problem."""
         from robust_student.doctor.examine import examine
 
         findings = examine(

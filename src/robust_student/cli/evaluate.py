@@ -19,7 +19,7 @@ class Evaluate(Command):
     """Measure models on the same test examples: noise, attacks, masking verdict, estimated radii, size, speed."""
 
     models: Words
-    """Run directories, each as NAME=DIR or DIR; or NAME=SPEC for a network of anybody's: file.py:factory@WEIGHTS,
+    """Run directories, each as NAME=DIR or DIR; or NAME=SPEC for any other network: file.py:factory@WEIGHTS,
     timm:NAME,pretrained, hub:USER/REPO, a .pt2 program (docs/models.md; WEIGHTS: .safetensors, or a state_dict)."""
     data: str
     """digits, folder:DIR, mnist:DIR, ... (see train --help, docs/data.md); only the test split is used."""
@@ -28,23 +28,23 @@ class Evaluate(Command):
     image_size: int | None = Field(None, ge=4)
     """Side in pixels to which folder images are resized; None: what the first run expects, else as in train."""
     trust: bool = False
-    """Call code that a .pt2 file holds or somebody else's run names."""
+    """Allow code that a .pt2 file holds, or that a run from elsewhere names, to run."""
     teaching: Annotated[PreprocessingSettings, Flat] = PreprocessingSettings()
     suite: Literal["quick", "default", "full"] = "default"
-    """Starting point for the dials below: quick (1,000 examples, 200 attacked), default, full (AutoAttack standard on
-    1,000 and the fifteen corruptions on 2,000)."""
+    """Starting point for the settings below: quick (1,000 examples, 200 attacked), default, full (AutoAttack standard
+    on 1,000 and the fifteen corruptions on 2,000)."""
     workers: int = Field(1, ge=1)
-    """Processes that share the batches; the numbers do not depend on it. Set OMP_NUM_THREADS to cores / workers."""
+    """Processes that share the batches. The results do not depend on it. Set OMP_NUM_THREADS to cores / workers."""
     shard: str | None = None
-    """INDEX/COUNT: measure only every COUNT-th batch, from INDEX on (other machines, job arrays); the same command
-    without it puts all shards together."""
+    """INDEX/COUNT: measure only every COUNT-th batch, starting at INDEX, for other machines or job arrays. The same
+    command without it puts all shards together."""
     evaluation: Annotated[EvaluationSettings, Flat] = EvaluationSettings()
     config: Config = None
     """YAML file with any of these settings; flags win over it."""
 
     @classmethod
     def complete(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """The dials start from the suite that a flag or the file names."""
+        """The settings start from the suite that a flag or the file names."""
         suite, evaluation = given.get("suite", "default"), given.get("evaluation") or {}
         if not isinstance(suite, str) or suite not in SUITES:
             raise UserError(
@@ -56,7 +56,7 @@ class Evaluate(Command):
         return given
 
     def run(self) -> None:
-        """Do it."""
+        """Measure the models, or one shard of the batches, and print the table."""
         from robust_student.cli.workers import beside
         from robust_student.evaluation.evaluate import evaluate
         from robust_student.evaluation.row_store import Shard
@@ -77,7 +77,7 @@ class Evaluate(Command):
         models, data = self._open()
         if shard is not None:
             evaluate(models, data, self.evaluation, output=self.output, shard=shard)
-            print(f"shard {self.shard} measured; the same command without --shard puts the shards together")
+            print(f"shard {self.shard} measured; when all are, the same command without --shard puts them together")
             return
         if self.workers > 1:
             with tempfile.TemporaryDirectory() as folder:

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(128 + interruption.number) from None
     except KeyboardInterrupt as stop:
         resumable = command_name(arguments) in ("evaluate", "certify")
-        more = "; the same command goes on from what is measured" if resumable else ""
+        more = "; the same command continues from what is measured" if resumable else ""
         print(f"robust-student: interrupted{more}", file=sys.stderr)
         number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
         raise SystemExit(128 + number) from None

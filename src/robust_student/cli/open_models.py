@@ -38,7 +38,7 @@ def open_models(
     examples = load_data(data, shape=shape, image_size=image_size)
     if "teacher" not in specs and teaching != PreprocessingSettings():
         raise UserError(
-            f"{command}: --teacher-... says how to read the model named teacher, and none is (teacher=SPEC)"
+            f"{command}: --teacher-... flags are for the model named teacher, and no model is; name it teacher=SPEC"
         )
     settings = {"teacher": teaching}
     opened = {

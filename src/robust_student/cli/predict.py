@@ -14,10 +14,10 @@ class Predict(Command):
     device: str = "auto"
     """auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps."""
     trust: bool = False
-    """Call code that somebody else's run names."""
+    """Allow code that a run from elsewhere names to run."""
 
     def run(self) -> None:
-        """Do it."""
+        """Print the class and the confidence of each image."""
         import torch
 
         from robust_student.core.tensors import answers

@@ -8,7 +8,7 @@ from robust_student.core.errors import UserError
 
 
 class Report(Command):
-    """Turn what `evaluate` or `certify` wrote into a page, Markdown or JSON; it recomputes nothing of a model."""
+    """Turn what `evaluate` or `certify` wrote into a page, Markdown or JSON. No model is run."""
 
     directories: Paths
     """Directory that `evaluate` or `certify` wrote; two or more of `evaluate` with --compare or --seeds."""
@@ -19,7 +19,7 @@ class Report(Command):
     certificates: Path | None = None
     """Directory that `certify` wrote, to be shown below an evaluation."""
     format: Literal["html", "markdown", "json"] | None = None
-    """What to write; None: by the suffix of the output (.html, .md, .json), html where there is none."""
+    """Format to write; None: the one of the output's suffix (.html, .md, .json), or html without a suffix."""
     output: Path | None = None
     """File to write; None: report.html, report.md or report.json (report-with-certificates.*, comparison.*, seeds.*)
     in the first directory."""
@@ -27,7 +27,7 @@ class Report(Command):
     """Replace an existing file."""
 
     def run(self) -> None:
-        """Do it."""
+        """Write the report and print where it is."""
         from robust_student.report.write import write_report
 
         if not self.directories:

@@ -9,7 +9,7 @@ from robust_student.training.settings import SelectionSettings, TrainingSettings
 
 
 class Train(Command):
-    """Train a network on labels: this is how teachers are made."""
+    """Train a network on labels, for example a teacher."""
 
     data: str
     """digits, folder:DIR (one sub-folder per class), mnist:DIR, cifar10:DIR, cifar100:DIR, parquet:DIR, npz:FILE,
@@ -26,7 +26,7 @@ class Train(Command):
     """YAML file with any of these settings; flags win over it."""
 
     def run(self) -> None:
-        """Do it."""
+        """Train the network and print its accuracy."""
         from robust_student.data.readers.load import load_data, require_outside
         from robust_student.models.run_directory import require_new
         from robust_student.runtime.distributed import process_group, rank, rank_zero

@@ -1,4 +1,4 @@
-"""Every dial of the product with its unit, default and valid range; the same objects serve Python, YAML and flags."""
+"""Settings with their units, defaults and valid ranges; the same objects serve Python, YAML files and flags."""
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping
@@ -57,7 +57,7 @@ class Settings(BaseModel):
     def _whole_numbers_have_64_bits(self) -> "Settings":
         for name, value in self:
             if isinstance(value, int) and not -(2**63) <= value < 2**63:
-                raise ValueError(f"{name} is beyond any number of use")
+                raise ValueError(f"{name} must fit into 64 bits, between -2^63 and 2^63 - 1")
         return self
 
 
@@ -82,7 +82,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"config {path}: cannot read it ({'not a file' if path.exists() else 'no such file'})")
     try:
         if path.stat().st_size > LARGEST_CONFIG:
-            raise UserError(f"config {path}: larger than {LARGEST_CONFIG:,} bytes, which no settings are")
+            raise UserError(f"config {path}: larger than {LARGEST_CONFIG:,} bytes; name a file of settings")
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  # a safe one
     except OSError as error:
         raise UserError(f"config {path}: cannot read it ({error.strerror})") from None

@@ -1,4 +1,4 @@
-"""The words every room shares: tensor shapes, the range of valid inputs, and the error for bad input."""
+"""Tensor shapes and the range of valid inputs, for all folders."""
 
 import math
 from typing import NamedTuple, TypeAlias
@@ -7,7 +7,7 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 Inputs: TypeAlias = Float[Tensor, "batch *shape"]
-"""A batch of inputs of any shape in their natural units (pixels in [0, 1])."""
+"""A batch of inputs of any shape, in the data's own units (pixels in [0, 1])."""
 Logits: TypeAlias = Float[Tensor, "batch classes"]
 """One row of unnormalised scores per example."""
 Labels: TypeAlias = Int64[Tensor, " batch"]

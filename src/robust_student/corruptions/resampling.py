@@ -26,7 +26,7 @@ def pixel_offsets(images: Images) -> Float[Tensor, "height width 2"]:
 def displaced(images: Images, offsets: Offsets, edge: Literal["border", "reflection"] = "reflection") -> Images:
     """Every pixel p replaced by the bilinear interpolation of its image at p + offset.
 
-    Beyond the edge the image goes on with its outermost pixels (`border`) or mirrored (`reflection`).
+    Beyond the edge the image continues with its outermost pixels (`border`) or mirrored (`reflection`).
     """
     height, width = images.shape[2:]
     size = torch.tensor([width, height], dtype=images.dtype, device=images.device)

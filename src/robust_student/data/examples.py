@@ -56,7 +56,7 @@ class Examples:
         return self.stored.index_select(0, rows) if isinstance(rows, Tensor) else self.stored[rows]
 
     def floats(self, indices: Tensor | slice = slice(None)) -> Tensor:
-        """Inputs in natural units as float32: pixels are divided by 255."""
+        """Inputs in their own units as float32: pixels are divided by 255."""
         inputs = self.take(indices)
         return inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs
 
@@ -126,7 +126,7 @@ class Data:
         return mean[0].float(), torch.where(std > 1e-6, std, 1.0)[0].float()
 
     def _some(self) -> Iterator[Tensor]:
-        """Batches of the inputs that statistics are computed from, in natural units as float64."""
+        """Batches of the inputs that statistics are computed from, in their own units as float64."""
         if isinstance(self.train, Stream):
             size = min(_BATCH, self.train.length)
             batches = self.train.batches(epoch=1, batch_size=size, seed=0)

@@ -84,12 +84,12 @@ def examine_teacher(teacher: Model, data: Data | None, settings: TeacherSettings
         findings.append(check_accuracy(teacher, validation, settings.teacher_accuracy))
     elif settings.teacher_check:
         fix = "name its data with --data" if data is None else "give the stream a validation part"
-        findings.append(Finding("teacher", "note", "its accuracy is not looked at", fix))
+        findings.append(Finding("teacher", "note", "its accuracy was not checked", fix))
     return findings
 
 
 def validation_sample(data: Data) -> Examples | None:
-    """At most CHECKED examples on which training would choose its epoch; None where that takes a stream apart."""
+    """At most CHECKED examples on which training would choose its epoch; None for a stream without such a part."""
     defaults = TrainingSettings()
     try:
         examples = validation_examples(data, defaults.validation_fraction, defaults.seed)
@@ -104,4 +104,4 @@ def _opened(load_it: Callable[[], T], area: str) -> tuple[T | None, list[Finding
         return load_it(), []
     except UserError as error:
         text, _, fix = str(error).partition("; ")
-        return None, [Finding(area, "problem", text, fix or "put that right and look again")]
+        return None, [Finding(area, "problem", text, fix or "mend it, then run doctor again")]

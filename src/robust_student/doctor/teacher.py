@@ -25,7 +25,7 @@ def check_outputs(teacher: Model, inputs: Tensor) -> list[Finding]:
     """Whether logits are numbers, are logits, and depend on nothing but their own example.
 
     Args:
-        teacher: takes `inputs` in natural units.
+        teacher: takes `inputs` in the data's own units, such as pixels in [0, 1].
         inputs: a batch `(n, *shape)` of at least two.
     """
     logits = teacher.logits(inputs)

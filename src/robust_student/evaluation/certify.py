@@ -38,7 +38,7 @@ def certify(
     the missing batches are computed, with the same result.
 
     Args:
-        models: name -> model; a plain module must take inputs in natural units and return logits.
+        models: name -> model; a plain module must take inputs in the data's units and return logits.
         data: from `load_data`; only its test split is used.
         settings: norm, methods, numbers of examples.
         output: directory for rows.jsonl, summary.json and certification.json.

@@ -48,7 +48,7 @@ def evaluate(
     are computed, with the same result. Raises UserError on bad input and where `output` holds something else.
 
     Args:
-        models: name -> model; a plain module must take inputs in natural units and return logits.
+        models: name -> model; a plain module must take inputs in the data's units and return logits.
         data: from `load_data`; only its test split is used.
         settings: what to measure.
         output: directory for rows.jsonl, summary.json, breakdown.json, evaluation.json and gallery.json.

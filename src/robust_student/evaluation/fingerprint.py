@@ -28,8 +28,8 @@ def prepare(name: str, model: Model | nn.Module, data: Data, device: torch.devic
     except (RuntimeError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"model '{name}': fails on a single input ({reason}); it must answer each by itself, say with running "
-            "statistics"
+            f"model '{name}': fails on a single input ({reason}); it must answer each input by itself, for "
+            "example with running statistics"
         ) from None
     return ready
 

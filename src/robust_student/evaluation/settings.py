@@ -1,4 +1,4 @@
-"""The dials of measuring: what `evaluate` and `certify` do, and named suites to start from."""
+"""Settings of measuring: what `evaluate` and `certify` do, and named suites to start from."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -61,14 +61,14 @@ class EvaluationSettings(Settings):
     """Further attacks at AutoAttack's norm and budget, one by one: apgd-ce, apgd-t, fab-t, square, and with the extra
     named attacks ddn, fmn and deepfool."""
     skip_certified: bool = False
-    """Spare AutoAttack the examples that intervals certify at its budget; they count as standing, marked certified."""
+    """Skip AutoAttack on examples that interval bounds certify at its budget. They count as right, marked certified."""
     masking: MaskingSettings = MaskingSettings()
     baseline: str | None = None
-    """Model to which the others are compared pair by pair; None: the one named kd, where there is one."""
+    """Model with which the others are compared on the same examples; None: the one named kd, if there is one."""
     teacher: str = "teacher"
-    """Model whose scores bound B refers to (estimated confidence radius), where there is one of that name."""
+    """Name of the model to whose scores bound B (the estimated confidence radius) refers, if there is such a model."""
     batch_size: int = Field(250, ge=1)
-    """Examples per batch; what a kill loses at most. Rounding depends on it, and with it a verdict in a thousand."""
+    """Examples per batch; a kill loses at most one batch. Rounding depends on it and may change a verdict in 1,000."""
     seed: int = Field(0, ge=0, le=LARGEST_SEED)
     """Seed of the samples, the noise and the attacks."""
     device: str = "auto"
@@ -81,7 +81,7 @@ class SmoothingSettings(Settings):
     sigma: float | None = Field(None, gt=0)
     """Standard deviation of the noise in input units; None: no smoothing."""
     samples: int = Field(10_000, ge=1)
-    """Noisy copies per example that the confidence bound is computed from."""
+    """Noisy copies per example from which the confidence bound is computed."""
     selection_samples: int = Field(100, ge=1)
     """Further copies that choose the class."""
     alpha: float = Field(0.001, gt=0, lt=1)
@@ -112,19 +112,19 @@ class CertificationSettings(Settings):
     linear_models: tuple[str, ...] | None = None
     """Models that get linear bounds; None: all but the teacher, whose size makes them slow."""
     tolerance: float = Field(0.05, gt=0, lt=1)
-    """A certified radius is the largest one found to hold, to within this share of itself."""
+    """Relative tolerance of the search for the largest certified radius."""
     attacks: tuple[str, ...] = ("pgd-bisection", "fab")
     """Minimum-norm attacks for the bound from above: pgd-bisection, fab, ddn, fmn, deepfool (the last three need the
     attacks extra)."""
     sampled_points: int = Field(16, ge=1)
-    """Points of the ball at which sampled radii look at the gradient."""
+    """Points of the ball at which the gradient is computed for sampled radii."""
     smoothing: SmoothingSettings = SmoothingSettings()
     baseline: str | None = None
-    """Model to whose median radii the others' are compared; None: the one named kd, where there is one."""
+    """Model with whose median radii the others' are compared; None: the one named kd, if there is one."""
     teacher: str = "teacher"
-    """Model whose scores bound B refers to and with which agreement is measured, where there is one of that name."""
+    """Name of the model to whose scores bound B and agreement refer, if there is such a model."""
     batch_size: int = Field(50, ge=1)
-    """Examples per batch; what a kill loses at most."""
+    """Examples per batch; a kill loses at most one batch."""
     seed: int = Field(0, ge=0, le=LARGEST_SEED)
     """Seed of the samples, the noise and the attacks."""
     device: str = "auto"
@@ -138,4 +138,4 @@ SUITES: dict[str, EvaluationSettings] = {
         attack_examples=1000, autoattack="standard", corruptions=CorruptionSettings(kinds=("all",), examples=2000)
     ),
 }
-"""Named starting points; every dial of the chosen one can still be changed."""
+"""Named starting points; every setting of the chosen one can still be changed."""

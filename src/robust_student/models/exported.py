@@ -49,8 +49,8 @@ def open_program(path: Path, *, trust: bool) -> Program:
         raise UserError(f"model {path}: no such file")
     if not trust:
         raise UserError(
-            f"model {path}: reading a torch.export program can run code that is in it; where you trust it, say so "
-            "(--trust, or trust=True in Python)"
+            f"model {path}: reading a torch.export program can run code that is in it; if you trust it, pass "
+            "--trust (trust=True in Python)"
         )
     try:
         program = torch.export.load(path)

@@ -65,8 +65,8 @@ def require_own(spec: str, run: Path) -> None:
         else:
             return
     raise UserError(
-        f"model {run}: its network is the code {spec}, which is not called unasked, for {why}; "
-        "where you trust it, say so (--trust, or trust=True in Python)"
+        f"model {run}: its network is the code {spec}, which does not run unasked, because {why}; "
+        "if you trust it, pass --trust (trust=True in Python)"
     )
 
 

@@ -28,7 +28,7 @@ PROGRAM = ".pt2"
 
 
 class Model(nn.Module):
-    """A network with its normalisation inside and its card: `model(inputs)` maps natural units to logits.
+    """A network with its normalisation inside and its card: `model(inputs)` maps inputs in the data's units to logits.
 
     `S(resize((x - mean) / std))`: keeping the normalisation inside is what makes a radius mean "pixels in [0, 1]"
     (Cohen et al. 2019 do the same for the same reason). Where the card says so, images are resized for the network and
@@ -56,7 +56,7 @@ class Model(nn.Module):
         self.register_buffer("order", order, persistent=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Logits `(batch, classes)` of inputs in natural units; UserError where the network returns none."""
+        """Logits `(batch, classes)` of inputs in the data's units; UserError where the network returns none."""
         inputs = (inputs - self.mean) / self.std
         if self.resize is not None:
             inputs = self.resize(inputs)
@@ -66,7 +66,7 @@ class Model(nn.Module):
         return logits if self.order is None else logits.index_select(1, self.order)
 
     def features(self, inputs: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        """Outputs of the network's named layers on inputs in natural units, in the mode that the model is in.
+        """Outputs of the network's named layers on inputs in the data's units, in the mode that the model is in.
 
         Names are those of `network.named_modules()`, such as "layer2" or "blocks.3". Raises UserError with the nearest
         name for an unknown one, and for a layer whose output is not a tensor or that takes no part.
@@ -98,7 +98,7 @@ class Model(nn.Module):
 
 
 def as_model(network: str | nn.Module, data: Data) -> Model:
-    """`network` ready for `data`: built from its name to be trained, or a module that takes natural units.
+    """`network` ready for `data`: built from its name to be trained, or a module that takes the data's units.
 
     Networks built by name get the training set's mean and standard deviation as normalisation, or what the weights
     that they start from expect; a module that is given is taken as it is. Raises UserError where it does not fit the

@@ -42,7 +42,7 @@ def open_model(
         trust: the user's word that code in a program, or named by somebody else's run, may be called.
         role: what to call it in errors.
 
-    The model takes the data's inputs in natural units: it normalises and resizes them itself, and its logits are in the
+    The model takes the data's inputs in their own units: it normalises and resizes them itself. Its logits are in the
     order of the data's classes where both sides have the same names. Raises UserError.
     """
     settings = settings if settings is not None else PreprocessingSettings()
@@ -94,10 +94,10 @@ def _network(spec: str, data: Data, wanted: Preprocessing, trust: bool, role: st
     recipe, classes = read(spec), len(data.classes)
     if not recipe.has_weights and not names_code(recipe.network):
         more = "pretrained or " if recipe.library is not None else ""
-        raise UserError(f"{role} '{spec}': has no weights: add {more}@FILE, a run's directory is the other way")
+        raise UserError(f"{role} '{spec}': has no weights; add {more}@FILE, or name a run directory")
     if recipe.library is not None and recipe.library.pretrained and recipe.library.trained_classes != classes:
         raise UserError(
-            f"{role} '{spec}': its weights tell {recipe.library.trained_classes} classes apart, the data has "
+            f"{role} '{spec}': its weights are for {recipe.library.trained_classes} classes, the data has "
             f"{classes}; train it on the data first (train --model {spec})"
         )
 
@@ -108,14 +108,14 @@ def _network(spec: str, data: Data, wanted: Preprocessing, trust: bool, role: st
         return network
 
     preprocessing = wanted.over(recipe.preprocessing)
-    if not recipe.has_weights:  # the factory's own, which take natural units like a file's
+    if not recipe.has_weights:  # the factory's own, which take the data's units like a file's
         preprocessing = preprocessing.over(NATURAL_UNITS)
     recipe = replace(recipe, preprocessing=preprocessing)
     model = assemble(recipe, make, data, spec, role)
     if not recipe.has_weights and assemble(recipe, make, data, spec, role).digest() != model.digest():
         raise UserError(
-            f"{role} '{spec}': has random weights, for two calls of the factory give different ones; add @WEIGHTS, a "
-            "file, or load them in the factory"
+            f"{role} '{spec}': has random weights: two calls of the factory give different ones; add @WEIGHTS (a "
+            "file) or load weights in the factory"
         )
     if recipe.arguments:  # no name builds it again
         model.card = model.card.model_copy(update={"network": None})
@@ -132,7 +132,7 @@ def _fingerprint(model: Model) -> str:
 
 
 def _wanted(settings: PreprocessingSettings, data: Data | None) -> Preprocessing:
-    """What the user says, where anything is said."""
+    """What the user says about the network; None where nothing is said."""
     size, file = settings.teacher_input_size, settings.teacher_classes
     names = None if file is None else read_names(file)
     if names is not None and data is not None and len(names) != len(data.classes):
@@ -150,7 +150,7 @@ def _adapted(model: Model, spec: str, data: Data | None, settings: Preprocessing
     wanted, card = _wanted(settings, data), model.card
     if wanted.mean is not None or settings.teacher_weights is not None:
         what = "--teacher-mean and --teacher-std" if wanted.mean is not None else "--teacher-weights"
-        raise UserError(f"{role} '{spec}': is a run, which knows its own; drop {what}")
+        raise UserError(f"{role} '{spec}': is a run directory, which brings its own; drop {what}")
     if data is None:
         return model
     changes: dict[str, object] = {}

@@ -1,4 +1,4 @@
-"""What somebody else's network says about its inputs and outputs: normalisation, input size, names of its classes."""
+"""How a network from elsewhere expects its inputs and names its classes: normalisation, input size, class names."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from robust_student.core.errors import UserError
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """None where nothing is known."""
+    """Normalisation, input size and class names of a network; each is None where it is unknown."""
 
     mean: tuple[float, ...] | None = None
     """Subtracted from the inputs, one value per channel or feature, or a single one."""

@@ -1,4 +1,4 @@
-"""What can be said about a teacher."""
+"""Settings that describe a teacher from elsewhere."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,20 +10,20 @@ from robust_student.runtime.hardware import LARGEST_INPUT
 
 
 class PreprocessingSettings(Settings):
-    """What a teacher that was trained elsewhere expects of its inputs and calls its classes; a run knows it itself."""
+    """Inputs and class names of a teacher that was trained elsewhere. A run directory needs none of these."""
 
     teacher_weights: Path | None = None
     """File of the teacher's weights (.safetensors, or a state_dict of torch.save); the same as @FILE after its name."""
     teacher_mean: tuple[float, ...] | None = None
-    """What the teacher's normalisation subtracts from inputs in natural units, one value or one per channel; None: what
-    comes with its weights, else 0."""
+    """Mean that the teacher's normalisation subtracts, in the data's own units such as pixels in [0, 1]: one value, or
+    one per channel; None: what comes with its weights, else 0."""
     teacher_std: tuple[float, ...] | None = None
-    """By which the teacher's normalisation divides; None: what comes with its weights, else 1."""
+    """Standard deviation by which it then divides; None: what comes with its weights, else 1."""
     teacher_input_size: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(None, min_length=1, max_length=2)
-    """Side, or height and width, of the images that the teacher takes: it resizes them itself; None: what comes with
-    pretrained weights, else the data's."""
+    """Side, or height and width, to which the teacher resizes its images; None: what comes with pretrained weights,
+    else the data's size."""
     teacher_classes: Path | None = None
-    """Text file of class names, one a line, in the order of the teacher's logits; None: those it comes with."""
+    """Text file of class names, one per line, in the order of the teacher's logits; None: those it comes with."""
 
     @model_validator(mode="after")
     def _both_of_a_normalisation(self) -> "PreprocessingSettings":
@@ -40,9 +40,9 @@ class PreprocessingSettings(Settings):
 
 
 class TeacherSettings(PreprocessingSettings):
-    """How a teacher is opened, and how it must do on validation examples before anything is trained."""
+    """How a teacher is opened, and which accuracy it must have on validation examples before training starts."""
 
     teacher_accuracy: float | None = Field(None, gt=1, le=100)
-    """Accuracy in percent that the teacher is said to have: far less on validation is an error; None: unknown."""
+    """Expected accuracy of the teacher in percent. Much less on validation is an error; None: unknown."""
     teacher_check: bool = True
-    """Refuse a teacher that does no better than chance on validation, or worse than is declared."""
+    """Refuse a teacher that is no better than chance on validation, or worse than --teacher-accuracy."""

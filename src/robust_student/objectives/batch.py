@@ -29,7 +29,7 @@ class Batch:
     """Examples that go through the student together, and their teacher."""
 
     inputs: Inputs
-    """In natural units, as the student gets them: augmented and mixed."""
+    """In the data's own units, as the student gets them: augmented and mixed."""
     labels: Labels
     """Class numbers; of a mixture that of the example with the larger share."""
     examples: Labels | None = None

@@ -49,7 +49,7 @@ METHODS: dict[str, ObjectiveSettings] = {
     "trades": TradesMethod(),
     "adaad": AdaADMethod(),
 }
-"""Named starting points; every dial of the chosen one can still be changed.
+"""Named starting points; every setting of the chosen one can still be changed.
 
 A method with terms of its own is an instance of its own subclass of `ObjectiveSettings`.
 """

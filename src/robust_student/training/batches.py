@@ -19,7 +19,7 @@ class MicroBatch:
     """Examples on the device that go through the network together."""
 
     inputs: Inputs
-    """In natural units."""
+    """In the data's own units, such as pixels in [0, 1]."""
     labels: Labels
     examples: Labels
     """Each example's number in the training set: what its random draws, and its teacher scores, hang on."""

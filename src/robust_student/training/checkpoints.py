@@ -50,8 +50,8 @@ class Checkpoints:
             kept = self._files()
             last = f"the one of step {_step(kept[0])} is intact" if kept else "there is none yet"
             raise UserError(
-                f"checkpoint {self.folder / name}: cannot write it ({error.strerror}); {last}: mend that and give the "
-                "same command again"
+                f"checkpoint {self.folder / name}: cannot write it ({error.strerror}); {last}; remove the cause "
+                "and give the same command again"
             ) from None
 
     def latest(self) -> tuple[int, dict[str, Any]] | None:
@@ -98,7 +98,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise UserError(f"checkpoint {path}: refused (its entries are compressed, ours never are)")
+                raise UserError(f"checkpoint {path}: refused (compressed entries, which this program never writes)")
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(f"checkpoint {path}: refused (it holds more than tensors; reading it could run code)") from None

@@ -120,7 +120,7 @@ class Loop:
         if stop and unfinished is not None:
             raise Interrupted(
                 f"interrupted after step {self.done} of {self.steps}, which is saved in {unfinished.output}; the same "
-                "command goes on from there",
+                "command continues from there",
                 stop,
             )
 

@@ -35,8 +35,8 @@ class TrainingSettings(Settings):
     epochs: int = Field(10, ge=1)
     """Passes over the training examples."""
     batch_size: int = Field(128, ge=1)
-    """Examples per step, over all processes and parts; at most a sixteenth of the training set (but 8 are always
-    allowed), so that small sets get enough steps. A last, smaller batch is left for the next epoch's shuffle."""
+    """Examples per step, over all processes and parts. It is cut to a sixteenth of the training set, but not below 8,
+    so that small sets get enough steps. An incomplete last batch is left out; the next epoch is shuffled anew."""
     accumulate: int = Field(1, ge=1)
     """Parts in which each process puts its share of a batch through the network, to save memory."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -54,15 +54,15 @@ class TrainingSettings(Settings):
     seed: int = Field(0, ge=0, le=LARGEST_SEED)
     """Seed of initial weights, data order, random starts and the validation split."""
     ema: float = Field(0.0, ge=0, lt=1)
-    """Decay of an exponential moving average of the weights, which is then what is validated and kept; 0: none."""
+    """Decay of an exponential moving average of the weights. The average is validated and kept; 0: no average."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: passes that only train run under autocast; all that the gradient objective differentiates stays fp32."""
+    """bf16: passes that only train run under autocast. All that the gradient objective differentiates stays fp32."""
     compile: bool = False
     """Compile the student's passes with torch.compile where the objective allows it."""
     device: str = "auto"
     """auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps."""
     checkpoint_minutes: float = Field(2.0, ge=0)
-    """Minutes between checkpoints, from which the same command goes on after an interruption; 0: every step."""
+    """Minutes between checkpoints, from which the same command continues after an interruption; 0: every step."""
     track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
     """Dashboards that get each epoch's figures (extra `track`): tensorboard, wandb, mlflow."""
     augmentation: AugmentationSettings = AugmentationSettings()
@@ -70,12 +70,12 @@ class TrainingSettings(Settings):
 
 
 class DistillSettings(Settings):
-    """Everything `distill` can be told."""
+    """All settings of `distill`."""
 
     training: TrainingSettings = TrainingSettings()
     objective: SerializeAsAny[ObjectiveSettings] = METHODS["secant"]
     cache_scores: bool = True
-    """Keep the teacher's scores on unchanging training inputs on disk, for the next run with the same teacher."""
+    """Keep the teacher's scores on disk for the next run with the same teacher, where training inputs do not change."""
     shard_teacher: bool = False
     """Spread the teacher's weights over the processes of a torchrun (FSDP): for teachers too big for one device."""
 

@@ -1,4 +1,4 @@
-"""A teacher, opened and looked at before anything is trained: it must know what its class numbers mean."""
+"""A teacher, opened and checked before anything is trained: its accuracy shows whether class numbers agree."""
 
 from scipy.stats import binom
 
@@ -14,7 +14,7 @@ CHECKED = 1000
 _CHANCE, _SHORTFALL = 0.01, 0.001  # error probabilities of the two tests
 _HINT = (
     "check its normalisation or class order (--teacher-mean, --teacher-std, --teacher-input-size, --teacher-classes; "
-    "--no-teacher-check goes on)"
+    "--no-teacher-check skips this check)"
 )
 
 

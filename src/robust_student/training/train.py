@@ -72,7 +72,7 @@ def train(
     """Train a network on labels with cross-entropy; this is how teachers are made.
 
     Args:
-        network: a name for `models.build`, or a module that takes inputs in natural units.
+        network: a name for `models.build`, or a module that takes inputs in the data's units.
         data: from `load_data`.
         settings: optimisation; default: TEACHER_SETTINGS.
         output: new run directory to write, or one that holds the unfinished beginning of this very training, which is
@@ -101,8 +101,8 @@ def distill(
     where the inputs change.
 
     Args:
-        teacher: a loaded model, or any module from natural units to logits.
-        student: a name for `models.build`, or a module that takes inputs in natural units.
+        teacher: a loaded model, or any module from inputs in the data's units to logits.
+        student: a name for `models.build`, or a module that takes inputs in the data's units.
         data: from `load_data`.
         settings: optimisation and objective.
         output: new run directory to write, or one that holds the unfinished beginning of this very training, which is
@@ -122,7 +122,7 @@ def distill(
         _require_ball_inside(threat, data)
         compiled = training.compile and compilable(settings.objective)
         if training.compile and not compiled:
-            _log.warning("compile: this objective differentiates the student twice or traces it; going on without")
+            _log.warning("compile: not used, because this objective differentiates the student twice or traces it")
         objective = RobustStudentObjective(
             model,
             settings.objective,
@@ -167,7 +167,7 @@ def _fit(
     if unfinished is not None:
         state = unfinished.latest()
         for complaint in unfinished.checkpoints.skipped:
-            _log.warning("%s; going on from the one before it", complaint)
+            _log.warning("%s; continuing from the one before it", complaint)
         if state is not None:
             loop.restore(state)
     tracking = Tracking(settings.track, output, recorded.model_dump(mode="json"))

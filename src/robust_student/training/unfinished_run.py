@@ -89,8 +89,8 @@ class UnfinishedRun:
                 save(model, self.output)
             except OSError as error:
                 raise UserError(
-                    f"output {self.output}: cannot write the model ({error.strerror}); mend that and give the same "
-                    "command again"
+                    f"output {self.output}: cannot write the model ({error.strerror}); remove the cause and give "
+                    "the same command again"
                 ) from None
             (self.output / TRAINING).unlink(missing_ok=True)
             self.checkpoints.clear()

@@ -59,7 +59,7 @@ def load_data(
         raise UserError(f"data: unknown name '{name}'" + nearest(name, list(READERS)))
     reader = READERS[name]
     if reader.place and not rest:
-        raise UserError(f"data '{spec}': say where it is, as in '{name}:{reader.place}'")
+        raise UserError(f"data '{spec}': has no place; write one, as in '{name}:{reader.place}'")
     if image_size is not None and not reader.decodes:
         sources = ", ".join(f"{kind}:" for kind, entry in READERS.items() if entry.decodes)
         raise UserError(f"data '{spec}': image_size applies to image files only ({sources})")
