@@ -13,8 +13,8 @@ from robust_student.evaluation.evaluate import evaluate
 from robust_student.evaluation.row_store import Shard
 from robust_student.evaluation.settings import EvaluationSettings, MaskingSettings
 from robust_student.models.model import Model, as_model
-from robust_student.results.rows import ROWS
-from robust_student.runtime.files import read_jsonl
+from robust_student.results.rows import ROWS, SUMMARY
+from robust_student.runtime.files import read_json, read_jsonl
 
 Records = list[dict[str, Any]]
 Models = Mapping[str, Model | nn.Module]
@@ -60,7 +60,9 @@ def run(
     subjects: Models | None = None,
     shard: Shard | None = None,
 ) -> Records:
-    return evaluate(models() if subjects is None else subjects, data, settings, output=output, shard=shard)
+    """What the evaluation writes into its summary."""
+    evaluate(models() if subjects is None else subjects, data, settings, output=output, shard=shard)
+    return [] if shard is not None else read_json(output / SUMMARY)
 
 
 def rows_of(output: Path, **wanted: Any) -> list[dict[str, Any]]:

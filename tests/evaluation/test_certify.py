@@ -20,7 +20,8 @@ from robust_student.evaluation.settings import CertificationSettings, SmoothingS
 from robust_student.models.model import as_model
 from robust_student.results.intervals import median, wilson
 from robust_student.results.radii import summarise_radii
-from robust_student.results.rows import Key, Row
+from robust_student.results.rows import SUMMARY, Key, Row
+from robust_student.runtime.files import read_json
 
 DATA = toy_data()
 BASE: dict[str, Any] = {
@@ -43,7 +44,8 @@ def models() -> dict[str, nn.Module]:
 
 
 def run(output: Path, **changes: Any) -> list[dict[str, Any]]:
-    return certify(models(), DATA, CertificationSettings.parse(BASE | changes), output=output)
+    certify(models(), DATA, CertificationSettings.parse(BASE | changes), output=output)
+    return read_json(output / SUMMARY)
 
 
 def small_run(output: Path, subjects: Mapping[str, nn.Module] | None = None, **changes: Any) -> list[dict[str, Any]]:
@@ -54,7 +56,8 @@ def small_run(output: Path, subjects: Mapping[str, nn.Module] | None = None, **c
         patch.setattr(radius_measurements, "smallest_decision_change", partial(smallest_decision_change, effort=less))
         patch.setattr(radius_measurements, "smallest_confidence_loss", partial(smallest_confidence_loss, effort=less))
         patch.setattr(radius_measurements, "AGREEMENT_STEPS", 5)
-        return certify(two, DATA, CertificationSettings.parse(SMALL | changes), output=output)
+        certify(two, DATA, CertificationSettings.parse(SMALL | changes), output=output)
+    return read_json(output / SUMMARY)
 
 
 def rows_of(output: Path) -> list[dict[str, Any]]:

@@ -49,7 +49,8 @@ def models(data: Data = DATA) -> dict[str, nn.Module]:
 
 
 def run(output: Path, settings: EvaluationSettings = SETTINGS, data: Data = DATA) -> Records:
-    return evaluate(models(data), data, settings, output=output)
+    evaluate(models(data), data, settings, output=output)
+    return read_json(output / SUMMARY)
 
 
 def corrupted(**changes: Any) -> EvaluationSettings:

@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from scipy import stats
 from toy_evaluation import DATA, FAST, models, rows_of, run
 
 from robust_student.cli.terminal import headline
+from robust_student.evaluation.evaluate import evaluate
+from robust_student.evaluation.result import Evaluation
 from robust_student.models.model import as_model
 from robust_student.models.run_directory import save
 from robust_student.results.intervals import median, paired_difference, wilson
@@ -47,8 +50,12 @@ def test_the_summary_can_be_recomputed_from_the_rows(attacked: Path) -> None:
 
 
 def test_what_is_returned_is_what_is_written(tmp_path: Path) -> None:
-    records = run(tmp_path / "out", subjects={"m": models()["kd"]})
-    assert read_json(tmp_path / "out" / SUMMARY) == records
+    evaluation = evaluate({"m": models()["kd"]}, DATA, FAST, output=tmp_path / "out")
+    written = read_json(tmp_path / "out" / SUMMARY)
+    assert [asdict(record) for record in evaluation] == [
+        {name: value for name, value in record.items() if name != "schema"} for record in written
+    ]
+    assert Evaluation.read(tmp_path / "out") == evaluation
 
 
 def test_costs_are_those_of_the_saved_model(finished: Path, tmp_path: Path) -> None:
@@ -73,16 +80,18 @@ def test_without_kd_nothing_is_compared(tmp_path: Path) -> None:
 
 
 def test_the_headline_has_one_line_per_model(attacked: Path) -> None:
-    lines = headline(read_json(attacked / SUMMARY))
-    assert [line["model"] for line in lines] == ["teacher", "kd", "new"]
-    assert all(line["clean"]["perturbation"] == "none" and line["autoattack"]["setting"] == 0.4 for line in lines)
-    assert all(abs(line["noise"]["setting"]) == 3 for line in lines) and lines[2]["parameters"] == 51
+    lines = headline(Evaluation.read(attacked))
+    assert [line.model for line in lines] == ["teacher", "kd", "new"]
+    assert all(line.clean.perturbation == "none" for line in lines)
+    assert all(line.autoattack is not None and line.autoattack.setting == 0.4 for line in lines)
+    assert all(line.noise is not None and line.noise.setting in (-3, 3) for line in lines)
+    assert lines[2].parameters == 51
 
 
 def test_the_headline_does_without_noise_and_attack(tmp_path: Path) -> None:
     settings = FAST.model_copy(update={"snr_db": ()})
-    (line,) = headline(run(tmp_path / "out", settings, subjects={"m": models()["kd"]}))
-    assert line["noise"] is None and line["autoattack"] is None and line["clean"]["n"] == 30
+    (line,) = headline(evaluate({"m": models()["kd"]}, DATA, settings, output=tmp_path / "out"))
+    assert line.noise is None and line.autoattack is None and line.clean.n == 30
 
 
 def test_the_breakdown_counts_the_rows_by_class_and_by_confidence(finished: Path) -> None:

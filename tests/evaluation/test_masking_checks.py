@@ -56,7 +56,7 @@ def verdict_of(
 ) -> dict[str, Any]:
     """The verdict on the first of the models."""
     records = evaluate(models, data, settings, output=output)
-    return next(r["verdict"] for r in records if r["verdict"] and r["model"] == next(iter(models)))
+    return next(dict(r.verdict) for r in records if r.verdict and r.model == next(iter(models)))
 
 
 def rows_of(output: Path, **wanted: Any) -> list[dict[str, Any]]:
@@ -223,7 +223,7 @@ def test_the_checks_run_on_a_stratified_sample_and_are_no_results_of_their_own(t
     rows = rows_of(tmp_path / "out", perturbation="masking_gradient")
     labels = [row["label"] for row in rows]
     assert [labels.count(k) for k in range(3)] == [10, 10, 10]
-    assert not any(record["perturbation"].startswith("masking_") for record in records)
+    assert not any(record.perturbation.startswith("masking_") for record in records)
 
 
 # Rows written by hand -------------------------------------------------------------------------------------------------

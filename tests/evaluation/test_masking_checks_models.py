@@ -52,7 +52,7 @@ def judged(models: Mapping[str, torch.nn.Module], output: Path) -> dict[str, Jud
     data = load_data("digits")
     settings = masking.settings_for(EXAMPLES, SEED, "fast")
     records = evaluate({name: as_model(m, data) for name, m in models.items()}, data, settings, output=output)
-    verdicts = {record["model"]: record["verdict"] for record in records if record["verdict"]}
+    verdicts = {record.model: dict(record.verdict) for record in records if record.verdict}
     groups = group(Row(**row) for row in read_jsonl(output / ROWS))
     gaps = {
         name: max(masking.accuracy(groups[name, kind, 50.0]) for kind in ("masking_steps", "masking_cross_entropy"))

@@ -44,5 +44,5 @@ class Certify(Command):
             teaching=self.teaching,
             trust=self.trust,
         )
-        records = certify(models, data, self.certification, output=self.output)
-        terminal.show_radii(records, self.output / "summary.json")
+        certification = certify(models, data, self.certification, output=self.output)
+        terminal.show_radii(certification, self.output / "summary.json")

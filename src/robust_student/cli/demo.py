@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
@@ -12,6 +11,7 @@ from robust_student.core.errors import UserError
 from robust_student.core.settings import LARGEST_SEED
 from robust_student.data.readers.load import load_data
 from robust_student.evaluation.evaluate import evaluate
+from robust_student.evaluation.result import Evaluation
 from robust_student.evaluation.settings import EvaluationSettings
 from robust_student.objectives.methods import METHODS
 from robust_student.objectives.secant import SecantSettings
@@ -43,8 +43,8 @@ class Demo(Command):
         elif self.output.is_dir() and any(self.output.iterdir()) and not (self.output / FILES[0]).exists():
             raise UserError(f"output {self.output}: is not the result of a demo; choose another name or remove it")
         with replacing(self.output) as draft:
-            records = run_demo(draft, seed=self.seed, device=self.device, say=terminal.stage)
-        terminal.show(records, self.output / "report.html")
+            evaluation = run_demo(draft, seed=self.seed, device=self.device, say=terminal.stage)
+        terminal.show(evaluation, self.output / "report.html")
 
 
 TEACHER, STUDENT = "cnn:24", "resnet8:4"
@@ -61,8 +61,8 @@ FILES = ("report.html", ROWS, SUMMARY, BREAKDOWN, EVALUATION, GALLERY)
 
 def run_demo(
     output: Path, *, seed: int = 0, device: str = "auto", say: Callable[[str], None] = lambda _: None
-) -> list[dict[str, Any]]:
-    """Train, distil, evaluate and report on the digits; fill `output` and return the summary records.
+) -> Evaluation:
+    """Train, distil, evaluate and report on the digits; fill `output` and return the evaluation.
 
     `output/models` holds the runs `teacher`, `kd` and `robust`; beside it lie `report.html`, `summary.json` and the
     rows. `say` is told what is being done.
@@ -82,6 +82,6 @@ def run_demo(
         students[name] = distill(teacher, STUDENT, data, both, output=models / name).model
     say("4 of 4: measuring all three under noise and attack")
     settings = EvaluationSettings(attack_examples=200, autoattack_radius=BUDGET, seed=seed, device=device)
-    records = evaluate({"teacher": teacher, **students}, data, settings, output=output)
+    evaluation = evaluate({"teacher": teacher, **students}, data, settings, output=output)
     write_report(output, output / "report.html")
-    return records
+    return evaluation

@@ -94,8 +94,8 @@ class Evaluate(Command):
         """Measure what no shard has measured, and put everything together."""
         from robust_student.evaluation.evaluate import evaluate
 
-        records = evaluate(models, data, self.evaluation, output=self.output)
-        terminal.show(records, self.output / "summary.json")
+        evaluation = evaluate(models, data, self.evaluation, output=self.output)
+        terminal.show(evaluation, self.output / "summary.json")
 
     def _open(self) -> tuple[dict[str, Any], Any]:
         """The models and the data."""

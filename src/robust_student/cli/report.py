@@ -28,7 +28,7 @@ class Report(Command):
 
     def run(self) -> None:
         """Write the report and print where it is."""
-        from robust_student.report.write import write_report
+        from robust_student.report.write import style_of, write_report
 
         if not self.directories:
             raise UserError("report: name at least one directory")
@@ -36,7 +36,7 @@ class Report(Command):
             raise UserError("report: --compare and --seeds exclude each other")
         kind: Literal["report", "comparison", "seeds"]
         kind = "comparison" if self.compare else "seeds" if self.seeds else "report"
-        style = self.format or _format(self.output)
+        style = self.format or ("html" if self.output is None else style_of(self.output))
         suffix = {"html": "html", "markdown": "md", "json": "json"}[style]
         name = kind if self.certificates is None else f"{kind}-with-certificates"
         output = self.output if self.output is not None else self.directories[0] / f"{name}.{suffix}"
@@ -44,14 +44,3 @@ class Report(Command):
             raise UserError(f"output {output}: exists already; choose another name or pass --overwrite")
         write_report(self.directories, output, certificates=self.certificates, kind=kind, style=style)
         print(f"report: {output}")
-
-
-def _format(output: Path | None) -> Literal["html", "markdown", "json"]:
-    """The format that a file's suffix asks for."""
-    if output is None or output.suffix in (".html", ".htm"):
-        return "html"
-    if output.suffix in (".md", ".markdown"):
-        return "markdown"
-    if output.suffix == ".json":
-        return "json"
-    raise UserError(f"output {output}: ends in none of .html, .md and .json; rename it or pass --format")

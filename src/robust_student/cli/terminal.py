@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -10,26 +10,38 @@ from rich.text import Text
 
 from robust_student.doctor.findings import Finding
 from robust_student.results.perturbation import Perturbation
-from robust_student.results.records import find
+
+if TYPE_CHECKING:
+    from robust_student.evaluation.result import Certification, Evaluation, Record
 
 
-def headline(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One line per model for a terminal: clean, noise at the level nearest 0 dB, AutoAttack, verdict, parameters."""
-    names = list(dict.fromkeys(record["model"] for record in records))
+class Headline(NamedTuple):
+    """The figures of one model that a terminal shows."""
+
+    model: str
+    parameters: float | None
+    clean: "Record"
+    noise: "Record | None"
+    """Under Gaussian noise, at the measured level nearest 0 dB."""
+    autoattack: "Record | None"
+
+
+def headline(evaluation: "Evaluation") -> list[Headline]:
+    """One line for each model."""
     lines = []
-    for name in names:
-        noise = min(find(records, name, "accuracy", "gaussian_snr_db"), key=lambda r: abs(r["setting"]), default=None)
-        accuracy = [r for r in records if r["model"] == name and r["metric"] == "accuracy"]
-        attacked = [r for r in accuracy if Perturbation.parse(r["perturbation"]).name == "autoattack"]
-        parameters = find(records, name, "parameters")
+    for name in evaluation.models:
+        noise = evaluation.every("accuracy", "gaussian_snr_db", name)
+        accuracies = evaluation.every("accuracy", None, name)
+        attacks = [found for found in accuracies if Perturbation.parse(found.perturbation).name == "autoattack"]
+        parameters = evaluation.every("parameters", "none", name)
         lines.append(
-            {
-                "model": name,
-                "parameters": parameters[0]["value"] if parameters else None,
-                "clean": find(records, name, "accuracy")[0],
-                "noise": noise,
-                "autoattack": attacked[0] if attacked else None,
-            }
+            Headline(
+                name,
+                parameters[0].value if parameters else None,
+                evaluation.accuracy(name),
+                min(noise, key=lambda record: abs(record.setting or 0.0), default=None),
+                attacks[0] if attacks else None,
+            )
         )
     return lines
 
@@ -61,31 +73,30 @@ def show_search(record: dict[str, Any]) -> None:
     Console().print(table)
 
 
-def show(records: list[dict[str, Any]], path: Path) -> None:
+def show(evaluation: "Evaluation", path: Path) -> None:
     """The headline figures as a table, how many examples they rest on, and where the rest is."""
     from robust_student.results.rows import EVALUATION
     from robust_student.runtime.files import read_json
 
     details = read_json(path.parent / EVALUATION)
     table = Table(title="test accuracy in % with 95 % intervals", title_justify="left")
-    lines = headline(records)
-    noise = next((line["noise"] for line in lines if line["noise"]), None)
-    attack = next((line["autoattack"] for line in lines if line["autoattack"]), None)
+    lines = headline(evaluation)
+    noise = next((line.noise for line in lines if line.noise), None)
+    attack = next((line.autoattack for line in lines if line.autoattack), None)
     table.add_column("model")
     table.add_column("parameters", justify="right")
     table.add_column("clean", justify="right")
-    table.add_column(f"noise {noise['setting']:g} dB" if noise else "noise", justify="right")
-    heading = (
-        f"AutoAttack {details['autoattack_suite']}\n{attack['unit']} {attack['setting']:g}" if attack else "AutoAttack"
+    table.add_column(f"noise {noise.setting:g} dB" if noise else "noise", justify="right")
+    suite = details["autoattack_suite"]
+    table.add_column(
+        f"AutoAttack {suite}\n{attack.unit} {attack.setting:g}" if attack else "AutoAttack", justify="right"
     )
-    table.add_column(heading, justify="right")
     table.add_column("masking")
     for line in lines:
-        verdict = (line["autoattack"] or {}).get("verdict") or {}
-        cells = (_percent(line[name]) for name in ("clean", "noise", "autoattack"))
-        table.add_row(line["model"], f"{line['parameters']:,}", *cells, verdict.get("level", "not run"))
-    console = Console()
-    console.print(table)
+        cells = [record.percent if record else "-" for record in (line.clean, line.noise, line.autoattack)]
+        level = line.autoattack.level if line.autoattack else None
+        table.add_row(line.model, f"{line.parameters:,}", *cells, level or "not run")
+    Console().print(table)
     sample = details["sample"]
     attacked = f", under attack {sample['attacked']:,}" if attack else ""
     print(f"n = {sample['examples']:,} of {sample['test']:,} test examples{attacked}")
@@ -96,32 +107,32 @@ def show(records: list[dict[str, Any]], path: Path) -> None:
     print(f"{'report' if path.suffix == '.html' else 'summary'}: {path}")
 
 
-def show_radii(records: list[dict[str, Any]], path: Path) -> None:
+def show_radii(certification: "Certification", path: Path) -> None:
     """Certified and attacked accuracy by budget and median radii, from the best deterministic certificate."""
-    from robust_student.results.records import find
-
-    names = list(dict.fromkeys(record["model"] for record in records))
-    kind, unit = "certified_decision_radius", records[0]["unit"]
+    kind, unit = "certified_decision_radius", certification.records[0].unit
     title = f"decision under {unit} perturbations: examples in % with 95 % intervals, medians of radii"
     table = Table(title=title, title_justify="left")
-    budgets = sorted({record["setting"] for record in records if record["metric"] == "attack_accuracy"})
+    budgets = sorted(
+        {record.setting for record in certification.every("attack_accuracy") if record.setting is not None}
+    )
     table.add_column("model", no_wrap=True)
     for budget in budgets:
         table.add_column(f"certified\n{budget:g}", justify="right")
     for heading in (f"stands\n{budgets[-1]:g}", "certified\nradius", "attack\nradius", "violations"):
         table.add_column(heading, justify="right")
-    for name in names:
-        held = [_percent(record) for record in find(records, name, "certified_accuracy", kind)] or ["-"] * len(budgets)
-        attacked = find(records, name, "attack_accuracy", "attack_decision_radius")
-        radii = [find(records, name, f"median_{side}_decision_radius") for side in ("certified", "attack")]
-        medians = ["-" if not found or found[0]["value"] is None else f"{found[0]['value']:.4g}" for found in radii]
-        broken = find(records, name, "sandwich_violations", kind)
-        count = f"{broken[0]['value']:.0f} of {broken[0]['n']}" if broken else "-"
-        table.add_row(name, *held, _percent(attacked[-1]), *medians, count)
+    for name in certification.models:
+        held = [record.percent for record in certification.every("certified_accuracy", kind, name)]
+        medians = []
+        for side in ("certified", "attack"):
+            radius = next(iter(certification.every(f"median_{side}_decision_radius", None, name)), None)
+            medians.append("-" if radius is None or radius.value is None else f"{radius.value:.4g}")
+        broken = next(iter(certification.every("sandwich_violations", kind, name)), None)
+        count = f"{broken.value:.0f} of {broken.n}" if broken else "-"
+        stands = certification.attack_accuracy(name, budgets[-1]).percent
+        table.add_row(name, *(held or ["-"] * len(budgets)), stands, *medians, count)
     Console().print(table)
-    for name in names:
-        for record in find(records, name, "certified_accuracy", "certified_smoothed_radius"):
-            print(f"{name}, smoothed: {_percent(record)} certified at {unit} {record['setting']:g}, n = {record['n']}")
+    for record in certification.every("certified_accuracy", "certified_smoothed_radius"):
+        print(f"{record.model}, smoothed: {record.percent} certified at {unit} {record.setting:g}, n = {record.n}")
     print(f"summary: {path}")
 
 
@@ -137,9 +148,3 @@ def show_findings(findings: Sequence[Finding]) -> None:
                 console.print(line, soft_wrap=True)
     counts = {level: sum(finding.level == level for finding in findings) for level in ("problem", "note")}
     print(", ".join(f"{count} {level}{'' if count == 1 else 's'}" for level, count in counts.items()))
-
-
-def _percent(record: dict[str, Any] | None) -> str:
-    if record is None or record["value"] is None:
-        return "-"
-    return f"{100 * record['value']:.1f} [{100 * record['low']:.1f}, {100 * record['high']:.1f}]"

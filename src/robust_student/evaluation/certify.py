@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -15,6 +14,7 @@ from robust_student.core.threat_model import ThreatModel
 from robust_student.data.readers.load import Data, nested_sample
 from robust_student.evaluation.fingerprint import fingerprint
 from robust_student.evaluation.radius_measurements import radius_plan
+from robust_student.evaluation.result import Certification
 from robust_student.evaluation.row_store import RowStore
 from robust_student.evaluation.run import Run
 from robust_student.evaluation.settings import CertificationSettings
@@ -30,8 +30,8 @@ def certify(
     settings: CertificationSettings | None = None,
     *,
     output: Path,
-) -> list[dict[str, Any]]:
-    """Bound r_A and r_B of every example from below and from above; write the evidence, return the summary records.
+) -> Certification:
+    """Bound r_A and r_B of every example from below and from above; write the evidence, return it typed.
 
     Estimated, sampled and certified radii (theorems A to D of docs/theory.md) and the smallest perturbation that
     attacks found. Rows are appended batch by batch: run again with the same arguments after an interruption and only
@@ -64,7 +64,7 @@ def certify(
     )
     details = {"budgets": radii, "sample": {"test": len(data.test)} | counts, "classes": list(data.classes)}
     run.write(output, CERTIFICATION, details, records)
-    return records
+    return Certification.of(output, records)
 
 
 def _certifiers(

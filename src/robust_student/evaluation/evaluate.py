@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -19,6 +18,7 @@ from robust_student.evaluation.fingerprint import fingerprint
 from robust_student.evaluation.gallery import gallery, worst_examples
 from robust_student.evaluation.masking_checks import masking_plans, masking_verdict
 from robust_student.evaluation.measurements import plan
+from robust_student.evaluation.result import Evaluation
 from robust_student.evaluation.row_store import RowStore, Shard
 from robust_student.evaluation.run import Run
 from robust_student.evaluation.settings import EvaluationSettings
@@ -40,8 +40,8 @@ def evaluate(
     *,
     output: Path,
     shard: Shard | None = None,
-) -> list[dict[str, Any]]:
-    """Measure models on the same test examples; write rows, summary and provenance; return the summary records.
+) -> Evaluation:
+    """Measure models on the same test examples; write rows, summary and provenance, and return them typed.
 
     Clean accuracy, noise, corruptions, PGD, AutoAttack with a masking verdict, estimated radii, size and speed. Rows
     are appended batch by batch: run again with the same arguments after an interruption and only the missing batches
@@ -73,7 +73,7 @@ def evaluate(
     with channels_last(run.models.values(), sample.inputs[:1]):
         used = store.fill(run.models, plans, sample, settings.batch_size, work)
     if shard is not None:
-        return []
+        return Evaluation(output, ())
     of_model = {name: {key[1:]: rows for key, rows in used.items() if key[0] == name} for name in run.models}
     records = summarise(
         {key: rows for key, rows in used.items() if Perturbation.parse(key[1]).family != "masking"},
@@ -95,7 +95,7 @@ def evaluate(
     }
     write_json(output / BREAKDOWN, breakdown(used))
     run.write(output, EVALUATION, details, records)
-    return records
+    return Evaluation.of(output, records)
 
 
 def _skipped(groups: Mapping[Key, Mapping[int, Row]], name: str) -> int:

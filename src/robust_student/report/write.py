@@ -62,6 +62,15 @@ def write_report(
         raise UserError(f"output {output}: cannot write there ({error.strerror})") from None
 
 
+def style_of(output: Path) -> Format:
+    """The format that a file's suffix asks for; UserError where it asks for none."""
+    suffixes: dict[str, Format] = {".html": "html", ".htm": "html", ".md": "markdown", ".markdown": "markdown"}
+    style = (suffixes | {".json": "json"}).get(output.suffix)
+    if style is None:
+        raise UserError(f"output {output}: ends in none of .html, .md and .json; rename it or pass --format")
+    return style
+
+
 def _one(folders: Sequence[Path], certificates: Path | None, style: Format) -> str:
     """The report of one directory."""
     if len(folders) > 1:

@@ -1,0 +1,174 @@
+"""What `evaluate` and `certify` return: typed records of a finished measurement, to look up, print and report."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+from robust_student.core.errors import UserError, nearest
+from robust_student.report.write import style_of, write_report
+from robust_student.results.rows import SUMMARY
+from robust_student.runtime.files import read_json
+
+
+@dataclass(frozen=True)
+class Record:
+    """One number of a summary with its interval (docs/results-format.md)."""
+
+    model: str
+    split: str
+    """Which examples were measured."""
+    perturbation: str
+    """`none`, `gaussian_snr_db`, `pgd_linf`, ..."""
+    setting: float | None
+    """Strength of the perturbation in `unit`; None where it has none."""
+    unit: str | None
+    metric: str
+    value: float | None
+    """None where it is infinite or not defined."""
+    low: float | None
+    """Lower end of the 95 % interval; None where there is no interval."""
+    high: float | None
+    """Upper end."""
+    interval: str | None
+    """How the interval was computed."""
+    n: int
+    """Examples behind the number."""
+    seed: int
+    verdict: Mapping[str, Any] | None
+    """The masking verdict of an accuracy under attack."""
+
+    @property
+    def percent(self) -> str:
+        """A share of 1 in percent with its interval, such as `81.3 [77.1, 84.9]`; `-` where there is no number."""
+        if self.value is None:
+            return "-"
+        interval = "" if self.low is None or self.high is None else f" [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+        return f"{100 * self.value:.1f}{interval}"
+
+    @property
+    def level(self) -> str | None:
+        """PASS, WARN or FAIL of the masking verdict; None where there is no verdict."""
+        return self.verdict["level"] if self.verdict else None
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished measurement: its directory and its records."""
+
+    folder: Path
+    records: tuple[Record, ...]
+
+    @classmethod
+    def of(cls, folder: Path, summary: Iterable[Mapping[str, Any]]) -> Self:
+        """The result with these summary records."""
+        names = [field.name for field in fields(Record)]
+        return cls(folder, tuple(Record(**{name: record[name] for name in names}) for record in summary))
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The result that an earlier run left in `folder`; UserError where there is none."""
+        return cls.of(folder, read_json(folder / SUMMARY))
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.records)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the models, in the order in which they were measured."""
+        return tuple(dict.fromkeys(record.model for record in self.records))
+
+    def every(self, metric: str, perturbation: str | None = None, model: str | None = None) -> list[Record]:
+        """Records of a metric, of one perturbation and one model where they are named, by growing setting."""
+        found = [
+            record
+            for record in self.records
+            if record.metric == metric and perturbation in (None, record.perturbation) and model in (None, record.model)
+        ]
+        return sorted(found, key=lambda record: -math.inf if record.setting is None else record.setting)
+
+    def find(self, metric: str, perturbation: str, model: str, setting: float | None = None) -> Record:
+        """The one record of a metric; `setting` may be left out where there is only one.
+
+        Raises UserError with what there is instead.
+        """
+        chosen = self.records
+        for name, value in (("model", model), ("metric", metric), ("perturbation", perturbation)):
+            names = list(dict.fromkeys(getattr(record, name) for record in chosen))
+            chosen = tuple(record for record in chosen if getattr(record, name) == value)
+            if not chosen:
+                raise UserError(f"{self.folder}: no {name} '{value}'{nearest(value, names)}")
+        settings = [record.setting for record in chosen]
+        if setting is None and len(chosen) == 1:
+            return chosen[0]
+        if setting not in settings:
+            listed = ", ".join(f"{value:g}" for value in settings if value is not None)
+            what = "name a setting" if setting is None else f"no setting {setting:g}"
+            raise UserError(f"{self.folder}: {perturbation}: {what}; measured at {listed}")
+        return chosen[settings.index(setting)]
+
+    def report(self, path: Path, *, certificates: Path | None = None) -> Path:
+        """Write the report as the suffix says (.html, .md, .json), and return its path; an existing file is replaced.
+
+        `certificates` is a directory that `certify` wrote, shown below an evaluation.
+        """
+        write_report(self.folder, path, certificates=certificates, style=style_of(path))
+        return path
+
+    def _table(self, title: str, records: Iterable[Record]) -> str:
+        """Shares in percent as a Markdown table: a line for each perturbation and setting, a column for each model."""
+        cells: dict[tuple[str, float | None], dict[str, str]] = {}
+        for record in records:
+            mark = f" *{record.level}*" if record.level in ("WARN", "FAIL") else ""
+            cells.setdefault((record.perturbation, record.setting), {})[record.model] = record.percent + mark
+        rows = [[title, *self.models]]
+        for (perturbation, setting), shown in cells.items():
+            name = perturbation if setting is None else f"{perturbation} {setting:g}"
+            rows.append([name, *(shown.get(model, "-") for model in self.models)])
+        widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+        rows.insert(1, ["-" * width for width in widths])
+        lines = (" | ".join(map(str.ljust, row, widths)) for row in rows)
+        return "\n".join(f"| {line} |" for line in lines)
+
+
+@dataclass(frozen=True)
+class Evaluation(Result):
+    """What `evaluate` measured."""
+
+    def accuracy(self, model: str, perturbation: str = "none", setting: float | None = None) -> Record:
+        """The accuracy of a model on clean inputs or under a perturbation, as a share of 1 with its interval.
+
+        `setting` may be left out where the perturbation was measured at one strength only. Raises UserError where
+        nothing of that name was measured.
+        """
+        return self.find("accuracy", perturbation, model, setting)
+
+    def table(self) -> str:
+        """Accuracies in percent as a Markdown table: a line for each perturbation, a column for each model.
+
+        *WARN* and *FAIL* mark numbers that the gradient-masking checks do not trust.
+        """
+        return self._table("accuracy in %", (r for r in self.records if r.metric == "accuracy"))
+
+
+@dataclass(frozen=True)
+class Certification(Result):
+    """What `certify` measured."""
+
+    def certified_accuracy(self, model: str, radius: float) -> Record:
+        """The share of examples whose decision provably survives every perturbation of that size, with its interval.
+
+        From the best deterministic certificate of each example. Raises UserError where the radius was not measured.
+        """
+        return self.find("certified_accuracy", "certified_decision_radius", model, radius)
+
+    def attack_accuracy(self, model: str, radius: float) -> Record:
+        """The share of examples whose decision no attack changed within that size: an upper bound."""
+        return self.find("attack_accuracy", "attack_decision_radius", model, radius)
+
+    def table(self) -> str:
+        """Certified accuracy and accuracy under attack in percent as a Markdown table, by radius and model."""
+        certified = self.every("certified_accuracy", "certified_decision_radius")
+        attacked = self.every("attack_accuracy", "attack_decision_radius")
+        return self._table("examples in %", [*certified, *attacked])
