@@ -1,7 +1,9 @@
 """What evaluate and certify return: looked up, shown as a table, reported."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from reference import message_of
@@ -9,12 +11,9 @@ from reference import message_of
 from robust_student.evaluation.result import Certification, Evaluation, Record
 
 
-def record(model: str = "kd", perturbation: str = "none", setting: float | None = None, **changes: object) -> Record:
-    plain = {"split": "test", "unit": None, "metric": "accuracy", "value": 0.5, "low": 0.4, "high": 0.6}
-    return Record(
-        **({"model": model, "perturbation": perturbation, "setting": setting} | plain),  # type: ignore[arg-type]
-        **({"interval": "wilson95", "n": 40, "seed": 0, "verdict": None} | changes),  # type: ignore[arg-type]
-    )
+def record(model: str = "kd", perturbation: str = "none", setting: float | None = None, **changes: Any) -> Record:
+    plain = Record(model, "test", perturbation, setting, None, "accuracy", 0.5, 0.4, 0.6, "wilson95", 40, 0, None)
+    return replace(plain, **changes)
 
 
 EVALUATION = Evaluation(

@@ -4,12 +4,14 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, TypeVar
 
 from robust_student.core.errors import UserError, nearest
 from robust_student.report.write import style_of, write_report
 from robust_student.results.rows import SUMMARY
 from robust_student.runtime.files import read_json
+
+Kind = TypeVar("Kind", bound="Result")
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Record:
     """Strength of the perturbation in `unit`; None where it has none."""
     unit: str | None
     metric: str
-    value: float | None
+    value: float | int | None
     """None where it is infinite or not defined."""
     low: float | None
     """Lower end of the 95 % interval; None where there is no interval."""
@@ -61,13 +63,13 @@ class Result:
     records: tuple[Record, ...]
 
     @classmethod
-    def of(cls, folder: Path, summary: Iterable[Mapping[str, Any]]) -> Self:
+    def of(cls: type[Kind], folder: Path, summary: Iterable[Mapping[str, Any]]) -> Kind:
         """The result with these summary records."""
         names = [field.name for field in fields(Record)]
         return cls(folder, tuple(Record(**{name: record[name] for name in names}) for record in summary))
 
     @classmethod
-    def read(cls, folder: Path) -> Self:
+    def read(cls: type[Kind], folder: Path) -> Kind:
         """The result that an earlier run left in `folder`; UserError where there is none."""
         return cls.of(folder, read_json(folder / SUMMARY))
 
