@@ -15,7 +15,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("data", "report/document"),
     ("data/readers", "models/networks", "report/evidence"),
     ("models", "objectives", "report/sections"),
-    ("training", "evaluation", "report"),
+    ("training", "report"),
+    ("evaluation",),
     ("doctor",),
     ("cli",),
 )
