@@ -180,7 +180,7 @@ TABLES = [
     data(
         "shard runs a command", SHARD.replace("wds:s.tar", "'wds:pipe:touch executed.txt'"), "cannot read shards from"
     ),
-    data("shard without classes", "wds:s.tar,test=s.tar,size=6x6", "say the class names", text("s.tar", "")),
+    data("shard without classes", "wds:s.tar,test=s.tar,size=6x6", "needs the class names", text("s.tar", "")),
     data(
         "class names of shards are a pipe", "wds:s.tar,test=s.tar,size=6x6,classes=n.txt", "(not a file)", fifo("n.txt")
     ),

@@ -64,7 +64,7 @@ def test_evaluate_prints_the_suite_the_sample_and_what_autoattack_was_spared(
     assert "AutoAttack fast" in shown and "n = 50 of 400 test examples, under attack 20" in shown
     rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
     spared = sum(row["detail"] == "certified" for row in rows)
-    assert spared > 0 and f"certified, so AutoAttack was spared them: t {spared}" in shown
+    assert spared > 0 and f"certified by interval bounds, so not attacked by AutoAttack: t {spared}" in shown
 
 
 def suite_of(tmp_path: Path, *words: str) -> EvaluationSettings:

@@ -179,7 +179,7 @@ def test_bad_options_are_refused(spec: str, option: str, words: str) -> None:
 
 def test_a_size_must_come_from_somewhere(spec: str) -> None:
     spec = spec.replace(",size=5x4", "")
-    assert "say the size" in message_of(lambda: load_data(spec))
+    assert "needs the size" in message_of(lambda: load_data(spec))
     assert load_data(spec, image_size=7).shape == (3, 7, 7)
     assert load_data(spec + ",channels=1", image_size=(7, 6)).shape == (1, 7, 6)
 

@@ -54,7 +54,7 @@ def finished(trained: Any, output: Path) -> None:
 
 
 def stage(text: str) -> None:
-    """What a command is at, at once even where the output goes to a file."""
+    """Print what a command is doing, at once even where the output goes to a file."""
     print(text, flush=True)
 
 
@@ -103,7 +103,7 @@ def show(evaluation: "Evaluation", path: Path) -> None:
     skipped = details["skipped_certified"]
     if skipped and attack:
         counts = ", ".join(f"{name} {count:,}" for name, count in skipped.items())
-        print(f"certified, so AutoAttack was spared them: {counts}")
+        print(f"certified by interval bounds, so not attacked by AutoAttack: {counts}")
     print(f"{'report' if path.suffix == '.html' else 'summary'}: {path}")
 
 
@@ -137,7 +137,7 @@ def show_radii(certification: "Certification", path: Path) -> None:
 
 
 def show_findings(findings: Sequence[Finding]) -> None:
-    """A check-up by what was looked at, one finding a line, and how many problems there are."""
+    """A check-up by area, one finding a line, and how many problems there are."""
     console, colours = Console(highlight=False), {"fine": "green", "note": "yellow", "problem": "bold red"}
     for area in dict.fromkeys(finding.area for finding in findings):
         console.print(Text(area, style="bold"))

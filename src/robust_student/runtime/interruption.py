@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a wish that the training loop grants at the end of a step, an exception everywhere else."""
+"""Ctrl-C and SIGTERM: training stops at the end of its step, everything else stops with an exception."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from types import FrameType
 
 
 class Interrupted(Exception):
-    """Training was stopped from outside after its state had been saved; the message says how to go on."""
+    """Training was stopped from outside after its state had been saved; the message says how to continue."""
 
     def __init__(self, message: str, number: int) -> None:
         """`number` is the signal's."""
@@ -45,7 +45,7 @@ class StopRequest:
     """Whether a signal has asked to stop."""
 
     number: int = 0
-    """The signal's number; 0: go on."""
+    """The signal's number; 0: continue."""
 
     def hear(self, number: int, frame: FrameType | None) -> None:
         """Note the signal; a second one is obeyed at once."""
@@ -56,7 +56,7 @@ class StopRequest:
 
 @contextmanager
 def listening() -> Iterator[StopRequest]:
-    """Turn SIGINT and SIGTERM into a wish for the length of a block; outside the main thread nothing is heard."""
+    """Turn SIGINT and SIGTERM into stop requests for the length of a block; outside the main thread nothing changes."""
     stop_request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield stop_request

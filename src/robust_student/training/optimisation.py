@@ -70,7 +70,7 @@ def limit_gradient(parameters: list[nn.Parameter], limit: float | None) -> float
 def any_failure(terms: list[Terms], size: float, stop: int) -> tuple[str | None, int]:
     """What went wrong in this step in any process (None: nothing), and the signal that any process heard (0: none).
 
-    All processes get the same answer, so that all of them go on or none does.
+    All processes get the same answer, so that all of them continue or none does.
     """
     names = list(terms[0].values)
     flags = [stop, int(not math.isfinite(size))]

@@ -41,7 +41,7 @@ def search(
     clean validation accuracy is at most `max_accuracy_drop` points (hundredths) below the plain student's; the
     accepted one of highest selection metric is trained in full. The test set is never looked at. Tries are recorded
     in `output/search.json` one by one: run again with the same arguments after an interruption, or with more tries
-    after a search that found nothing, and only what is missing is trained; a try goes on from its last checkpoint.
+    after a search that found nothing, and only what is missing is trained; a try continues from its last checkpoint.
 
     Raises UserError where no try is accepted, and on bad input.
     """

@@ -1,4 +1,4 @@
-"""The run directory while a training is going on: what it is a training of, its checkpoints, and how it is finished."""
+"""The run directory of an unfinished training: its inputs and settings, its checkpoints, and how it is finished."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -53,7 +53,7 @@ class UnfinishedRun:
             )
 
     def latest(self) -> dict[str, Any] | None:
-        """The state to go on from; None where there is none yet."""
+        """The state from which to continue; None where there is none yet."""
         found = self.checkpoints.latest()
         return None if found is None else found[1]
 

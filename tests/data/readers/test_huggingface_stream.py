@@ -23,11 +23,11 @@ def test_a_saved_dataset_is_streamed_with_its_own_length(tmp_path: Path) -> None
 
 def test_a_dataset_without_length_or_class_names_asks_for_them(tmp_path: Path) -> None:
     spec = hub_shards(tmp_path / "hub").replace(",length=20", "")
-    assert "say so with length=N" in message_of(lambda: load_data(spec))
+    assert "add length=N" in message_of(lambda: load_data(spec))
     for path in (tmp_path / "hub").glob("*.parquet"):
         dataset = datasets.Dataset.from_parquet(str(path)).cast_column("label", datasets.Value("int64"))
         dataset.to_parquet(path)
-    assert "say them with classes=FILE" in message_of(lambda: load_data(f"{spec},length=20"))
+    assert "add classes=FILE" in message_of(lambda: load_data(f"{spec},length=20"))
     assert load_data(f"{spec},length=20,classes=3").classes == ("0", "1", "2")
 
 

@@ -124,7 +124,7 @@ def test_a_damaged_shard_is_named(part: str, how: str, words: str, tmp_path: Pat
 def test_class_names_are_needed_and_must_be_readable(tmp_path: Path) -> None:
     spec = web_shards(tmp_path)
     without = spec.replace(f",classes={tmp_path}/names.txt", "")
-    assert "say the class names" in message_of(lambda: load_data(without))
+    assert "needs the class names" in message_of(lambda: load_data(without))
     assert "gone.txt" in message_of(lambda: load_data(f"{without},classes={tmp_path}/gone.txt"))
 
 

@@ -82,7 +82,7 @@ def choose_splits(splits: Mapping[str, Any], spec: Spec) -> dict[str, Any]:
             spec.refuse(f"no split '{name}' for {part}" + nearest(name, list(splits)))
     names.setdefault("train", "train")
     if names["train"] not in splits:
-        spec.refuse(f"no split 'train' (there are: {', '.join(splits)}); say which one with train=SPLIT")
+        spec.refuse(f"no split 'train' (there are: {', '.join(splits)}); name one with train=SPLIT")
     present = [name for name in VALIDATION if name in splits and name not in names.values()]
     if "validation" not in names and present:
         names["validation"] = present[0]

@@ -33,12 +33,12 @@ def read_hf_stream(spec: Spec) -> Data:
     splits = choose_splits(load(spec, streaming=True), spec)
     lengths = {part: _length(dataset) for part, dataset in splits.items()}
     if "length" not in spec.options and lengths["train"] is None:
-        spec.refuse("the dataset does not say how many training examples it has; say so with length=N")
+        spec.refuse("the dataset does not state the number of its training examples; add length=N")
     datasets = {part: _streaming(dataset) for part, dataset in splits.items()}
     columns = find_columns(datasets["train"].features, spec)
     classes = columns.classes or class_names(spec)
     if not classes:
-        spec.refuse("the dataset has no class names; say them with classes=FILE (one per line) or classes=10")
+        spec.refuse("the dataset has no class names; add classes=FILE (one per line) or their number, as in classes=10")
     parts: dict[str, Shards] = {
         part: HubShards(undecoded(dataset, columns.image, spec), columns, classes, f"data '{spec.text}': {part}")
         for part, dataset in datasets.items()

@@ -147,7 +147,7 @@ def streamed(spec: Spec, parts: dict[str, Shards], classes: tuple[str, ...], len
     if "test" not in parts and "validation" in parts:
         parts = {"train": parts["train"], "test": parts["validation"]}
     if "test" not in parts:
-        spec.refuse("a stream needs a test part; say which one with test=...")
+        spec.refuse("a stream needs a test part; name one with test=...")
     test, _ = sample_of(parts["test"], form, most, shuffle, threads)
     if "validation" in parts:
         left_out = frozenset[int]()
@@ -172,7 +172,7 @@ def asked_format(spec: Spec) -> Format:
             spec.refuse(f"size '{spec.options['size']}' is neither SIDE nor HEIGHTxWIDTH in pixels")
         size = (int(sides[0]), int(sides[-1]))
     if size is None:
-        spec.refuse("say the size to which images are resized, as in size=64 or size=48x64")
+        spec.refuse("needs the size to which images are resized; add size=64 or size=48x64, for example")
     channels = number_option(spec, "channels", 3)
     if channels not in (1, 3):
         spec.refuse(f"channels={channels} is neither 1 (grey) nor 3 (colour)")

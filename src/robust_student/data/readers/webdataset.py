@@ -35,12 +35,12 @@ def read_wds(spec: Spec) -> Data:
     require("webdataset", "streaming", f"data '{spec.text}'")
     form, classes = asked_format(spec), class_names(spec)
     if not classes:
-        spec.refuse("say the class names, as in classes=FILE (one per line) or classes=10")
+        spec.refuse("needs the class names; add classes=FILE (one per line) or their number, as in classes=10")
     patterns = {"train": spec.place} | {part: spec.options[part] for part in OPTIONS[:2] if part in spec.options}
     shards = {part: WebShards(_expanded(pattern, spec), classes) for part, pattern in patterns.items()}
     train = shards["train"]
     if "length" not in spec.options and not all(_is_local(url) for url in train.urls):
-        spec.refuse("say how many examples the training shards hold with length=N: only local ones can be counted")
+        spec.refuse("needs the number of training examples, because only local shards can be counted; add length=N")
     length = number_option(spec, "length", 1) if "length" in spec.options else sum(map(_count, train.urls))
     parts: dict[str, Shards] = {part: found for part, found in shards.items()}
     return streamed(spec, parts, classes, length, form)
