@@ -20,7 +20,7 @@ from pathlib import Path
 FEW = "--examples 60 --attack-examples 12 --autoattack-radius 0.1"
 TRAINING = {"digits": "--epochs 3", "mnist": "--epochs 1"}
 METHODS = ("kd", "score", "exact", "direct", "projection", "secant", "secant-exact", "certified")
-MOMENTS = re.compile(r"provenance|latency|seconds|commit|version|created|command")
+MOMENTS = re.compile(r"provenance|latency|second|commit|version|created|command")
 
 
 def commands(data: str, name: str) -> list[str]:
@@ -83,9 +83,11 @@ def digest(path: Path) -> str:
     content = path.read_bytes()
     if path.suffix == ".json":
         content = json.dumps(timeless(json.loads(content)), sort_keys=True).encode()
+    elif path.name == "metrics.jsonl":
+        content = json.dumps([timeless(json.loads(line)) for line in content.splitlines()], sort_keys=True).encode()
     elif path.suffix in (".html", ".md"):
         lines = content.decode().splitlines()
-        content = "\n".join(line for line in lines if not MOMENTS.search(line) and " ms" not in line).encode()
+        content = "\n".join(line for line in lines if not MOMENTS.search(line.lower()) and " ms" not in line).encode()
     return hashlib.sha256(content).hexdigest()[:16]
 
 
