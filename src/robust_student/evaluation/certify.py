@@ -13,10 +13,10 @@ from robust_student.core.errors import UserError
 from robust_student.core.threat_model import ThreatModel
 from robust_student.data.readers.load import Data, nested_sample
 from robust_student.evaluation.fingerprint import fingerprint
+from robust_student.evaluation.measured_run import Run
 from robust_student.evaluation.radius_measurements import radius_plan
 from robust_student.evaluation.result import Certification
 from robust_student.evaluation.row_store import RowStore
-from robust_student.evaluation.run import Run
 from robust_student.evaluation.settings import CertificationSettings
 from robust_student.evaluation.threats import certified_threats
 from robust_student.models.model import Model

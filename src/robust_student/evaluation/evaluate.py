@@ -17,10 +17,10 @@ from robust_student.evaluation.corruption_measurements import (
 from robust_student.evaluation.fingerprint import fingerprint
 from robust_student.evaluation.gallery import gallery, worst_examples
 from robust_student.evaluation.masking_checks import masking_plans, masking_verdict
+from robust_student.evaluation.measured_run import Run
 from robust_student.evaluation.measurements import plan
 from robust_student.evaluation.result import Evaluation
 from robust_student.evaluation.row_store import RowStore, Shard
-from robust_student.evaluation.run import Run
 from robust_student.evaluation.settings import EvaluationSettings
 from robust_student.evaluation.threats import Threats
 from robust_student.models.costs import batch_macs, costs

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from robust_student.core.errors import UserError
-from robust_student.core.features import features
+from robust_student.core.layer_outputs import features
 from robust_student.core.module_state import device_of, evaluating
 from robust_student.data.readers.load import Data
 from robust_student.models.card import ModelCard

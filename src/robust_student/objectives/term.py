@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 
 from robust_student.attacks.ascent import Uphill, ascend, default_step
-from robust_student.core.features import watching
+from robust_student.core.layer_outputs import watching
 from robust_student.core.rng import Source
 from robust_student.core.tensors import Inputs, Logits, PerExample
 from robust_student.core.threat_model import ThreatModel

@@ -19,7 +19,7 @@ from robust_student.report.sections.classes import classes
 from robust_student.report.sections.corruptions import corruptions
 from robust_student.report.sections.differences import differences
 from robust_student.report.sections.masking import masking
-from robust_student.report.sections.models import models
+from robust_student.report.sections.models_table import models
 from robust_student.report.sections.noise import noise
 from robust_student.report.sections.pictures import examples, worst
 from robust_student.report.sections.provenance import provenance

@@ -6,7 +6,7 @@ from reference import message_of, toy_data
 from torch import Tensor, nn
 
 from robust_student.core.errors import UserError
-from robust_student.core.features import features, watching
+from robust_student.core.layer_outputs import features, watching
 from robust_student.models.model import as_model
 
 INPUTS = torch.rand(4, 6, generator=torch.Generator().manual_seed(1))
