@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from robust_student.bounds.operations import Affine, Operation, Shape
+from robust_student.bounds.operations import Affine, Operation
 from robust_student.core.errors import UserError
+from robust_student.core.tensors import Shape
 
 TRACED_BATCH = 5
 """Examples in the trace: tells the batch from the other dimensions."""

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from robust_student.bounds.activations import Activation, Interval, Lines
+from robust_student.core.tensors import Shape
 
-Shape: TypeAlias = tuple[int, ...]
 Map: TypeAlias = Callable[..., Tensor]
 
 

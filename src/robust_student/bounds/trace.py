@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from robust_student.bounds.layers import SMOOTHING, TRACED_BATCH, Call, Layers, Parts, Steps, Traced
-from robust_student.bounds.operations import Affine, Shape
+from robust_student.bounds.operations import Affine
 from robust_student.bounds.translations import TRANSLATIONS
 from robust_student.core.errors import UserError
 from robust_student.core.module_state import device_of, dtype_of, evaluating
+from robust_student.core.tensors import Shape
 
 _ROUNDING = {"floor", "ceil", "round", "trunc", "fix", "frac", "remainder", "fmod", "floor_divide", "sign"}
 _CHECKED = 4  # random inputs on which the operations must agree with the network

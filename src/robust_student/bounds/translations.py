@@ -12,7 +12,8 @@ from torch.nn.grad import conv2d_input
 
 from robust_student.bounds.activations import ABSOLUTE, GELU, GELU_TANH, RELU, SIGMOID, SILU, TANH, Activation, Kinked
 from robust_student.bounds.layers import Call, Parts, Steps, Traced
-from robust_student.bounds.operations import Affine, Elementwise, Maximum, Shape
+from robust_student.bounds.operations import Affine, Elementwise, Maximum
+from robust_student.core.tensors import Shape
 
 Translation: TypeAlias = Callable[[Steps, Call], Any]
 """Adds the steps of one call and returns the value it gives: `Traced`, or `Parts` where it gives several."""

@@ -6,6 +6,8 @@ from typing import NamedTuple, TypeAlias
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
+Shape: TypeAlias = tuple[int, ...]
+"""Sizes of one input or of one output, without the batch."""
 Inputs: TypeAlias = Float[Tensor, "batch *shape"]
 """A batch of inputs of any shape, in the data's own units (pixels in [0, 1])."""
 Logits: TypeAlias = Float[Tensor, "batch classes"]

@@ -8,15 +8,12 @@ from torch import Tensor, nn
 
 from robust_student.core.errors import UserError
 
-Shape = tuple[int | None, ...]
-"""Of one input; None where any size will do."""
-
 
 class Program(nn.Module):
     """An exported program behind the interface of a network; its mode was settled when it was exported."""
 
-    def __init__(self, module: nn.Module, shape: Shape, batch: int | None, least: int) -> None:
-        """Wrap a program for inputs of `shape`, at most `batch` of them at a time (None: any) and at least `least`."""
+    def __init__(self, module: nn.Module, shape: tuple[int | None, ...], batch: int | None, least: int) -> None:
+        """Wrap a program for `least` to `batch` inputs of `shape` at a time; None in either: any size will do."""
         super().__init__()
         self.module, self.shape, self.batch, self.least = module, shape, batch, least
 

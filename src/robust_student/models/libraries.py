@@ -12,10 +12,10 @@ from torch import nn
 
 from robust_student.core.errors import UserError
 from robust_student.core.extras import require
+from robust_student.core.tensors import Shape
 from robust_student.models.preprocessing import Preprocessing, from_pretrained_cfg
 from robust_student.models.weights import fit_weights
 
-Shape = tuple[int, ...]
 LIBRARIES = ("timm", "torchvision")
 """Libraries whose networks are built by name."""
 _RESERVED = re.compile(

@@ -25,7 +25,6 @@ from robust_student.models.preprocessing import Preprocessing
 from robust_student.models.weights import load_weights
 from robust_student.runtime.hardware import require_buildable
 
-Shape = tuple[int, ...]
 MOST_NUMBERS = 100
 """Numbers that may follow the name of a network."""
 NETWORKS: dict[str, Callable[..., nn.Module]] = {

@@ -17,27 +17,29 @@ from robust_student.objectives.settings import ObjectiveSettings
 from robust_student.objectives.trades import TradesMethod
 
 Kind = TypeVar("Kind", bound=Settings)
+_DISTILLATION = DistillationSettings(temperature=4.0, soft_weight=0.9)
+"""Of plain distillation and of every method that adds a term to it."""
 METHODS: dict[str, ObjectiveSettings] = {
-    "kd": ObjectiveSettings(distillation=DistillationSettings(temperature=4.0, soft_weight=0.9)),
+    "kd": ObjectiveSettings(distillation=_DISTILLATION),
     "score": ObjectiveSettings(
-        distillation=DistillationSettings(temperature=4.0, soft_weight=0.9),
+        distillation=_DISTILLATION,
         score=ScoreSettings(weight=0.1, reduce="mean"),
     ),
     "exact": ObjectiveSettings(
         norm="l2",
-        distillation=DistillationSettings(temperature=4.0, soft_weight=0.9),
+        distillation=_DISTILLATION,
         score=ScoreSettings(weight=0.1, reduce="mean"),
         gradient=GradientSettings(weight=3.0),
     ),
     "direct": ObjectiveSettings(
         norm="l2",
-        distillation=DistillationSettings(temperature=4.0, soft_weight=0.9),
+        distillation=_DISTILLATION,
         score=ScoreSettings(weight=0.1, reduce="mean"),
         gradient=GradientSettings(weight=1.0, kind="direct", target=2.0),
     ),
     "projection": ObjectiveSettings(
         norm="l2",
-        distillation=DistillationSettings(temperature=4.0, soft_weight=0.9),
+        distillation=_DISTILLATION,
         score=ScoreSettings(weight=0.1, reduce="mean"),
         gradient=GradientSettings(weight=0.1, kind="projection", score=Score.LOGIT),
     ),

@@ -5,8 +5,7 @@ import math
 from torch import nn
 
 from robust_student.core.errors import UserError
-
-Shape = tuple[int, ...]
+from robust_student.core.tensors import Shape
 
 
 def cnn(shape: Shape, classes: int, width: int = 16) -> nn.Module:

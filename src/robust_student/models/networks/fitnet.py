@@ -12,9 +12,9 @@ import math
 
 from torch import Tensor, nn
 
+from robust_student.core.tensors import Shape
 from robust_student.models.networks.cnn import require_image
 
-Shape = tuple[int, ...]
 FITNETS: dict[str, tuple[tuple[int, ...], ...]] = {
     "fitnet1": ((16, 16, 16), (32, 32, 32), (48, 48, 64)),
     "fitnet2": ((16, 32, 32), (48, 64, 80), (96, 96, 128)),

@@ -5,9 +5,8 @@ import math
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+from robust_student.core.tensors import Shape
 from robust_student.runtime.hardware import require_memory
-
-Shape = tuple[int, ...]
 
 
 def linear(shape: Shape, classes: int) -> nn.Module:

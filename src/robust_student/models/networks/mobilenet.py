@@ -2,9 +2,9 @@
 
 from torch import Tensor, nn
 
+from robust_student.core.tensors import Shape
 from robust_student.models.networks.cnn import require_image
 
-Shape = tuple[int, ...]
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 """Expansion, channels, blocks and stride of each stage: table 2 with the strides of small images."""
 

@@ -4,9 +4,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robust_student.core.errors import UserError
+from robust_student.core.tensors import Shape
 from robust_student.models.networks.cnn import conv_block, require_image
-
-Shape = tuple[int, ...]
 
 
 class Residual(nn.Module):
