@@ -1,11 +1,12 @@
-"""Mode, gradients, device and type of a network."""
+"""Mode, gradients, device, type and bytes of a network."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 
+import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def dtype_of(network: nn.Module) -> torch.dtype:
@@ -43,3 +44,8 @@ def device_of(network: nn.Module) -> torch.device:
     """Device of a network's first parameter or buffer; the CPU when it has none."""
     first = next(chain(network.parameters(), network.buffers()), None)
     return torch.device("cpu") if first is None else first.device
+
+
+def serialised(tensors: Mapping[str, Tensor]) -> bytes:
+    """The tensors of a state dict in safetensors format, in memory."""
+    return safetensors.torch.save({name: each.detach().cpu().contiguous().clone() for name, each in tensors.items()})

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from robust_student.core.errors import UserError
+from robust_student.core.module_state import serialised
 from robust_student.core.settings import Settings
 from robust_student.data.readers.load import Data
-from robust_student.models.costs import serialised
 from robust_student.models.model import Model, as_model, require_fit
 from robust_student.models.probe import PROBE, probe
 
@@ -58,8 +58,5 @@ def fingerprint(models: Mapping[str, Model], data: Data, settings: Settings) -> 
 def _identity(model: Model) -> str:
     """Architecture and weights, and what the model does before and after them."""
     around = [str(part) for part in (model.card.network_size, model.card.order) if part is not None]
-    return ":".join([str(model.card.network), *around, _digest(model.state_dict())])
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    return hashlib.sha256(serialised(tensors)).hexdigest()
+    weights = hashlib.sha256(serialised(model.state_dict())).hexdigest()
+    return ":".join([str(model.card.network), *around, weights])

@@ -2,14 +2,13 @@
 
 import statistics
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from robust_student.core.module_state import device_of, evaluating
+from robust_student.core.module_state import device_of, evaluating, serialised
 from robust_student.models.model import Model
 
 
@@ -45,8 +44,3 @@ def costs(model: Model) -> dict[str, float | int]:
         "file_size": len(serialised(model.state_dict())),
         "latency": statistics.median(times),
     }
-
-
-def serialised(tensors: Mapping[str, Tensor]) -> bytes:
-    """The tensors in safetensors format, in memory."""
-    return safetensors.torch.save({name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()})

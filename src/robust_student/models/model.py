@@ -7,14 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from robust_student.core.errors import UserError
 from robust_student.core.layer_outputs import features
-from robust_student.core.module_state import device_of, evaluating
+from robust_student.core.module_state import device_of, evaluating, serialised
 from robust_student.data.readers.load import Data
 from robust_student.models.card import ModelCard
 from robust_student.models.factories import code_digest
@@ -75,9 +73,8 @@ class Model(nn.Module):
 
     def digest(self) -> str:
         """SHA-256 of the network's name and of all weights, normalisation included."""
-        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.state_dict().items()}
         name = (self.card.network or type(self.network).__name__).encode()
-        return hashlib.sha256(name + safetensors.torch.save(tensors)).hexdigest()
+        return hashlib.sha256(name + serialised(self.state_dict())).hexdigest()
 
     def code(self) -> str | None:
         """SHA-256 of the user's own code behind the network (`factories.code_digest`), or of its program's file.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robust_student.core.errors import UserError
+from robust_student.core.module_state import serialised
 from robust_student.models.card import ModelCard
 from robust_student.models.factories import require_own
 from robust_student.models.model import Model, network_shape
@@ -24,8 +25,7 @@ TRIES = "tries"
 
 def save(model: Model, folder: Path) -> None:
     """Write `model.safetensors` and `model.json` into `folder`, each atomically."""
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    content = safetensors.torch.save(tensors)
+    content = serialised(model.state_dict())
     card = model.card.model_copy(update={"sha256": hashlib.sha256(content).hexdigest()})
     model.card = card
     write_atomically(folder / "model.safetensors", content)
