@@ -2,15 +2,17 @@
 
 import unicodedata
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from reference import toy_data
 
 from robust_student.core.errors import UserError
 from robust_student.data.readers.load import Examples, split, stratified_sample
-from robust_student.data.samples import held_out_by_name
+from robust_student.data.samples import held_out_by_name, training_and_validation
 
 
 def test_the_same_name_in_another_unicode_form_is_held_out_alike() -> None:
@@ -93,3 +95,11 @@ def test_a_split_is_disjoint_complete_and_keeps_inputs_with_their_labels(n: int,
 def test_a_split_that_leaves_nothing_is_refused() -> None:
     with pytest.raises(UserError, match="too few"):
         split(Examples(torch.zeros(1, 2), torch.tensor([0])), 0.5, 0)
+
+
+def test_training_and_validation_are_the_data_s_own_parts_or_a_split_of_its_training_set() -> None:
+    data = toy_data(train=40)
+    rest, held_out = training_and_validation(data, 0.25, 3)
+    assert (len(rest), len(held_out)) == (30, 10)
+    train, validation = training_and_validation(replace(data, validation=data.test), 0.25, 3)
+    assert train is data.train and validation is data.test

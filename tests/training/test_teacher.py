@@ -1,6 +1,5 @@
 """A teacher is looked at before it teaches: against what is declared, else against chance."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,11 @@ from torch import Tensor, nn
 
 from robust_student.core.errors import UserError
 from robust_student.data.readers.load import Examples
+from robust_student.data.samples import training_and_validation
 from robust_student.models.model import Model, as_model
 from robust_student.models.run_directory import save
 from robust_student.models.settings import TeacherSettings
-from robust_student.training.teacher import check_teacher, open_teacher, validation_examples
+from robust_student.training.teacher import check_teacher, open_teacher
 
 
 class Oracle(nn.Module):
@@ -125,7 +125,7 @@ def run(tmp_path: Path) -> Path:
 
 def opened(run: Path, **given_settings: Any) -> Model:
     data = toy_data(train=600)
-    return open_teacher(str(run), data, validation_examples(data, 0.5, 0), TeacherSettings.parse(given_settings))
+    return open_teacher(str(run), data, training_and_validation(data, 0.5, 0)[1], TeacherSettings.parse(given_settings))
 
 
 def test_a_useless_teacher_is_refused_unless_it_is_wanted(run: Path) -> None:
@@ -138,11 +138,3 @@ def test_a_useless_teacher_is_refused_unless_it_is_wanted(run: Path) -> None:
 @pytest.mark.parametrize("accuracy", [0.92, 0, 101, -3])
 def test_an_accuracy_is_in_percent(accuracy: float) -> None:
     assert "teacher_accuracy" in message_of(lambda: TeacherSettings.parse({"teacher_accuracy": accuracy}))
-
-
-def test_validation_examples_are_those_that_training_chooses_on() -> None:
-    data = toy_data(train=40)
-    held_out = validation_examples(data, 0.25, 3)
-    assert len(held_out) == 10
-    own = replace(data, validation=data.test)
-    assert validation_examples(own, 0.25, 3) is data.test

@@ -86,11 +86,12 @@ class Distill(Command):
     def run(self) -> None:
         """Train the student, or search for its settings first, and print its accuracy."""
         from robust_student.data.readers.load import load_data, require_outside
+        from robust_student.data.samples import training_and_validation
         from robust_student.models.open_model import expected_shape
         from robust_student.models.run_directory import require_new
         from robust_student.runtime.distributed import process_group, rank, rank_zero
         from robust_student.training.search import search
-        from robust_student.training.teacher import open_teacher, validation_examples
+        from robust_student.training.teacher import open_teacher
         from robust_student.training.train import distill
 
         if self.max_accuracy_drop is None and self.tries != type(self).model_fields["tries"].default:
@@ -100,8 +101,8 @@ class Distill(Command):
             require_outside(self.output, self.data)
             shape = expected_shape([self.teacher]) if self.image_size is None else None
             data = load_data(self.data, shape=shape, image_size=self.image_size)
-            held_out = validation_examples(data, self.training.validation_fraction, self.training.seed)
-            teacher = open_teacher(self.teacher, data, held_out, self.teaching, trust=self.trust)
+            _, validation = training_and_validation(data, self.training.validation_fraction, self.training.seed)
+            teacher = open_teacher(self.teacher, data, validation, self.teaching, trust=self.trust)
             settings = DistillSettings(
                 training=self.training,
                 objective=self.objective,

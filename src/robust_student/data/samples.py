@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from robust_student.core.errors import UserError
-from robust_student.data.examples import Examples
+from robust_student.data.examples import Data, Examples
+from robust_student.data.streams import Stream
 
 TEST_FRACTION = 0.2
 """Share of the examples held out for testing where a source has no test split of its own."""
@@ -66,6 +67,18 @@ def split(examples: Examples, fraction: float, seed: int) -> tuple[Examples, Exa
     kept = torch.ones(len(examples), dtype=torch.bool)
     kept[held_out] = False
     return examples.subset(kept.nonzero()[:, 0]), examples.subset(held_out.sort().values)
+
+
+def training_and_validation(data: Data, fraction: float, seed: int) -> tuple[Examples | Stream, Examples]:
+    """What to train on and what to choose by: the data's own validation part, else a `fraction` of its training set.
+
+    Raises UserError for a stream without a validation part.
+    """
+    if data.validation is not None:
+        return data.train, data.validation
+    if isinstance(data.train, Stream):
+        raise UserError(f"data '{data.name}': a stream needs a validation part of its own (nothing can be held out)")
+    return split(data.train, fraction, seed)
 
 
 def held_out_by_name(name: str) -> bool:

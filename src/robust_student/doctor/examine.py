@@ -9,6 +9,7 @@ import torch
 
 from robust_student.core.errors import UserError
 from robust_student.data.readers.load import Data, Examples, load_data, require_outside, stratified_sample
+from robust_student.data.samples import training_and_validation
 from robust_student.doctor.data import check_data
 from robust_student.doctor.findings import Finding
 from robust_student.doctor.machine import check_arithmetic, check_devices, check_output, check_packages
@@ -24,7 +25,7 @@ from robust_student.models.open_model import expected_shape, open_model
 from robust_student.models.settings import TeacherSettings
 from robust_student.runtime.hardware import resolve_device
 from robust_student.training.settings import TrainingSettings
-from robust_student.training.teacher import CHECKED, validation_examples
+from robust_student.training.teacher import CHECKED
 
 T = TypeVar("T")
 
@@ -92,7 +93,7 @@ def validation_sample(data: Data) -> Examples | None:
     """At most CHECKED examples on which training would choose its epoch; None for a stream without such a part."""
     defaults = TrainingSettings()
     try:
-        examples = validation_examples(data, defaults.validation_fraction, defaults.seed)
+        _, examples = training_and_validation(data, defaults.validation_fraction, defaults.seed)
     except UserError:
         return None
     return examples.subset(stratified_sample(examples.labels, min(CHECKED, len(examples)), seed=0))

@@ -4,7 +4,7 @@ from scipy.stats import binom
 
 from robust_student.core.errors import UserError
 from robust_student.core.tensors import answers
-from robust_student.data.readers.load import Data, Examples, split, stratified_sample
+from robust_student.data.readers.load import Data, Examples, stratified_sample
 from robust_student.models.model import Model
 from robust_student.models.open_model import open_model
 from robust_student.models.settings import TeacherSettings
@@ -56,10 +56,3 @@ def check_teacher(teacher: Model, validation: Examples, declared: float | None =
     if correct < needed and (telling or binom.cdf(correct, count, halfway) < _SHORTFALL):
         raise UserError(f"{found}, no better than chance: {_HINT}")
     return correct / count
-
-
-def validation_examples(data: Data, fraction: float, seed: int) -> Examples:
-    """The examples on which training will choose its epoch."""
-    if data.validation is not None:
-        return data.validation
-    return split(data.training_examples, fraction, seed)[1]

@@ -17,7 +17,7 @@ from robust_student.core.module_state import evaluating
 from robust_student.core.settings import Settings
 from robust_student.core.threat_model import ThreatModel
 from robust_student.data.examples import Data, Examples
-from robust_student.data.samples import split
+from robust_student.data.samples import training_and_validation
 from robust_student.data.streams import Stream
 from robust_student.models.costs import batch_macs
 from robust_student.models.model import Model, as_model, require_fit
@@ -147,7 +147,7 @@ def _fit(
     `objective` is an `Objective` around the model; a teacher comes with all the settings of its distillation.
     """
     recorded = settings if teaching is None else teaching
-    source, held_out = _parts(data, settings)
+    source, held_out = training_and_validation(data, settings.validation_fraction, settings.seed)
     device = resolve_device(settings.device)
     marks = None if output is None else _marks(model, data, source, recorded, teacher)
     validation = Validation(held_out, settings.selection, scale=data.scale, seed=settings.seed)
@@ -212,15 +212,6 @@ def _require_gradient(model: Model, examples: Examples, device: torch.device) ->
                 "model: its logits have no gradient with respect to any parameter, so it cannot learn; "
                 "look for no_grad(), detach() or frozen parameters"
             )
-
-
-def _parts(data: Data, settings: TrainingSettings) -> tuple[Examples | Stream, Examples]:
-    """What to train on and what to choose by."""
-    if data.validation is not None:
-        return data.train, data.validation
-    if isinstance(data.train, Stream):
-        raise UserError(f"data '{data.name}': a stream needs a validation part of its own (nothing can be held out)")
-    return split(data.train, settings.validation_fraction, settings.seed)
 
 
 def _marks(
