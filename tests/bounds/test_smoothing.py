@@ -23,13 +23,13 @@ from reference import (
 from scipy import optimize, special, stats
 from torch import Tensor, nn
 
-from robust_student.bounds.smoothing import ABSTAIN, SmoothedRadius, certified_smoothing_radius, smoothed_prediction
+from robust_student.bounds.smoothing import ABSTAIN, SmoothedRadius, certified_smoothing_radius
 from robust_student.core.norms import Norm
 from robust_student.core.tensors import UNBOUNDED
 
 SHAPE: Shape = (2, 3)
 L2 = Norm.named("l2")
-SELECTION, ESTIMATION, PREDICTION = 0, 1, 2
+SELECTION, ESTIMATION = 0, 1
 RARE = 1e-7
 """Chance with which a statistical test would fail for another choice of its seeds."""
 with_and_without_scale = pytest.mark.parametrize("scaled", [False, True], ids=["plain", "scaled"])
@@ -93,16 +93,6 @@ def plain_certificate(
     return winner, draws.sigma * float(stats.norm.ppf(p)), successes
 
 
-def plain_prediction(network: nn.Module, example: Tensor, norm: Norm, draws: Draws, seed: int) -> int:
-    """The most frequent class where so uneven a split with the second has a chance of at most alpha."""
-    votes = plain_votes(network, example, norm, draws.sigma, seed, PREDICTION, draws.samples)
-    ranked = sorted(((votes.count(k), -k) for k in range(network(example[None]).shape[1])), reverse=True)
-    (most, winner), (second, _) = ranked[:2]
-    tosses = most + second
-    tail = sum(math.comb(tosses, heads) for heads in range(most, tosses + 1)) / 2**tosses
-    return -winner if 2 * tail <= draws.alpha else ABSTAIN
-
-
 def certify(
     network: nn.Module,
     inputs: Tensor,
@@ -125,27 +115,6 @@ def certify(
     )
 
 
-def predict(
-    network: nn.Module,
-    inputs: Tensor,
-    draws: Draws,
-    seeds: Sequence[int] | None = None,
-    *,
-    norm: Norm = L2,
-    chunk: int = 1000,
-) -> Tensor:
-    return smoothed_prediction(
-        network,
-        inputs,
-        norm=norm,
-        sigma=draws.sigma,
-        samples=draws.samples,
-        alpha=draws.alpha,
-        seeds=range(len(inputs)) if seeds is None else seeds,
-        chunk=chunk,
-    )
-
-
 @every_number_of_draws
 @with_and_without_scale
 def test_the_certificate_is_that_of_the_loop(draws: Draws, scaled: bool, device: torch.device) -> None:
@@ -158,16 +127,6 @@ def test_the_certificate_is_that_of_the_loop(draws: Draws, scaled: bool, device:
     assert found.successes.tolist() == list(successes)
     assert_rows(found.radius, radii, 1e-12)
     assert ABSTAIN in predictions and (draws.samples == 1 or len(set(predictions)) > 2)
-
-
-@every_number_of_draws
-@with_and_without_scale
-def test_the_prediction_is_that_of_the_loop(draws: Draws, scaled: bool, device: torch.device) -> None:
-    student, norm = smooth_student(SHAPE, 3, device), norm_for("l2", SHAPE, scaled, device)
-    inputs, seeds = make_batch(SHAPE, device, input_range=UNBOUNDED, examples=12).inputs, list(range(40, 52))
-    expected = [plain_prediction(student, x, norm, draws, seed) for x, seed in zip(inputs, seeds, strict=True)]
-    assert predict(student, inputs, draws, seeds, norm=norm).tolist() == expected
-    assert ABSTAIN in expected and (draws.samples == 1 or len(set(expected)) > 2)
 
 
 class _Silent(nn.Module):
@@ -189,9 +148,7 @@ def test_nan_logits_vote_for_no_class(above: float, device: torch.device) -> Non
     found = certify(network, inputs, draws, seeds)
     assert found.successes.tolist() == [successes for _, _, successes in expected]
     assert found.prediction.tolist() == [prediction for prediction, _, _ in expected]
-    answers = [plain_prediction(network, x, L2, draws, seed) for x, seed in zip(inputs, seeds, strict=True)]
-    assert predict(network, inputs, draws, seeds).tolist() == answers
-    assert above > -math.inf or answers == [ABSTAIN] * len(inputs)
+    assert above > -math.inf or found.prediction.tolist() == [ABSTAIN] * len(inputs)
 
 
 @pytest.mark.parametrize(("successes", "samples"), [(700, 1000), (990, 1000), (999, 1000), (1000, 1000), (17, 18)])
@@ -316,19 +273,17 @@ def test_no_radius_exceeds_the_one_of_unanimous_votes(alpha: float, device: torc
     assert found.radius.max() <= limit
 
 
-def test_on_the_boundary_both_abstain(device: torch.device) -> None:
+def test_on_the_boundary_it_abstains(device: torch.device) -> None:
     case = halfspaces(np.zeros(300), False, device)
     draws = Draws(0.5, 200, 20, 0.001)
     allowed = stats.binom.isf(RARE, 300, draws.alpha)
     found = certify(case.network, case.inputs, draws)
     assert int((found.prediction != ABSTAIN).sum()) <= allowed
     assert torch.equal(found.prediction == ABSTAIN, found.radius == 0)
-    assert int((predict(case.network, case.inputs, draws) != ABSTAIN).sum()) <= allowed
 
 
 def test_the_only_class_there_is_is_certain(device: torch.device) -> None:
     network, inputs = affine(torch.ones(1, 6)).to(device), torch.zeros(2, *SHAPE, device=device)
-    assert predict(network, inputs, Draws(1.0, 50, 1, 0.01)).tolist() == [0, 0]
     assert certify(network, inputs, Draws(1.0, 50, 1, 0.01)).prediction.tolist() == [0, 0]
 
 
@@ -338,14 +293,13 @@ def test_the_only_class_there_is_is_certain(device: torch.device) -> None:
 def test_results_do_not_depend_on_batch_order_or_chunk(device: torch.device) -> None:
     student, inputs = smooth_student(SHAPE, 3, device), make_batch(SHAPE, device, examples=8).inputs
     draws, seeds = Draws(1.0, 150, 20, 0.01), [3, 2**40, 0, 9, 9, 1, 7, 2**70]
-    together, decided = certify(student, inputs, draws, seeds), predict(student, inputs, draws, seeds)
+    together = certify(student, inputs, draws, seeds)
     assert len(set(together.successes.tolist())) > 4
 
     order = [5, 2, 7, 0, 1, 6, 4, 3]
     shuffled = [seeds[i] for i in order]
     for whole, part in zip(together, certify(student, inputs[order], draws, shuffled), strict=True):
         assert torch.equal(whole[order], part)
-    assert torch.equal(decided[order], predict(student, inputs[order], draws, shuffled))
 
     for i, seed in enumerate(seeds):
         for whole, part in zip(together, certify(student, inputs[i : i + 1], draws, [seed]), strict=True):
@@ -354,7 +308,6 @@ def test_results_do_not_depend_on_batch_order_or_chunk(device: torch.device) -> 
     for chunk in (1, 7, 149, 10_000):
         again = certify(student, inputs, draws, seeds, chunk=chunk)
         assert all(torch.equal(a, b) for a, b in zip(together, again, strict=True))
-        assert torch.equal(decided, predict(student, inputs, draws, seeds, chunk=chunk))
 
 
 def test_seeds_that_differ_in_high_bits_only_draw_different_noise(device: torch.device) -> None:
@@ -419,15 +372,12 @@ def test_float32_works_on_every_device_and_results_come_back_to_the_cpu(any_devi
     norm = Norm.named("l2", torch.linspace(0.5, 2.0, 3, dtype=torch.float64))
     found = certify(network, inputs, Draws(0.3, 50, 5, 0.1), norm=norm)
     assert [t.dtype for t in found] == [torch.int64, torch.float64, torch.int64]
-    decided = predict(network, inputs, Draws(0.3, 50, 5, 0.1), norm=norm)
-    assert decided.dtype == torch.int64
-    assert all(t.device.type == "cpu" and t.shape == (4,) for t in (*found, decided))
+    assert all(t.device.type == "cpu" and t.shape == (4,) for t in found)
 
 
 def test_no_examples_give_empty_results(device: torch.device) -> None:
     network, inputs = smooth_student(SHAPE, 3, device), torch.zeros(0, *SHAPE, device=device)
     assert [len(t) for t in certify(network, inputs, Draws(1.0, 5, 5, 0.1))] == [0, 0, 0]
-    assert len(predict(network, inputs, Draws(1.0, 5, 5, 0.1))) == 0
 
 
 @pytest.mark.parametrize(
@@ -454,5 +404,3 @@ def test_bad_numbers_are_refused(wrong: dict[str, object], complaint: str) -> No
     network, inputs = affine(torch.zeros(2, 6)), torch.zeros(2, *SHAPE)
     given: dict[str, object] = {"norm": L2, "sigma": 0.5, "samples": 5, "alpha": 0.1, "seeds": [0, 1]} | wrong
     assert complaint in message_of(lambda: certified_smoothing_radius(network, inputs, **given))  # type: ignore[arg-type]
-    if "selection_samples" not in wrong:
-        assert complaint in message_of(lambda: smoothed_prediction(network, inputs, **given))  # type: ignore[arg-type]

@@ -44,7 +44,6 @@ class _Stream(IntEnum):
 
     SELECTION = 0
     ESTIMATION = 1
-    PREDICTION = 2
 
 
 def certified_smoothing_radius(
@@ -89,34 +88,6 @@ def certified_smoothing_radius(
     radius = [_BELOW * sigma * float(special.ndtri(p)) if p > 0.5 else 0.0 for p in probability]
     prediction = [winner if p > 0.5 else ABSTAIN for winner, p in zip(selected, probability, strict=True)]
     return SmoothedRadius(_integers(prediction), torch.tensor(radius, dtype=torch.float64), _integers(successes))
-
-
-def smoothed_prediction(
-    network: nn.Module,
-    inputs: Inputs,
-    *,
-    norm: Norm,
-    sigma: float,
-    samples: int = 1000,
-    alpha: float = 0.001,
-    seeds: Sequence[int],
-    chunk: int = 1000,
-) -> Labels:
-    """The smoothed classifier's decision at each input, or `ABSTAIN`, on the CPU.
-
-    It decides for the class with most votes, k of them, where a two-sided binomial test of level alpha tells it from
-    the second, with l votes: `2 P(Binomial(k + l, 1/2) >= k) <= alpha`. This is PREDICT (Cohen et al. 2019, section
-    3.2.1; test: Hung & Fithian 2019): it decides for another class than g's with probability at most alpha per example.
-    Noise, units, `seeds` and `chunk` as in `certified_smoothing_radius`, but from draws of its own. Raises UserError.
-    """
-    smoothed = _Smoothed(network, norm, sigma, chunk)
-    _check_draws(inputs, seeds, alpha, {"samples": samples})
-    with torch.no_grad(), evaluating(network):
-        votes = [
-            smoothed.votes(example, seed, _Stream.PREDICTION, samples)
-            for example, seed in zip(inputs, seeds, strict=True)
-        ]
-    return _integers([_settled(counts, alpha) for counts in votes])
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,14 +145,6 @@ def _lower_bound(successes: int, samples: int, alpha: float) -> float:
     if successes == 0:
         return 0.0
     return _BELOW * float(stats.beta.ppf(alpha, successes, samples - successes + 1))
-
-
-def _settled(counts: _Counts, alpha: float) -> int:
-    """The class with most votes where they differ significantly from the second's, else `ABSTAIN`."""
-    winner = int(counts.argmax())
-    most, second = int(counts[winner]), int(np.delete(counts, winner).max(initial=0))
-    settled = most > 0 and stats.binomtest(most, most + second, 0.5).pvalue <= alpha
-    return winner if settled else ABSTAIN
 
 
 def _integers(values: list[int]) -> Labels:

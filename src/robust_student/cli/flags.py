@@ -101,11 +101,6 @@ def nearest_flag(name: str, known: Collection[str]) -> str:
     return f"; did you mean {places[close[0]]}?" if close else ""
 
 
-def _dashed(name: str) -> str:
-    """A field's name as it is typed."""
-    return name.replace("_", "-")
-
-
 def _members(annotation: Any) -> list[Any]:
     """The types that an annotation allows, without what else it says of them."""
     if get_origin(annotation) is Annotated:
