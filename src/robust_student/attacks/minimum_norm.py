@@ -58,7 +58,7 @@ class Effort:
     """fab (per rival class), ddn, fmn: steps; deepfool: steps, at most."""
 
 
-DEFAULT_EFFORT = Effort()
+_DEFAULT_EFFORT = Effort()
 
 
 def smallest_decision_change(
@@ -69,7 +69,7 @@ def smallest_decision_change(
     *,
     seeds: Sequence[int],
     attacks: Sequence[str] = DEFAULT_ATTACKS,
-    effort: Effort = DEFAULT_EFFORT,
+    effort: Effort = _DEFAULT_EFFORT,
 ) -> Smallest:
     """Upper bound on r_A(x), the smallest `||d||` with x + d in the input range and `argmax_k S_k(x + d) != y`.
 
@@ -100,7 +100,7 @@ def smallest_confidence_loss(
     threat: ThreatModel,
     *,
     seeds: Sequence[int],
-    effort: Effort = DEFAULT_EFFORT,
+    effort: Effort = _DEFAULT_EFFORT,
 ) -> Smallest:
     """Upper bound on r_B(x), the smallest `||d||` with x + d in the input range and `l_S(x + d) < l_T(x)`.
 

@@ -36,7 +36,7 @@ def margin_bounds(layers: Layers, ball: Ball, labels: Labels, method: Method) ->
     Sound in exact arithmetic; computed in the dtype of `layers` and `ball` (docs/theory.md on rounding). `gradient` and
     `lipschitz` are m_j(x) - R L_j with L_j an upper bound of max_z ||grad m_j(z)||_q: theorem A's slope, literally.
     """
-    rows = margin_rows(labels, layers.steps[-1].shape[0])
+    rows = _margin_rows(labels, layers.steps[-1].shape[0])
     owner = torch.arange(len(labels), device=labels.device).repeat_interleave(rows.shape[1])
     flat = rows.flatten(0, 1).to(ball.inputs)
     if method in ("gradient", "lipschitz"):
@@ -60,7 +60,7 @@ def margin_slopes(
     The denominator of theorem A over Clarke gradients. `gradient`: interval bounds of every partial derivative, from
     intervals of every activation over the ball; `lipschitz`: product of operator norms, the same for every ball.
     """
-    rows = margin_rows(labels, layers.steps[-1].shape[0])
+    rows = _margin_rows(labels, layers.steps[-1].shape[0])
     owner = torch.arange(len(labels), device=labels.device).repeat_interleave(rows.shape[1])
     flat = rows.flatten(0, 1).to(ball.inputs)
     if method == "lipschitz":
@@ -72,7 +72,7 @@ def margin_slopes(
     return found.view(rows.shape[:2])
 
 
-def margin_rows(labels: Labels, classes: int) -> Tensor:
+def _margin_rows(labels: Labels, classes: int) -> Tensor:
     """e_y - e_j for every example and class j, `(batch, classes, classes)`."""
     one_hot = torch.eye(classes, device=labels.device)
     return one_hot[labels][:, None, :] - one_hot

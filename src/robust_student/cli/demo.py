@@ -40,10 +40,10 @@ class Demo(Command):
 
         if not self.overwrite:
             require_new(self.output)
-        elif self.output.is_dir() and any(self.output.iterdir()) and not (self.output / FILES[0]).exists():
+        elif self.output.is_dir() and any(self.output.iterdir()) and not (self.output / _FILES[0]).exists():
             raise UserError(f"output {self.output}: is not the result of a demo; choose another name or remove it")
         with replacing(self.output) as draft:
-            evaluation = run_demo(draft, seed=self.seed, device=self.device, say=terminal.stage)
+            evaluation = _run_demo(draft, seed=self.seed, device=self.device, say=terminal.stage)
         terminal.show(evaluation, self.output / "report.html")
 
 
@@ -51,15 +51,15 @@ TEACHER, STUDENT = "cnn:24", "resnet8:4"
 """56,074 and 4,934 parameters on 8x8 digits."""
 BUDGET = 0.1
 """Linf budget of AutoAttack and of the selection metric, in pixels of [0, 1]."""
-ROBUST = METHODS["secant"].model_copy(
+_ROBUST = METHODS["secant"].model_copy(
     update={"norm": "l2", "radius": 2.0, "secant": SecantSettings(weight=2.0, step=0.3)}
 )
 """A wide ball for noise and a short ascent step in it for attacks, chosen on validation (docs/results.md)."""
-FILES = ("report.html", ROWS, SUMMARY, BREAKDOWN, EVALUATION, GALLERY)
+_FILES = ("report.html", ROWS, SUMMARY, BREAKDOWN, EVALUATION, GALLERY)
 """What a demo leaves beside the models."""
 
 
-def run_demo(
+def _run_demo(
     output: Path, *, seed: int = 0, device: str = "auto", say: Callable[[str], None] = lambda _: None
 ) -> Evaluation:
     """Train, distil, evaluate and report on the digits; fill `output` and return the evaluation.
@@ -76,7 +76,7 @@ def run_demo(
     say(f"1 of 4: training the teacher {TEACHER} on the embedded digits")
     teacher = train(TEACHER, data, teacher_settings, output=models / "teacher").model
     students = {}
-    for number, (name, objective) in enumerate({"kd": METHODS["kd"], "robust": ROBUST}.items(), start=2):
+    for number, (name, objective) in enumerate({"kd": METHODS["kd"], "robust": _ROBUST}.items(), start=2):
         say(f"{number} of 4: distilling the student '{name}' ({STUDENT})")
         both = DistillSettings(training=student_settings, objective=objective)
         students[name] = distill(teacher, STUDENT, data, both, output=models / name).model

@@ -61,7 +61,7 @@ class Settings(BaseModel):
         return self
 
 
-LARGEST_CONFIG = 1_000_000
+_LARGEST_CONFIG = 1_000_000
 """Bytes of the largest configuration file that is parsed; examples have a few hundred."""
 
 
@@ -81,8 +81,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"config {path}: cannot read it ({'not a file' if path.exists() else 'no such file'})")
     try:
-        if path.stat().st_size > LARGEST_CONFIG:
-            raise UserError(f"config {path}: larger than {LARGEST_CONFIG:,} bytes; name a file of settings")
+        if path.stat().st_size > _LARGEST_CONFIG:
+            raise UserError(f"config {path}: larger than {_LARGEST_CONFIG:,} bytes; name a file of settings")
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  # a safe one
     except OSError as error:
         raise UserError(f"config {path}: cannot read it ({error.strerror})") from None

@@ -14,17 +14,17 @@ from robust_student.core.rng import normal_per_example, uniform_per_example
 from robust_student.corruptions.blur import gaussian_smoothed
 from robust_student.corruptions.resampling import Images, displaced, pixel_offsets, side
 
-BRIGHTER = (0.06, 0.12, 0.19, 0.27, 0.36)
+_BRIGHTER = (0.06, 0.12, 0.19, 0.27, 0.36)
 """What is added to the value (the largest channel) of a pixel."""
-CONTRAST = (0.7, 0.52, 0.37, 0.25, 0.15)
+_CONTRAST = (0.7, 0.52, 0.37, 0.25, 0.15)
 """Share of the contrast that is left."""
 ELASTIC = (0.012, 0.02, 0.029, 0.039, 0.05)
 """Root mean square of the displacement, shares of the side."""
-STIFFNESS = 0.1
+_STIFFNESS = 0.1
 """Length over which displacements agree (standard deviation of the smoothing Gaussian), share of the side."""
 RESOLUTION = (0.75, 0.62, 0.5, 0.38, 0.25)
 """Pixels along a side after pixelation, share of those before."""
-QUALITY = (60, 40, 25, 15, 8)
+_QUALITY = (60, 40, 25, 15, 8)
 """JPEG quality as Pillow (libjpeg) counts it."""
 ANGLES = (4.0, 8.0, 12.0, 16.0, 20.0)
 """Rotation in degrees, either way."""
@@ -36,7 +36,7 @@ def brightness(images: Images, severity: int, seeds: Sequence[int]) -> Images:
     """HSV value raised by c: x v' / v with v = max over channels and v' = min(v + c, 1); black becomes grey v'."""
     del seeds
     value = images.amax(dim=1, keepdim=True)
-    raised = (value + BRIGHTER[severity - 1]).clamp(max=1)
+    raised = (value + _BRIGHTER[severity - 1]).clamp(max=1)
     return torch.where(value > 0, images * raised / value.clamp(min=torch.finfo(images.dtype).tiny), raised)
 
 
@@ -44,13 +44,13 @@ def contrast(images: Images, severity: int, seeds: Sequence[int]) -> Images:
     """mean + c (x - mean), the mean of each channel."""
     del seeds
     mean = images.mean(dim=(2, 3), keepdim=True)
-    return mean + CONTRAST[severity - 1] * (images - mean)
+    return mean + _CONTRAST[severity - 1] * (images - mean)
 
 
 def elastic_transform(images: Images, severity: int, seeds: Sequence[int]) -> Images:
     """Every pixel displaced by a smooth random field of given root mean square (Simard et al. 2003)."""
     (height, width), unit = images.shape[2:], side(images)
-    field = gaussian_smoothed(normal_per_example((2, height, width), seeds).to(images), STIFFNESS * unit)
+    field = gaussian_smoothed(normal_per_example((2, height, width), seeds).to(images), _STIFFNESS * unit)
     size = field.square().sum(dim=1, keepdim=True).mean(dim=(2, 3), keepdim=True).sqrt()
     return displaced(images, (ELASTIC[severity - 1] * unit * field / size).permute(0, 2, 3, 1))
 
@@ -67,10 +67,10 @@ def jpeg_compression(images: Images, severity: int, seeds: Sequence[int]) -> Ima
     del seeds
     pixels = (255 * images).round().clamp(0, 255).to(torch.uint8).cpu().permute(0, 2, 3, 1).numpy()
     if pixels.shape[3] == 3:
-        read = [_through_jpeg(image, QUALITY[severity - 1]) for image in pixels]
+        read = [_through_jpeg(image, _QUALITY[severity - 1]) for image in pixels]
     else:
         read = [
-            np.stack([_through_jpeg(image[:, :, c], QUALITY[severity - 1]) for c in range(image.shape[2])], axis=2)
+            np.stack([_through_jpeg(image[:, :, c], _QUALITY[severity - 1]) for c in range(image.shape[2])], axis=2)
             for image in pixels
         ]
     return torch.from_numpy(np.stack(read)).to(images).permute(0, 3, 1, 2).contiguous() / 255

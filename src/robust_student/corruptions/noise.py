@@ -12,7 +12,7 @@ DEVIATIONS = (0.04, 0.06, 0.09, 0.13, 0.19)
 """Standard deviation of Gaussian and of uniform noise."""
 PHOTONS = (300.0, 120.0, 60.0, 30.0, 15.0)
 """Photons that white stands for (shot noise)."""
-REPLACED = (0.01, 0.02, 0.04, 0.07, 0.12)
+_REPLACED = (0.01, 0.02, 0.04, 0.07, 0.12)
 """Share of the elements that become black or white (impulse noise)."""
 
 
@@ -40,5 +40,5 @@ def shot_noise(images: Images, severity: int, seeds: Sequence[int]) -> Images:
 
 def impulse_noise(images: Images, severity: int, seeds: Sequence[int]) -> Images:
     """A share of the elements replaced by 0 or 1, each with probability one half (salt and pepper)."""
-    share, draws = REPLACED[severity - 1], uniform_per_example(images.shape[1:], seeds).to(images)
+    share, draws = _REPLACED[severity - 1], uniform_per_example(images.shape[1:], seeds).to(images)
     return images.masked_fill(draws < share, 0.0).masked_fill(draws < share / 2, 1.0)

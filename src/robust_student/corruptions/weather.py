@@ -16,17 +16,17 @@ FLAKES = (0.012, 0.02, 0.03, 0.045, 0.065)
 """Share of the picture that flakes cover before they fall."""
 WHITENING = (0.04, 0.07, 0.1, 0.13, 0.16)
 """How far the picture goes towards its bleached copy under snow."""
-STREAK = 0.12
+_STREAK = 0.12
 """Length of a falling flake's streak, share of the shorter side."""
-FLAKE_SIZE = 1 / 40
+_FLAKE_SIZE = 1 / 40
 """Size of a flake, share of the shorter side, at least one pixel."""
-FROST = ((0.95, 0.2), (0.88, 0.32), (0.8, 0.44), (0.72, 0.56), (0.64, 0.68))
+_FROST = ((0.95, 0.2), (0.88, 0.32), (0.8, 0.44), (0.72, 0.56), (0.64, 0.68))
 """Shares of the picture and of the crystals (frost)."""
 CRYSTALS = (9, 40)
 """Crystals in a picture: large and small ones."""
 ICE = (0.86, 0.94, 1.0)
 """Colour of frost on images of three channels."""
-FOG = (0.25, 0.45, 0.7, 1.05, 1.5)
+_FOG = (0.25, 0.45, 0.7, 1.05, 1.5)
 """Density of the fog relative to the picture."""
 ROUGHNESS = 0.55
 """Size of each octave of the fog relative to the one of twice its wavelength."""
@@ -38,14 +38,14 @@ def snow(images: Images, severity: int, seeds: Sequence[int]) -> Images:
     x -> (1 - w) x + w max(x, (1 + 3 grey) / 2) + flakes + flakes turned by 180 degrees, grey the mean over channels.
     """
     height, width = images.shape[2:]
-    size = max(1.0, FLAKE_SIZE * min(height, width))
+    size = max(1.0, _FLAKE_SIZE * min(height, width))
     rows, columns = math.ceil(height / size), math.ceil(width / size)
     draws = normal_per_example((rows * columns,), seeds).to(images).view(-1, 1, rows, columns)
     field = functional.interpolate(draws, (height, width), mode="bilinear", align_corners=False)
     limit = float(torch.special.ndtri(torch.tensor(1 - FLAKES[severity - 1], dtype=torch.float64)))
     flakes = (2 * (field - limit)).clamp(0, 1)
     angles = math.pi / 4 + math.pi / 2 * uniform_per_example((1,), seeds).to(images)
-    length = max(1.0, STREAK * min(height, width))
+    length = max(1.0, _STREAK * min(height, width))
     streaks = (math.sqrt(length) * along(flakes, angles, length)).clamp(max=1)
     white = WHITENING[severity - 1]
     bleached = torch.maximum(images, (1 + 3 * images.mean(dim=1, keepdim=True)) / 2)
@@ -54,7 +54,7 @@ def snow(images: Images, severity: int, seeds: Sequence[int]) -> Images:
 
 def frost(images: Images, severity: int, seeds: Sequence[int]) -> Images:
     """a x + b ice, with a procedural texture of crystals in place of ImageNet-C's photographs of frost."""
-    kept, ice = FROST[severity - 1]
+    kept, ice = _FROST[severity - 1]
     channels, height, width = images.shape[1:]
     colour = images.new_tensor(ICE if channels == 3 else (1.0,)).view(-1, 1, 1)
     texture = torch.stack([crystals(height, width, seed) for seed in seeds]).to(images)
@@ -86,7 +86,7 @@ def crystals(height: int, width: int, seed: int) -> Float[Tensor, "height width"
 
 def fog(images: Images, severity: int, seeds: Sequence[int]) -> Images:
     """(x + c m) / (1 + c), m a plasma field in [0, 1] with more power in longer waves."""
-    density = FOG[severity - 1]
+    density = _FOG[severity - 1]
     return (images + density * plasma(images, seeds)) / (1 + density)
 
 

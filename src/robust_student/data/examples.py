@@ -151,7 +151,7 @@ def unshowable(names: Sequence[str]) -> str | None:
     )
 
 
-LARGEST_CLASSES = 100_000
+_LARGEST_CLASSES = 100_000
 """Classes of the largest set whose classes are numbers."""
 
 
@@ -160,9 +160,9 @@ def numbered(largest: int, place: str) -> tuple[str, ...]:
 
     Raises UserError where that label can hardly be the number of a class.
     """
-    if largest >= LARGEST_CLASSES:
+    if largest >= _LARGEST_CLASSES:
         raise UserError(
-            f"{place}: label {largest} would mean more than {LARGEST_CLASSES:,} classes; number them from 0"
+            f"{place}: label {largest} would mean more than {_LARGEST_CLASSES:,} classes; number them from 0"
         )
     return tuple(str(k) for k in range(largest + 1))
 

@@ -19,9 +19,9 @@ from robust_student.core.errors import UserError
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 """Formats that are read, by Pillow's names."""
-LARGEST_PIXELS = 90_000_000
+_LARGEST_PIXELS = 90_000_000
 """Images of more pixels are refused before they are decoded: 300 bytes can claim gigabytes."""
-LARGEST_KEPT = 64
+_LARGEST_KEPT = 64
 """Images of one common size up to this many pixels a side keep it; others become DEFAULT_SIDE wide and high."""
 DEFAULT_SIDE = 32
 GREY = frozenset({"1", "L", "LA", "I", "I;16", "F"})
@@ -59,7 +59,7 @@ def common_format(looks: Iterable[Look], size: tuple[int, int] | None = None) ->
     channels = 1 if all(one.grey for one in found) else 3
     sizes = {one.size for one in found}
     height, width = next(iter(sizes)) if len(sizes) == 1 else (DEFAULT_SIDE, DEFAULT_SIDE)
-    if max(height, width) > LARGEST_KEPT:
+    if max(height, width) > _LARGEST_KEPT:
         height, width = DEFAULT_SIDE, DEFAULT_SIDE
     return Format(channels, *(size or (height, width)))
 
@@ -110,8 +110,8 @@ def _open(file: Path | bytes, place: str, use: Callable[[Image.Image], Found]) -
     try:
         with io.BytesIO(file) if isinstance(file, bytes) else file.open("rb") as stream:
             image = Image.open(stream, formats=FORMATS)
-            if image.size[0] * image.size[1] > LARGEST_PIXELS:
-                raise ValueError(f"{image.size[0]} x {image.size[1]} pixels are more than {LARGEST_PIXELS:,}")
+            if image.size[0] * image.size[1] > _LARGEST_PIXELS:
+                raise ValueError(f"{image.size[0]} x {image.size[1]} pixels are more than {_LARGEST_PIXELS:,}")
             return use(image)
     except UnidentifiedImageError:
         raise UserError(f"{place}: cannot read it (not an image of a known format, or cut short)") from None

@@ -13,11 +13,11 @@ from robust_student.runtime.hardware import readable
 
 LOOKED_AT = 1_000_000_000
 """Bytes of each part whose content is looked at, evenly spread; a thousand examples at least."""
-IMBALANCE = 10
+_IMBALANCE = 10
 """Times as many examples in the largest class as in the smallest from which on it is a note."""
 GRAVE = 0.01
 """Share of the examples from which on a fault is a problem rather than a note."""
-FEW_TESTED = 100
+_FEW_TESTED = 100
 """Test examples below which an accuracy has a 95 % interval wider than 20 points."""
 _BATCH = 500
 
@@ -34,7 +34,7 @@ def check_data(data: Data, examples: int | None = None) -> list[Finding]:
     findings += _classes(data, train)
     findings += _ranges(data, train)
     findings += [_graded(*found, looked) for found in _faults(train, test) if found[1] > 0]
-    if len(data.test) < FEW_TESTED:
+    if len(data.test) < _FEW_TESTED:
         text = f"only {len(data.test)} test examples: every accuracy has an interval of 20 points or more"
         findings.append(Finding("data", "note", text, "hold out more examples for testing"))
     if len(findings) == 1:
@@ -62,7 +62,7 @@ def _classes(data: Data, train: Examples) -> list[Finding]:
         text = f"class '{data.classes[smallest]}' has {int(counts[smallest])} {of}"
         fix = "add examples, or leave the class out: it can be neither learnt nor held out"
         findings.append(Finding("data", "problem", text, fix))
-    elif counts[largest] > IMBALANCE * counts[smallest]:
+    elif counts[largest] > _IMBALANCE * counts[smallest]:
         few, many = (f"'{data.classes[k]}' has {int(counts[k]):,}" for k in (smallest, largest))
         fix = "collect more of the small classes, or read the report's accuracy by class"
         findings.append(Finding("data", "note", f"classes are imbalanced: {few}, {many} {of}", fix))

@@ -70,11 +70,11 @@ def examine(
     if teacher is not None:
         guide, found = _opened(lambda: open_model(teacher, loaded, settings, trust=trust, role="teacher"), "teacher")
         findings += found
-        findings += examine_teacher(guide.to(chosen), loaded, settings) if guide is not None else []
+        findings += _examine_teacher(guide.to(chosen), loaded, settings) if guide is not None else []
     return findings
 
 
-def examine_teacher(teacher: Model, data: Data | None, settings: TeacherSettings) -> list[Finding]:
+def _examine_teacher(teacher: Model, data: Data | None, settings: TeacherSettings) -> list[Finding]:
     """What is wrong with an opened teacher, and how accurate it is where there are data to see it on."""
     validation = validation_sample(data) if data is not None else None
     inputs = sample_inputs(validation, teacher)

@@ -22,15 +22,15 @@ from robust_student.runtime.hardware import available_memory, physical_memory, r
 PACKAGE = "robust-student"
 LEAST_MEMORY, LEAST_DISK = 1_000_000_000, 200_000_000
 """Bytes below which training or writing results is likely to fail."""
-LITTLE_DISK = 2_000_000_000
-ROUNDING = 1e-5
+_LITTLE_DISK = 2_000_000_000
+_ROUNDING = 1e-5
 """Largest relative error of a float32 matrix product; TensorFloat-32 has about 3e-4."""
 
 
 # Packages -------------------------------------------------------------------------------------------------------------
 
 
-def version_of(name: str) -> str | None:
+def _version_of(name: str) -> str | None:
     """Version of an installed package; None where there is none."""
     try:
         return metadata.version(name)
@@ -40,7 +40,7 @@ def version_of(name: str) -> str | None:
 
 def check_packages(
     requires: Sequence[str] | None = None,
-    version: Callable[[str], str | None] = version_of,
+    version: Callable[[str], str | None] = _version_of,
     importable: Callable[[str], object] = importlib.import_module,
 ) -> list[Finding]:
     """What is installed: versions, requirements that are not met, extras that are missing or broken.
@@ -212,7 +212,7 @@ def check_arithmetic(
     first, second = (torch.randn(128, 128, generator=generator) for _ in range(2))
     exact = first.double() @ second.double()
     error = float((product(first.to(device), second.to(device)).cpu().double() - exact).norm() / exact.norm())
-    if not error <= ROUNDING:
+    if not error <= _ROUNDING:
         text = f"float32 matrix products on {device} are off by {error:.0e}: TensorFloat-32 or a faulty device"
         fix = "unset TORCH_ALLOW_TF32_CUBLAS_OVERRIDE, or call torch.set_float32_matmul_precision('highest')"
         findings.append(Finding("arithmetic", "problem", text, fix))
@@ -248,7 +248,7 @@ def check_output(output: Path, usage: Callable[[Path], Any] = shutil.disk_usage)
     if free < LEAST_DISK:
         return [Finding("output", "problem", f"only {readable(free)} are free on the disk of {there}", "make room")]
     finding = Finding("output", "fine", f"{output} can be written; {readable(free)} are free there")
-    if free < LITTLE_DISK:
+    if free < _LITTLE_DISK:
         text = f"{readable(free)} are free on the disk of {there}: enough for small runs"
         finding = Finding("output", "note", text, "make room before large ones")
     return [finding]

@@ -29,9 +29,9 @@ GRADIENT, REPETITION, OUTPUTS, ALONE, STEPS, CROSS_ENTROPY, RESCALED, TRANSFER =
     for name in ("gradient", "repetition", "outputs", "alone", "steps", "cross_entropy", "rescaled", "transfer")
 )
 """Their rows count for the verdict and are no result of their own."""
-SAME = 1e-4
+_SAME = 1e-4
 """Logits of two passes are the same where they differ by at most this share of the largest one."""
-ROUNDED = 0.02
+_ROUNDED = 0.02
 """The same of passes in batches of other sizes, for which kernels round otherwise: bfloat16 keeps 8 bits."""
 
 Rows = Mapping[int, Row]
@@ -142,7 +142,7 @@ def _gradient(model: Model, batch: Batch) -> list[Row]:
 
 def _repetition(model: Model, batch: Batch) -> list[Row]:
     first, second = model.logits(batch.inputs), model.logits(batch.inputs)
-    return _with_details(rows_of(batch, REPETITION, None, answers(first).tolist()), _apart(first, second, SAME))
+    return _with_details(rows_of(batch, REPETITION, None, answers(first).tolist()), _apart(first, second, _SAME))
 
 
 def _alone_or_not(model: Model, batch: Batch) -> list[Row]:
@@ -150,7 +150,7 @@ def _alone_or_not(model: Model, batch: Batch) -> list[Row]:
     others = batch.inputs if len(batch.inputs) > 1 else torch.cat([batch.inputs, torch.zeros_like(batch.inputs)])
     together = model.logits(others)[: len(batch.inputs)]
     alone = model.logits(batch.inputs, batch=1)
-    return _with_details(rows_of(batch, ALONE, None, answers(alone).tolist()), _apart(together, alone, ROUNDED))
+    return _with_details(rows_of(batch, ALONE, None, answers(alone).tolist()), _apart(together, alone, _ROUNDED))
 
 
 def _apart(first: Tensor, second: Tensor, share: float) -> list[str | None]:
@@ -163,8 +163,8 @@ def _apart(first: Tensor, second: Tensor, share: float) -> list[str | None]:
 
 def _outputs(model: Model, batch: Batch) -> list[Row]:
     logits = model.logits(batch.inputs)
-    sums_to_one = (logits.sum(dim=1) - 1).abs() < SAME
-    inside = (logits >= 0).all(dim=1) & (logits <= 1 + SAME).all(dim=1)
+    sums_to_one = (logits.sum(dim=1) - 1).abs() < _SAME
+    inside = (logits >= 0).all(dim=1) & (logits <= 1 + _SAME).all(dim=1)
     details = ["probabilities" if found else None for found in (sums_to_one & inside).tolist()]
     return _with_details(rows_of(batch, OUTPUTS, None, answers(logits).tolist()), details)
 

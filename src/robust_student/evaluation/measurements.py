@@ -81,7 +81,7 @@ def _clean(model: Model, batch: Batch) -> list[Row]:
     return _scored(batch, CLEAN, None, model.logits(batch.inputs))
 
 
-NOISES = {
+_NOISES = {
     "gaussian": (gaussian_at_snr, normal_per_example),
     "uniform": (uniform_at_snr, uniform_per_example),
     "impulse": (impulse_at_snr, uniform_per_example),
@@ -90,7 +90,7 @@ NOISES = {
 
 
 def _noise(name: str, limits: InputRange, seed: int, snr_db: float) -> Measure:
-    add, draw = NOISES[name]
+    add, draw = _NOISES[name]
 
     def run(model: Model, batch: Batch) -> list[Row]:
         draws = draw(batch.inputs.shape[1:], example_seeds(seed, batch.indices)).to(batch.inputs)

@@ -9,9 +9,9 @@ from robust_student.core.threat_model import ThreatModel
 from robust_student.data.readers.load import Data
 from robust_student.evaluation.settings import CertificationSettings, EvaluationSettings
 
-RELATIVE_BUDGETS = (0.25, 0.5, 1.0, 1.5, 2.0)
+_RELATIVE_BUDGETS = (0.25, 0.5, 1.0, 1.5, 2.0)
 """PGD budgets in units of the norm's default radius, where the user gives none."""
-RELATIVE_RADII = (0.2, 0.5, 1.0)
+_RELATIVE_RADII = (0.2, 0.5, 1.0)
 """The same of the budgets of `certify`."""
 
 
@@ -41,11 +41,11 @@ class Threats:
             threat = ThreatModel.on(data, name)
             norms.append(threat.norm)
             if budgets is None:
-                pgd[name] = _relative(threat, RELATIVE_BUDGETS)
+                pgd[name] = _relative(threat, _RELATIVE_BUDGETS)
             else:
                 pgd[name] = [threat.at(budget) for budget in dict.fromkeys(budgets)]
-                require_possible(f"pgd_{name}", pgd[name], data.shape)
-        require_possible("autoattack_radius", [autoattack], data.shape)
+                _require_possible(f"pgd_{name}", pgd[name], data.shape)
+        _require_possible("autoattack_radius", [autoattack], data.shape)
         whole = None
         if data.input_range.bounded:
             whole = ThreatModel.named("linf", data.input_range.width, data.input_range, data.shape)
@@ -59,13 +59,13 @@ def certified_threats(data: Data, settings: CertificationSettings) -> tuple[Thre
     """
     threat = ThreatModel.on(data, settings.norm)
     if settings.budgets is None:
-        return threat, _relative(threat, RELATIVE_RADII)
+        return threat, _relative(threat, _RELATIVE_RADII)
     budgets = [threat.at(budget) for budget in sorted(set(settings.budgets))]
-    require_possible("budgets", budgets, data.shape)
+    _require_possible("budgets", budgets, data.shape)
     return threat, budgets
 
 
-def require_possible(option: str, threats: Iterable[ThreatModel], shape: Sequence[int]) -> None:
+def _require_possible(option: str, threats: Iterable[ThreatModel], shape: Sequence[int]) -> None:
     """Raise UserError where a radius exceeds the largest change that the inputs' range allows: other units, say."""
     for threat in threats:
         whole, limits = threat.widest(shape), threat.input_range

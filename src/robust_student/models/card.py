@@ -11,14 +11,14 @@ from robust_student.core.tensors import InputRange
 from robust_student.data.examples import unshowable
 from robust_student.runtime.hardware import LARGEST_INPUT
 
-MODEL_SCHEMA = 1
+_MODEL_SCHEMA = 1
 """Version of the format of model.json."""
 
 
 class ModelCard(Settings):
     """What `model.json` says: how to rebuild the network and what its inputs and outputs mean."""
 
-    schema_version: int = Field(MODEL_SCHEMA, ge=1, le=MODEL_SCHEMA)
+    schema_version: int = Field(_MODEL_SCHEMA, ge=1, le=_MODEL_SCHEMA)
     """Version of this format."""
     network: str | None
     """Name by which `models.build` makes the network; None where only Python code can."""

@@ -25,7 +25,7 @@ from robust_student.models.preprocessing import Preprocessing
 from robust_student.models.weights import load_weights
 from robust_student.runtime.hardware import require_buildable
 
-MOST_NUMBERS = 100
+_MOST_NUMBERS = 100
 """Numbers that may follow the name of a network."""
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "linear": linear,
@@ -76,7 +76,7 @@ class Recipe:
             offered = {"input_shape": tuple(shape), "num_classes": classes, **self.arguments}
             hint = nearest(name, list(NETWORKS)) if "." not in name else ""
             return call_factory(self.network, offered, hint)
-        if rest.count(",") >= MOST_NUMBERS:
+        if rest.count(",") >= _MOST_NUMBERS:
             raise UserError(f"model '{name}': takes fewer numbers than {rest.count(',') + 1}")
         try:
             numbers = [int(number) for number in rest.split(",")] if rest else []

@@ -85,7 +85,7 @@ class Secant(Term):
         if not self.slope:
             return divergence(visit.student(reached), visit.batch.targets, self.temperature)
         end = visit.student.quiet(True)(reached) if evaluation else visit.student.differentiable(reached)
-        return secant_slope(
+        return _secant_slope(
             margin(scores(start, self.settings.score), labels),
             margin(scores(end, self.settings.score), labels),
             visit.threat.norm.size(reached - visit.points.detach()),
@@ -98,7 +98,7 @@ class Secant(Term):
         return lambda _, logits: divergence(logits, batch.targets, self.temperature)
 
 
-def secant_slope(margin_start: PerExample, margin_end: PerExample, distance: PerExample) -> PerExample:
+def _secant_slope(margin_start: PerExample, margin_end: PerExample, distance: PerExample) -> PerExample:
     """[m(x) - m(z)]_+^2 / ||z - x||_p^2, the squared slope of the margin between two points; 0 where z = x."""
     apart = distance > 0
     slope = (margin_start - margin_end).clamp_min(0.0) / torch.where(apart, distance, 1.0)

@@ -14,7 +14,7 @@ from robust_student.results.intervals import LEVEL, Estimate
 
 BINS = 15
 """Equal-width bins of confidence, (k / 15, (k + 1) / 15]; a confidence of 0 is in the first."""
-RESAMPLES = 1000
+_RESAMPLES = 1000
 """Of the bootstrap over examples."""
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -44,7 +44,7 @@ class Calibration(NamedTuple):
     """Mean of sum_k (p_k - [k = y])^2, in [0, 2] (Brier 1950)."""
 
 
-def bins_of(confidences: Sequence[float]) -> np.ndarray[Any, np.dtype[np.intp]]:
+def _bins_of(confidences: Sequence[float]) -> np.ndarray[Any, np.dtype[np.intp]]:
     """The bin of each confidence."""
     edges = np.arange(1, BINS) / BINS
     return np.digitize(np.asarray(confidences, dtype=float), edges, right=True)
@@ -52,7 +52,7 @@ def bins_of(confidences: Sequence[float]) -> np.ndarray[Any, np.dtype[np.intp]]:
 
 def histogram(confidences: Sequence[float], correct: Sequence[bool]) -> list[Bin]:
     """Counts of examples and of right ones by confidence: what a reliability diagram and a histogram show."""
-    places = bins_of(confidences)
+    places = _bins_of(confidences)
     counts, right, sums = (
         np.bincount(places, weights=weights, minlength=BINS)
         for weights in (None, np.asarray(correct, dtype=float), np.asarray(confidences, dtype=float))
@@ -66,7 +66,7 @@ def calibration(
     nll: Sequence[float],
     brier: Sequence[float],
     seed: int = 0,
-    resamples: int = RESAMPLES,
+    resamples: int = _RESAMPLES,
 ) -> Calibration:
     """Calibration figures of the same examples with percentile bootstrap intervals over them.
 
@@ -87,7 +87,7 @@ def calibration(
         return Calibration(nothing, nothing, nothing)
     columns = np.zeros((n, BINS + 2))
     gaps = np.asarray(confidences, dtype=float) - np.asarray(correct, dtype=float)
-    columns[np.arange(n), bins_of(confidences)] = gaps
+    columns[np.arange(n), _bins_of(confidences)] = gaps
     columns[:, BINS], columns[:, BINS + 1] = nll, brier
     rng = np.random.default_rng(seed)
     weights = (np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(resamples))

@@ -14,7 +14,7 @@ from scipy import stats
 
 from robust_student.results.intervals import Estimate, paired_difference, wilson
 
-SIGNIFICANCE = 0.05
+_SIGNIFICANCE = 0.05
 """Largest (adjusted) p-value at which a difference is called larger than its uncertainty."""
 
 
@@ -48,7 +48,7 @@ class Difference:
     def distinguishable(self) -> bool:
         """Whether the difference is larger than its uncertainty: by its interval and, where tested, by the test."""
         p = self.p if self.adjusted_p is None else self.adjusted_p
-        return self.excludes_zero and (p is None or p <= SIGNIFICANCE)
+        return self.excludes_zero and (p is None or p <= _SIGNIFICANCE)
 
 
 def mcnemar(gained: int, lost: int) -> float:

@@ -39,7 +39,7 @@ from robust_student.training.unfinished_run import UnfinishedRun
 
 TEACHER_SETTINGS = TrainingSettings(selection=SelectionSettings(metric="accuracy"))
 """Defaults of `train`: the best epoch is the one of highest clean validation accuracy."""
-OPERATIONAL = frozenset({"device", "checkpoint_minutes", "track"})
+_OPERATIONAL = frozenset({"device", "checkpoint_minutes", "track"})
 """Training settings that may change when a training is continued."""
 
 _log = logging.getLogger(__name__)
@@ -235,7 +235,7 @@ def _marks(
 
 
 def _lasting(training: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in training.items() if name not in OPERATIONAL}
+    return {name: value for name, value in training.items() if name not in _OPERATIONAL}
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from robust_student.runtime import distributed
 from robust_student.runtime.files import append_jsonl, read_json, write_json
 from robust_student.training.checkpoints import Checkpoints
 
-LAST_GOOD = "last-good"
+_LAST_GOOD = "last-good"
 """Name of the run directory inside an unfinished run that holds the weights from before a divergence."""
 
 
@@ -74,7 +74,7 @@ class UnfinishedRun:
 
     def keep_last_good(self, model: Model) -> Path:
         """Save weights from before a divergence as a run directory of its own; where it is."""
-        folder = self.output / LAST_GOOD
+        folder = self.output / _LAST_GOOD
         if distributed.rank() == 0:
             folder.mkdir(exist_ok=True)
             save(model, folder)

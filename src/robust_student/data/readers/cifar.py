@@ -28,7 +28,7 @@ class Layout(NamedTuple):
     classes: int
 
 
-CIFAR10 = Layout(
+_CIFAR10 = Layout(
     "cifar-10-batches-py",
     tuple(f"data_batch_{number}" for number in range(1, 6)),
     "test_batch",
@@ -37,17 +37,17 @@ CIFAR10 = Layout(
     "label_names",
     10,
 )
-CIFAR100 = Layout("cifar-100-python", ("train",), "test", "fine_labels", "meta", "fine_label_names", 100)
+_CIFAR100 = Layout("cifar-100-python", ("train",), "test", "fine_labels", "meta", "fine_label_names", 100)
 
 
 def read_cifar10(spec: Spec) -> Data:
     """CIFAR-10 (Krizhevsky 2009): `data_batch_1` to `_5`, `test_batch` and `batches.meta`, or Parquet files."""
-    return _read(spec, CIFAR10)
+    return _read(spec, _CIFAR10)
 
 
 def read_cifar100(spec: Spec) -> Data:
     """CIFAR-100 with its fine labels: `train`, `test` and `meta`, or Parquet files."""
-    return _read(spec, CIFAR100)
+    return _read(spec, _CIFAR100)
 
 
 def _read(spec: Spec, layout: Layout) -> Data:

@@ -56,7 +56,7 @@ def read_hf(spec: Spec) -> Data:
 
 def load(spec: Spec, *, streaming: bool) -> Mapping[str, Any]:
     """The dataset's splits by name, not decoded; UserError where it cannot be loaded."""
-    library, path = require_datasets(spec), spec.path
+    library, path = _require_datasets(spec), spec.path
     local = path.exists()
     if not local and (spec.place.startswith((".", "/", "~")) or spec.place.count("/") > 1):
         spec.refuse("no such file or folder")
@@ -125,10 +125,10 @@ def encoded(cell: Any, place: str) -> bytes | Path:
 
 def undecoded(dataset: Any, column: str, spec: Spec) -> Any:
     """The dataset with its images as files rather than decoded by the library."""
-    return dataset.cast_column(column, require_datasets(spec).Image(decode=False))
+    return dataset.cast_column(column, _require_datasets(spec).Image(decode=False))
 
 
-def require_datasets(spec: Spec) -> ModuleType:
+def _require_datasets(spec: Spec) -> ModuleType:
     """The library `datasets`; UserError names the extra where it is missing."""
     return require("datasets", "data", f"data '{spec.text}'")
 

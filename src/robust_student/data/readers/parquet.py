@@ -34,7 +34,7 @@ def read_parquet(spec: Spec) -> Data:
     """
     folder = spec.folder
     spec.require_images()
-    parts = {part: rows for part in PARTS if (rows := read_part(folder, part, spec)) is not None}
+    parts = {part: rows for part in PARTS if (rows := _read_part(folder, part, spec)) is not None}
     if "train" not in parts or len(parts) < 2:
         missing = "train" if "train" not in parts else "test"
         spec.refuse(f"no file {missing}*.parquet there")
@@ -49,7 +49,7 @@ def read_parquet(spec: Spec) -> Data:
     return Data(name, sets["train"], sets["test"], parts["train"].classes, UNIT_RANGE, validation=validation)
 
 
-def read_part(folder: Path, part: str, spec: Spec) -> Rows | None:
+def _read_part(folder: Path, part: str, spec: Spec) -> Rows | None:
     """The rows of `PART*.parquet`, files in the order of their names; None where there is no such file.
 
     An image column holds encoded files (`image: {bytes, path}` or plain bytes); class names come from the schema's

@@ -21,9 +21,9 @@ from robust_student.data.streams import Stream
 
 OPTIONS = ("size", "channels", "classes", "length", "shuffle", "held_out")
 """Options of every sharded source."""
-SHUFFLE = 2_000
+_SHUFFLE = 2_000
 """Encoded examples among which the next one is drawn, besides the order of the shards."""
-HELD_OUT = 10_000
+_HELD_OUT = 10_000
 """Examples of a test or validation part that are read into memory, at most."""
 SET_ASIDE = 2_000
 """Training examples set aside for validation, at most, and at most a tenth, where a source has no validation part."""
@@ -66,7 +66,7 @@ class ShardedStream(Stream):
         length: int,
         *,
         left_out: frozenset[int] = frozenset(),
-        shuffle: int = SHUFFLE,
+        shuffle: int = _SHUFFLE,
         threads: int = 1,
     ) -> None:
         """`left_out` are the numbers of examples set aside; `length` does not count them."""
@@ -127,7 +127,7 @@ def mixed(
         yield held[k]
 
 
-def sample_of(shards: Shards, form: Format, most: int, shuffle: int, threads: int) -> tuple[Examples, frozenset[int]]:
+def _sample_of(shards: Shards, form: Format, most: int, shuffle: int, threads: int) -> tuple[Examples, frozenset[int]]:
     """At most `most` examples from the front of a fixed order, read into memory by ascending number; the numbers."""
     chosen = sorted(islice(mixed(shards, _ORDER, _ORDER, shuffle), most), key=lambda numbered: numbered[0])
     with ThreadPoolExecutor(threads) as pool:
@@ -142,18 +142,18 @@ def streamed(spec: Spec, parts: dict[str, Shards], classes: tuple[str, ...], len
     Test and validation parts are read into memory up to `held_out` examples. Without a validation part SET_ASIDE
     training examples, at most a tenth, take its place and are left out of the stream.
     """
-    shuffle, most = number_option(spec, "shuffle", SHUFFLE), number_option(spec, "held_out", HELD_OUT)
+    shuffle, most = number_option(spec, "shuffle", _SHUFFLE), number_option(spec, "held_out", _HELD_OUT)
     threads = max(1, spec.workers)
     if "test" not in parts and "validation" in parts:
         parts = {"train": parts["train"], "test": parts["validation"]}
     if "test" not in parts:
         spec.refuse("a stream needs a test part; name one with test=...")
-    test, _ = sample_of(parts["test"], form, most, shuffle, threads)
+    test, _ = _sample_of(parts["test"], form, most, shuffle, threads)
     if "validation" in parts:
         left_out = frozenset[int]()
-        validation, _ = sample_of(parts["validation"], form, most, shuffle, threads)
+        validation, _ = _sample_of(parts["validation"], form, most, shuffle, threads)
     else:
-        validation, left_out = sample_of(parts["train"], form, max(1, min(SET_ASIDE, length // 10)), shuffle, threads)
+        validation, left_out = _sample_of(parts["train"], form, max(1, min(SET_ASIDE, length // 10)), shuffle, threads)
     stream = ShardedStream(
         parts["train"], form, length - len(left_out), left_out=left_out, shuffle=shuffle, threads=threads
     )

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from robust_student.core.tensors import Shape
 from robust_student.models.networks.cnn import require_image
 
-STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+_STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 """Expansion, channels, blocks and stride of each stage: table 2 with the strides of small images."""
 
 
@@ -39,7 +39,7 @@ def mobilenetv2(shape: Shape, classes: int, percent: int = 100) -> nn.Module:
     require_image(shape, "mobilenetv2")
     channels = _rounded(32 * percent / 100)
     layers: list[nn.Module] = [*_conv(shape[0], channels, 3)]
-    for expansion, units, blocks, stride in STAGES:
+    for expansion, units, blocks, stride in _STAGES:
         for block in range(blocks):
             width = _rounded(units * percent / 100)
             layers.append(InvertedResidual(channels, width, expansion, stride if block == 0 else 1))

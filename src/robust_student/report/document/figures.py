@@ -26,10 +26,10 @@ Bracket = tuple[float, float, float, float]
 
 INK, MUTED, RULE = "#1b1f24", "#59626d", "#d9dee4"
 """Text, secondary text, thin lines."""
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe & Ito's colours, told apart by colour-blind readers; yellow is left out (too faint on white)."""
-DASHES = ((), (6.0, 2.0), (1.5, 1.5), (6.0, 2.0, 1.5, 2.0), (10.0, 3.0), (3.0, 3.0))
-MARKERS = {
+_DASHES = ((), (6.0, 2.0), (1.5, 1.5), (6.0, 2.0, 1.5, 2.0), (10.0, 3.0), (3.0, 3.0))
+_MARKERS = {
     "o": "M14 1.5a3.5 3.5 0 1 0 0 7a3.5 3.5 0 1 0 0-7z",
     "s": "M10.8 1.8h6.4v6.4h-6.4z",
     "^": "M14 1l4 7.4h-8z",
@@ -51,7 +51,7 @@ BAND = "#FBE7C6"
 """Fill between what is certified and what an attack reached: the truth lies there."""
 FEW = 5
 """Examples that a bin of confidence must hold to be drawn in a reliability diagram."""
-CROWD = 400
+_CROWD = 400
 """Examples from which on a figure draws marks instead of a line where neighbours differ much."""
 
 _RC: dict[Any, Any] = {
@@ -89,7 +89,7 @@ class Style:
     @property
     def path(self) -> str:
         """The marker as an SVG path."""
-        return MARKERS[self.marker]
+        return _MARKERS[self.marker]
 
     @property
     def stroke(self) -> str:
@@ -99,17 +99,17 @@ class Style:
 
 def model_style(position: int) -> Style:
     """The style of the model at this position, the same in every figure."""
-    names = list(MARKERS)
-    return Style(PALETTE[position % len(PALETTE)], names[position % len(names)], DASHES[position % len(DASHES)])
+    names = list(_MARKERS)
+    return Style(_PALETTE[position % len(_PALETTE)], names[position % len(names)], _DASHES[position % len(_DASHES)])
 
 
 def term_styles(names: Sequence[str], style: Style) -> dict[str, Style]:
     """Styles of several lines of one model: `selection` in the model's own, the others in shades of it or grey."""
     plain = [name for name in names if name != "selection"]
-    markers = list(MARKERS)
+    markers = list(_MARKERS)
     color = MUTED if "selection" in names else style.color
     styles = {
-        name: Style(color, markers[k % len(markers)], DASHES[k % len(DASHES)], 1.2) for k, name in enumerate(plain)
+        name: Style(color, markers[k % len(markers)], _DASHES[k % len(_DASHES)], 1.2) for k, name in enumerate(plain)
     }
     return styles | ({"selection": replace(style, dash=(), width=2.2)} if "selection" in names else {})
 
@@ -262,7 +262,7 @@ def sandwich_figure(brackets: Sequence[Bracket], norm: str, name: str) -> str:
     with matplotlib.rc_context(_RC):
         figure, axes = _panel("examples, by growing certified radius", f"radius ({NORMS.get(norm, norm)}, input units)")
         axes.fill_between(ends, heights["certified"], heights["attack"], color=BAND, linewidth=0)
-        crowded, size = count >= CROWD, 1.6 if count < 60 else 1.0 if count < CROWD else 0.75
+        crowded, size = count >= _CROWD, 1.6 if count < 60 else 1.0 if count < _CROWD else 0.75
         for side, length in (("estimated", 0.0), ("sampled", max(0.7, count / 100))):
             color, width = SIDES[side]
             _marks(axes, np.minimum(columns[side], edge), length, color, width * size)

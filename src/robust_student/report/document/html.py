@@ -48,7 +48,7 @@ CLASSES = {
     "fail": "badge fail",
 }
 """Classes of the style sheet by kind of mark; the other kinds are called alike."""
-LOOKS = {
+_LOOKS = {
     "plain": "matrix",
     "dense": "document",
     "stacked": "matrix stacked",
@@ -58,8 +58,8 @@ LOOKS = {
     "pictures": "",
 }
 """Classes of the style sheet by look of a table."""
-FACTS = {"plain": "facts", "long": "settings", "terms": "kinds"}
-SWATCHES = {
+_FACTS = {"plain": "facts", "long": "settings", "terms": "kinds"}
+_SWATCHES = {
     "band": f'<path d="M0 0h28v10H0z" fill="{BAND}"/>',
     "estimated": f'<path d="M5 7h.01M14 4h.01M23 2h.01" stroke="{SIDES["estimated"][0]}" stroke-width="2.6" '
     'stroke-linecap="round"/>',
@@ -67,7 +67,7 @@ SWATCHES = {
     "certified": f'<path d="M0 5h28" stroke="{SIDES["certified"][0]}" stroke-width="2"/>',
     "attack": f'<path d="M0 5h28" stroke="{SIDES["attack"][0]}" stroke-width="2"/>',
 }
-PAGE = Markup("""\
+_PAGE = Markup("""\
 <!DOCTYPE html>
 <html lang="en">
 <head>
@@ -100,7 +100,7 @@ def as_html(document: Document) -> str:
         body += [*map(_section, part[:1])] if part[0].summary else []
         rest = part[1:] if part[0].summary else part
         body += [_navigation(rest, following, part[0].title if number else "Sections"), *map(_section, rest)]
-    return str(PAGE.format(title=document.title, style=Markup(style), lead=_blocks(document.lead), body=_lines(body)))
+    return str(_PAGE.format(title=document.title, style=Markup(style), lead=_blocks(document.lead), body=_lines(body)))
 
 
 def _parts(sections: Sequence[Section]) -> list[list[Section]]:
@@ -150,7 +150,7 @@ def _block(block: Block) -> Markup:
         case Pictures(title, table):
             return Markup("<figure><h3>{}</h3>\n{}</figure>").format(title, _table(table))
         case Key(styles, swatches):
-            marks = [(Markup(SWATCHES[side]), words) for side, words in swatches]
+            marks = [(Markup(_SWATCHES[side]), words) for side, words in swatches]
             return _key(styles) if styles else _swatch_list(marks)
         case Facts(pairs, look):
             return _facts(pairs, look)
@@ -188,7 +188,7 @@ def _inline(inline: Inline) -> Markup:
         case Subscript(text):
             return Markup("<sub>{}</sub>").format(text)
         case Swatch(side):
-            return _svg(Markup(SWATCHES[side]))
+            return _svg(Markup(_SWATCHES[side]))
         case Bar(share, color):
             return Markup('<span class="bar" style="width:{}%;background:{}"></span>').format(
                 round(100 * share, 1), color
@@ -212,7 +212,7 @@ def _table(table: Table) -> Markup:
         head += [_row(bodies[0].rows[0], table, "td", "")]
         bodies = [Group("", bodies[0].rows[1:])]
     return Markup("<table{}><caption>{}</caption>\n<thead>{}</thead>{}</table>").format(
-        _class(LOOKS[table.look]), _text(table.caption), _lines(head), _lines(_body(group, table) for group in bodies)
+        _class(_LOOKS[table.look]), _text(table.caption), _lines(head), _lines(_body(group, table) for group in bodies)
     )
 
 
@@ -256,7 +256,7 @@ def _tile(tile: Tile) -> Markup:
 def _facts(pairs: Sequence[tuple[Text, Text]], look: str) -> Markup:
     line = Markup("<div><dt>{}</dt><dd>{}</dd></div>" if look == "long" else "<dt>{}</dt><dd>{}</dd>")
     lines = Markup("").join(line.format(_text(name), _text(value)) for name, value in pairs)
-    return Markup('<dl class="{}">{}</dl>').format(FACTS[look], lines)
+    return Markup('<dl class="{}">{}</dl>').format(_FACTS[look], lines)
 
 
 def _key(styles: Mapping[str, Style]) -> Markup:

@@ -25,7 +25,7 @@ Number = FiniteFloat | None
 Meaning = Literal["decision", "confidence"]
 """What a radius is of."""
 SMOOTHED = "certified_smoothed_radius"
-CURVE_POINTS = 161
+_CURVE_POINTS = 161
 """Radii, evenly spaced, at which a curve is drawn; the budgets come on top."""
 
 
@@ -258,7 +258,7 @@ class Certificates:
         ]
         finite = [radius for radius in pooled if math.isfinite(radius)]
         edge = max(1.1 * self.budgets[-1], float(np.quantile(finite, QUANTILE)) if finite else 0.0)
-        return sorted({*np.linspace(0.0, edge, CURVE_POINTS).tolist(), *self.budgets})
+        return sorted({*np.linspace(0.0, edge, _CURVE_POINTS).tolist(), *self.budgets})
 
     def values(self) -> dict[str, Any]:
         """Every figure as plain values (docs/results-format.md)."""

@@ -28,7 +28,7 @@ REPORT_SCHEMA = 1
 """Version of the format of a report in JSON."""
 Place = tuple[str, float | None]
 """A perturbation and its setting."""
-LOWER = ("gaussian_snr_db",)
+_LOWER = ("gaussian_snr_db",)
 """Perturbations whose name is a common noun."""
 
 
@@ -207,7 +207,7 @@ class Evidence:
         """The cell as it follows a verb."""
         name = self.place(at)
         return (
-            "on clean inputs" if at[0] == "none" else f"under {name[0].lower() + name[1:] if at[0] in LOWER else name}"
+            "on clean inputs" if at[0] == "none" else f"under {name[0].lower() + name[1:] if at[0] in _LOWER else name}"
         )
 
     @cached_property

@@ -13,9 +13,9 @@ from robust_student.report.document.words import number
 from robust_student.report.evidence.evaluation import REPORT_SCHEMA, Evidence
 from robust_student.results.intervals import mean_of_runs
 
-SHARES = ("accuracy", "worst_class_accuracy", "mean_corruption_accuracy")
+_SHARES = ("accuracy", "worst_class_accuracy", "mean_corruption_accuracy")
 """Metrics whose intervals over seeds are cut at 0 and 1."""
-COUNTED = ("parameters", "macs", "file_size", "latency", "excluded_examples")
+_COUNTED = ("parameters", "macs", "file_size", "latency", "excluded_examples")
 """Metrics that say nothing about a seed."""
 
 
@@ -36,7 +36,7 @@ def merge(summaries: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, An
             continue
         values = [float(r["value"]) for r in found]
         mean, low, high = mean_of_runs(values)
-        if first["metric"] in SHARES:
+        if first["metric"] in _SHARES:
             low, high = max(low, 0.0), min(high, 1.0)
         verdicts = {r["verdict"]["level"] for r in found if r["verdict"]}
         merged.append(
@@ -152,7 +152,7 @@ def _said(record: Mapping[str, Any], reference: Evidence) -> str:
 
 
 def _counts(record: Mapping[str, Any]) -> bool:
-    return record["value"] is not None and record["metric"] not in COUNTED and "_p_against_" not in record["metric"]
+    return record["value"] is not None and record["metric"] not in _COUNTED and "_p_against_" not in record["metric"]
 
 
 def _key(record: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -25,11 +25,11 @@ from robust_student.report.document.words import NONE, accuracy, interval, lengt
 from robust_student.report.evidence.certificates import Certificates, Meaning
 from robust_student.report.sections.certified_phrases import between, budgets, column, heads, label, model, record
 
-SIDE_STYLES = {
+_SIDE_STYLES = {
     "certified": Style(SIDES["certified"][0], "o", (), 2.0),
     "attack": Style(SIDES["attack"][0], "s", (5.0, 2.0), 1.6),
 }
-NOUNS = {"decision": "decides rightly", "confidence": "stays as sure of the true class as the teacher is"}
+_NOUNS = {"decision": "decides rightly", "confidence": "stays as sure of the true class as the teacher is"}
 
 
 def standing(c: Certificates) -> Section | None:
@@ -174,7 +174,7 @@ def _examples(c: Certificates, name: str, meaning: Meaning) -> Figure:
 
 def _shares(c: Certificates, name: str, meaning: Meaning) -> Figure:
     grid, unique = c.grid(meaning), f"standing-{meaning}-{c.names.index(name)}"
-    curves = [(SIDE_STYLES[side], curve) for side, curve in c.sides(name, meaning, grid).items()]
+    curves = [(_SIDE_STYLES[side], curve) for side, curve in c.sides(name, meaning, grid).items()]
     draw = partial(standing_figure, curves, grid, c.budgets, c.norm, "examples that stand (%)", unique)
     words = (
         f"Share of examples of {name} certified at radius r, and share not broken by an attack up to r; the numbers "
@@ -214,7 +214,7 @@ def _violations(c: Certificates, name: str, meaning: Meaning) -> Text:
 
 def _at_budgets(c: Certificates, meaning: Meaning, names: list[str]) -> Table:
     caption = (
-        f"Share of examples on which the model {NOUNS[meaning]} under every perturbation within the budget, by "
+        f"Share of examples on which the model {_NOUNS[meaning]} under every perturbation within the budget, by "
         "certificate (at least) and by attack (at most), with 95\u00a0% Wilson intervals."
     )
     kinds = [kind for kind in c.kinds(meaning) if kind.startswith(("certified_", "attack_"))]

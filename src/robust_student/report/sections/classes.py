@@ -7,7 +7,7 @@ from robust_student.report.document.words import NONE, accuracy
 from robust_student.report.evidence.evaluation import Evidence, Place
 from robust_student.report.sections.phrases import heads
 
-SHOWN = 20
+_SHOWN = 20
 """The hardest classes that are shown at once; the others are folded away."""
 
 
@@ -27,7 +27,7 @@ def classes(e: Evidence) -> Section:
 
 def _tables(e: Evidence, at: Place) -> list[Block]:
     labels = list(e.by_class(at))
-    hardest = f"; the {SHOWN} hardest of {len(labels)} classes" if len(labels) > SHOWN else ""
+    hardest = f"; the {_SHOWN} hardest of {len(labels)} classes" if len(labels) > _SHOWN else ""
     caption: list[Text] = [
         f"Accuracy by true class on the {e.split} split, hardest class first{hardest}. In bold: each model’s worst "
         "class."
@@ -35,11 +35,11 @@ def _tables(e: Evidence, at: Place) -> list[Block]:
     for name in e.names:
         end = "." if name == e.names[-1] else ";"
         caption += [f" {name}: worst class ", accuracy(e.get(name, "worst_class_accuracy", *at)), end]
-    tables: list[Block] = [Table(tuple(caption), heads("Class", e.names), _rows(e, at, labels[:SHOWN]), "bars")]
-    if labels[SHOWN:]:
-        others = f"{e.place(at)}: the other {len(labels) - SHOWN} classes"
+    tables: list[Block] = [Table(tuple(caption), heads("Class", e.names), _rows(e, at, labels[:_SHOWN]), "bars")]
+    if labels[_SHOWN:]:
+        others = f"{e.place(at)}: the other {len(labels) - _SHOWN} classes"
         table = Table(
-            f"{others}, on the {e.split} split.", heads("Class", e.names), _rows(e, at, labels[SHOWN:]), "bars"
+            f"{others}, on the {e.split} split.", heads("Class", e.names), _rows(e, at, labels[_SHOWN:]), "bars"
         )
         tables.append(Folded(others, [table]))
     return tables

@@ -5,7 +5,7 @@ from robust_student.report.document.words import NONE, accuracy, badge, compact,
 from robust_student.report.evidence.evaluation import Evidence
 from robust_student.report.sections.phrases import model
 
-COSTS = {"parameters": "Parameters", "macs": "MACs", "file_size": "File size", "latency": "Latency"}
+_COSTS = {"parameters": "Parameters", "macs": "MACs", "file_size": "File size", "latency": "Latency"}
 
 
 def models(e: Evidence) -> Section:
@@ -13,11 +13,11 @@ def models(e: Evidence) -> Section:
     noise = ("gaussian_snr_db", e.level)
     attack = e.place(e.attack) if e.attack[1] is not None else "AutoAttack"
     median = "Median estimated decision radius" + (f", {norm(e.radius_norm)}" if e.radius_norm else "")
-    head = ["Model", *COSTS.values(), "Clean", e.place(noise), attack, "Masking", median]
+    head = ["Model", *_COSTS.values(), "Clean", e.place(noise), attack, "Masking", median]
     rows = [
         [
             model(e, name),
-            *(_cost(e, name, metric) for metric in COSTS),
+            *(_cost(e, name, metric) for metric in _COSTS),
             accuracy(e.get(name, "accuracy")),
             accuracy(e.get(name, "accuracy", *noise)),
             accuracy(e.get(name, "accuracy", *e.attack)),

@@ -9,7 +9,7 @@ from robust_student.report.evidence.evaluation import Evidence, Place
 
 WILSON = "The bands and brackets are 95\u00a0% Wilson intervals"
 SIGNS = {"better": "\u25b2 better", "worse": "\u25bc worse", "not shown": "\u25cb not shown"}
-MADE = ("version", "git_commit", "created", "seed", "data", "hardware", "python", "torch", "source")
+_MADE = ("version", "git_commit", "created", "seed", "data", "hardware", "python", "torch", "source")
 """What a provenance record says beside its settings."""
 CARD = ("network", "input_shape", "input_range", "classes", "sha256")
 """What a model's card says."""
@@ -58,7 +58,7 @@ def signed(e: Evidence, name: str, at: Place, unit: str = "") -> Text:
 
 def origin(record: Mapping[str, Any]) -> list[Block]:
     """A provenance record, its settings in small print."""
-    blocks: list[Block] = [Facts([(name.replace("_", " "), str(record[name])) for name in MADE if name in record])]
+    blocks: list[Block] = [Facts([(name.replace("_", " "), str(record[name])) for name in _MADE if name in record])]
     if record.get("settings"):
         blocks += [Heading("Settings"), Facts(leaves(record["settings"]), "long")]
     return blocks

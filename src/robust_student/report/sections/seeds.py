@@ -8,7 +8,7 @@ from robust_student.report.document.words import number
 from robust_student.report.evidence.seeds import Seeds
 from robust_student.report.sections.phrases import sample
 
-TITLES = {
+_TITLES = {
     "accuracy": "accuracy in percent",
     "worst_class_accuracy": "accuracy on the worst class in percent",
     "expected_calibration_error": "expected calibration error in points",
@@ -51,7 +51,7 @@ def differences(s: Seeds) -> Section | None:
 def figures(s: Seeds) -> Section:
     """Mean accuracies and calibration scores."""
     return Section(
-        "figures", "Figures", [table for metric, title in TITLES.items() for table in _tables(s, metric, title)]
+        "figures", "Figures", [table for metric, title in _TITLES.items() for table in _tables(s, metric, title)]
     )
 
 
