@@ -2,6 +2,7 @@
 
 import difflib
 import reprlib
+from pathlib import Path
 from typing import Any
 
 _SHORT = reprlib.Repr()
@@ -24,3 +25,12 @@ def short(value: Any) -> str:
 
 class UserError(Exception):
     """Bad input: the message is one line that says what is wrong, where, and what to do."""
+
+
+def require_file(path: Path, complaint: str) -> None:
+    """Raise UserError where `path` is not a file: opening a pipe would wait forever.
+
+    The reason follows `complaint` in brackets: "config a.yaml: cannot read it (not a file)".
+    """
+    if not path.is_file():
+        raise UserError(f"{complaint} ({'not a file' if path.exists() else 'no such file'})")

@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from robust_student.core.errors import UserError, nearest, short
+from robust_student.core.errors import UserError, nearest, require_file, short
 
 Group = TypeVar("Group", bound="Settings")
 _WHOLE = {"parse": "whole"}  # validation context of Settings.whole
@@ -78,8 +78,7 @@ class _Loader(yaml.SafeLoader):
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Parse a YAML file that holds a mapping; one-line UserError where it is missing or malformed."""
-    if not path.is_file():
-        raise UserError(f"config {path}: cannot read it ({'not a file' if path.exists() else 'no such file'})")
+    require_file(path, f"config {path}: cannot read it")
     try:
         if path.stat().st_size > _LARGEST_CONFIG:
             raise UserError(f"config {path}: larger than {_LARGEST_CONFIG:,} bytes; name a file of settings")

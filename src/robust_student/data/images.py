@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from robust_student.core.errors import UserError
+from robust_student.core.errors import UserError, require_file
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
@@ -105,8 +105,8 @@ def quiet() -> Iterator[None]:
 
 def _open(file: Path | bytes, place: str, use: Callable[[Image.Image], Found]) -> Found:
     """What `use` makes of an opened image. Only FORMATS are tried: some others of Pillow run programs (PostScript)."""
-    if isinstance(file, Path) and not file.is_file():  # opening a pipe would wait forever
-        raise UserError(f"{place}: cannot read it ({'not a file' if file.exists() else 'no such file'})")
+    if isinstance(file, Path):
+        require_file(file, f"{place}: cannot read it")
     try:
         with io.BytesIO(file) if isinstance(file, bytes) else file.open("rb") as stream:
             image = Image.open(stream, formats=FORMATS)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robust_student.core.errors import UserError
+from robust_student.core.errors import UserError, require_file
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,8 @@ def from_config(config: Mapping[str, Any], preprocessor: Mapping[str, Any], who:
 
 def read_names(path: Path) -> tuple[str, ...]:
     """Class names from a text file, one a line, in the order of the logits; UserError where it cannot be read."""
-    if path.exists() and not path.is_file():  # a pipe would be waited for
-        raise UserError(f"class names {path}: cannot read them (not a file)")
+    if path.exists():
+        require_file(path, f"class names {path}: cannot read them")
     try:
         names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from robust_student.core.errors import UserError, short
+from robust_student.core.errors import UserError, require_file, short
 
 
 @contextmanager
@@ -75,19 +75,14 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Parse a JSON file; one-line UserError where it is missing or malformed."""
-    _require_file(path)
+    if path.exists():
+        require_file(path, f"file {path}: cannot read it")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"file {path}: cannot read it ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"file {path}: not valid JSON ({str(error)[:200]})") from None
-
-
-def _require_file(path: Path) -> None:
-    """Raise UserError where `path` is something else than a file: opening a pipe would wait forever."""
-    if path.exists() and not path.is_file():
-        raise UserError(f"file {path}: cannot read it (not a file)")
 
 
 def append_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -98,7 +93,8 @@ def append_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Rows of a JSON-lines file; a last line cut short by a crash is dropped, any other bad line is a UserError."""
-    _require_file(path)
+    if path.exists():
+        require_file(path, f"file {path}: cannot read it")
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from robust_student.core.errors import UserError
+from robust_student.core.errors import UserError, require_file
 from robust_student.runtime.files import write_atomically
 
 FOLDER = "checkpoints"
@@ -87,8 +87,7 @@ def _step(path: Path) -> int:
 
 def _read(path: Path) -> dict[str, Any]:
     """A checkpoint whose checksum is right and which holds nothing but tensors and plain containers."""
-    if not path.is_file():  # opening a pipe would wait forever
-        raise UserError(f"checkpoint {path}: cannot read it (not a file)")
+    require_file(path, f"checkpoint {path}: cannot read it")
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from robust_student.core.errors import UserError, nearest
+from robust_student.core.errors import UserError, nearest, require_file
 from robust_student.data.examples import Data, Examples, standardised
 from robust_student.data.samples import TEST_FRACTION, split
 from robust_student.data.spec import Spec
@@ -61,8 +61,7 @@ def read_table(path: Path, label: str) -> Table:
 
     The delimiter is the comma, semicolon, tab or bar that the header holds most of.
     """
-    if not path.is_file():  # opening a pipe would wait forever
-        raise UserError(f"data file {path}: cannot read it ({'not a file' if path.exists() else 'no such file'})")
+    require_file(path, f"data file {path}: cannot read it")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             first = file.readline()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from robust_student.core.errors import UserError
+from robust_student.core.errors import UserError, require_file
 from robust_student.core.tensors import UNIT_RANGE
 from robust_student.data.examples import Data, Examples
 from robust_student.data.spec import Spec
@@ -38,8 +38,7 @@ def read_idx(spec: Spec) -> Data:
 
 
 def _read_array(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    if not path.is_file():  # opening a pipe would wait forever
-        raise UserError(f"data file {path}: cannot read it (not a file)")
+    require_file(path, f"data file {path}: cannot read it")
     try:
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from robust_student.core.errors import UserError
+from robust_student.core.errors import UserError, require_file
 
 _OPCODES = frozenset(
     re.findall(
@@ -76,8 +76,7 @@ def read_pickle(path: Path) -> Any:
     Nothing is imported or called: arrays are built from their bytes by stand-ins, and a pickle that names anything
     else is refused. Raises UserError.
     """
-    if not path.is_file():  # opening a pipe would wait forever
-        raise UserError(f"data file {path}: cannot read it ({'not a file' if path.exists() else 'no such file'})")
+    require_file(path, f"data file {path}: cannot read it")
     try:
         content = path.read_bytes()
         _inspect(content)
