@@ -2,8 +2,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+KERNELS := MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=default
+TESTS ?= tests
 
-.PHONY: setup demo test check benchmark clean
+.PHONY: setup demo test test-kernels check benchmark clean
 
 setup: $(STAMP)  ## create .venv with the exact versions of constraints.txt
 
@@ -18,6 +20,12 @@ demo: $(STAMP)  ## teacher, KD student and robust student on embedded data; repo
 
 test: $(STAMP)  ## the whole test suite, a file at a time on every core
 	$(BIN)/python -m pytest --numprocesses logical --dist loadfile
+
+test-kernels: $(STAMP)  ## the suite (or TESTS=...) with other arithmetic kernels, which round otherwise
+	for kernels in $(KERNELS); do \
+	  echo "== $$kernels"; \
+	  env $$kernels $(BIN)/python -m pytest --numprocesses logical --dist loadfile $(TESTS) || exit 1; \
+	done
 
 check: $(STAMP)  ## lint, types, import direction
 	$(BIN)/ruff check .
