@@ -117,7 +117,7 @@ def test_the_python_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("robust_student.evaluation.evaluate.EvaluationSettings", lambda: few)
     names: dict[str, object] = {}
     exec(example, names)
-    assert isinstance(names["records"], list)
+    assert isinstance(names["evaluation"], robust_student.Evaluation)
     assert (tmp_path / "runs" / "mine" / "summary.json").exists()
 
 

@@ -216,7 +216,7 @@ def test_evaluate_reads_the_teacher_as_distill_does(
     message = refused(
         capsys, "evaluate", "x=net.py:Teacher@w.pt", *words, "--teacher-mean", 0, "--teacher-std", 1, "--output", "o"
     )
-    assert "none is (teacher=SPEC)" in message
+    assert "no model is; name it teacher=SPEC" in message
     card = read_json(here / "right" / "evaluation.json")["models"]["teacher"]["card"]
     assert card["order"] == [1, 2, 0] and card["provenance"]["source"] == "net.py:Teacher@w.pt"
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,14 @@ def test_a_signal_during_the_imports_is_one_line(number: signal.Signals, tmp_pat
     places = os.pathsep.join([str(tmp_path), *sys.path])
     words = [sys.executable, "-m", "robust_student", "doctor"]
     process = subprocess.Popen(
-        words, cwd=tmp_path, env=os.environ | {"PYTHONPATH": places}, stderr=subprocess.PIPE, text=True
+        words,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": places},
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=partial(
+            signal.signal, number, signal.SIG_DFL
+        ),  # a job in the background inherits that it is ignored
     )
     while not (tmp_path / "importing").exists():
         assert process.poll() is None
