@@ -109,6 +109,8 @@ PLACES = [
     Bad("evaluation into another's", "evaluate teacher --data digits --output unfinished", "holds an unfinished run"),
     Bad("evaluation into a file", "evaluate teacher --data digits --output good.npz", "is a file, not a directory"),
     Bad("demo over other files", "demo --output teacher --overwrite", "not the result of a demo"),
+    Bad("evaluate into a run", "evaluate --data digits teacher --output teacher", "lies in the run of a model"),
+    Bad("certify below a run", "certify --data digits teacher --output teacher/c", "lies in the run of a model"),
     Bad("demo over a demo", "demo --output teacher", "exists already"),
     Bad("report over a file", "report evaluation --output c.html", "pass --overwrite", text("c.html", "mine")),
     Bad("unknown format", "report evaluation --format pdf", "Expected one of ("),

@@ -21,6 +21,7 @@ def open_models(
 ) -> tuple[dict[str, Any], Any]:
     """The models that `command` is given as [NAME=]SPEC, and the data; its output must lie outside them."""
     from robust_student.data.readers.load import load_data, require_outside
+    from robust_student.models.hub import CARD
     from robust_student.models.open_model import expected_shape, open_model
 
     if not models:
@@ -34,6 +35,9 @@ def open_models(
             raise UserError(f"{command}: two models are called '{label}'; name them as NAME=DIR")
         specs[label] = spec
     require_outside(output, data)
+    run = next((folder for folder in (output, *output.parents) if (folder / CARD).is_file()), None)
+    if run is not None:
+        raise UserError(f"output {output}: lies in the run of a model, {run}; choose a place outside it")
     shape = expected_shape(list(specs.values())) if image_size is None else None
     examples = load_data(data, shape=shape, image_size=image_size)
     if "teacher" not in specs and teaching != PreprocessingSettings():
