@@ -1,6 +1,5 @@
-"""The main job in one call: teacher, plain student and robust student on embedded data, measured and reported."""
+"""The command `demo`."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import Field
@@ -9,16 +8,6 @@ from robust_student.cli import terminal
 from robust_student.cli.arguments import Command
 from robust_student.core.errors import UserError
 from robust_student.core.settings import LARGEST_SEED
-from robust_student.data.readers.load import load_data
-from robust_student.evaluation.evaluate import evaluate
-from robust_student.evaluation.result import Evaluation
-from robust_student.evaluation.settings import EvaluationSettings
-from robust_student.objectives.methods import METHODS
-from robust_student.objectives.secant import SecantSettings
-from robust_student.report.write import write_report
-from robust_student.results.rows import BREAKDOWN, EVALUATION, GALLERY, ROWS, SUMMARY
-from robust_student.training.settings import DistillSettings, SelectionSettings, TrainingSettings
-from robust_student.training.train import distill, train
 
 
 class Demo(Command):
@@ -35,53 +24,14 @@ class Demo(Command):
 
     def run(self) -> None:
         """Train the three models, evaluate them and write the report."""
+        from robust_student.cli.run_demo import FILES, run_demo
         from robust_student.models.run_directory import require_new
         from robust_student.runtime.files import replacing
 
         if not self.overwrite:
             require_new(self.output)
-        elif self.output.is_dir() and any(self.output.iterdir()) and not (self.output / _FILES[0]).exists():
+        elif self.output.is_dir() and any(self.output.iterdir()) and not (self.output / FILES[0]).exists():
             raise UserError(f"output {self.output}: is not the result of a demo; choose another name or remove it")
         with replacing(self.output) as draft:
-            evaluation = _run_demo(draft, seed=self.seed, device=self.device, say=terminal.stage)
+            evaluation = run_demo(draft, seed=self.seed, device=self.device, say=terminal.stage)
         terminal.show(evaluation, self.output / "report.html")
-
-
-TEACHER, STUDENT = "cnn:24", "resnet8:4"
-"""56,074 and 4,934 parameters on 8x8 digits."""
-BUDGET = 0.1
-"""Linf budget of AutoAttack and of the selection metric, in pixels of [0, 1]."""
-_ROBUST = METHODS["secant"].model_copy(
-    update={"norm": "l2", "radius": 2.0, "secant": SecantSettings(weight=2.0, step=0.3)}
-)
-"""A wide ball for noise and a short ascent step in it for attacks, chosen on validation (docs/results.md)."""
-_FILES = ("report.html", ROWS, SUMMARY, BREAKDOWN, EVALUATION, GALLERY)
-"""What a demo leaves beside the models."""
-
-
-def _run_demo(
-    output: Path, *, seed: int = 0, device: str = "auto", say: Callable[[str], None] = lambda _: None
-) -> Evaluation:
-    """Train, distil, evaluate and report on the digits; fill `output` and return the evaluation.
-
-    `output/models` holds the runs `teacher`, `kd` and `robust`; beside it lie `report.html`, `summary.json` and the
-    rows. `say` is told what is being done.
-    """
-    data = load_data("digits")
-    models = output / "models"
-    models.mkdir(parents=True)
-    common = {"batch_size": 64, "seed": seed, "device": device}
-    teacher_settings = TrainingSettings(epochs=20, selection=SelectionSettings(metric="accuracy"), **common)
-    student_settings = TrainingSettings(epochs=80, selection=SelectionSettings(radius=BUDGET), **common)
-    say(f"1 of 4: training the teacher {TEACHER} on the embedded digits")
-    teacher = train(TEACHER, data, teacher_settings, output=models / "teacher").model
-    students = {}
-    for number, (name, objective) in enumerate({"kd": METHODS["kd"], "robust": _ROBUST}.items(), start=2):
-        say(f"{number} of 4: distilling the student '{name}' ({STUDENT})")
-        both = DistillSettings(training=student_settings, objective=objective)
-        students[name] = distill(teacher, STUDENT, data, both, output=models / name).model
-    say("4 of 4: measuring all three under noise and attack")
-    settings = EvaluationSettings(attack_examples=200, autoattack_radius=BUDGET, seed=seed, device=device)
-    evaluation = evaluate({"teacher": teacher, **students}, data, settings, output=output)
-    write_report(output, output / "report.html")
-    return evaluation
