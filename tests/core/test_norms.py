@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from random_tensors import CPU, inner, normal, pair, tensor
 from reference import NORMS, ReferenceNorm, Shape, assert_rows, norm_for, rows, vectors
 from scipy import stats
 from torch import Tensor
@@ -16,25 +17,6 @@ every_norm = pytest.mark.parametrize("name", NORMS)
 with_and_without_scale = pytest.mark.parametrize("scaled", [False, True], ids=["plain", "scaled"])
 every_shape = pytest.mark.parametrize("shape", [(1,), (5,), (2, 3), (2, 3, 2)], ids=str)
 names = st.sampled_from(NORMS)
-CPU = torch.device("cpu")
-
-
-def normal(shape: Shape, device: torch.device, examples: int = 4, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn((examples, *shape), generator=generator, dtype=torch.float64).to(device)
-
-
-def inner(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).flatten(1).sum(dim=1)
-
-
-def pair(name: NormName, scaled: bool, size: int) -> tuple[Norm, ReferenceNorm]:
-    norm = norm_for(name, (size,), scaled, CPU)
-    return norm, ReferenceNorm(norm, (size,))
-
-
-def tensor(values: list[float]) -> Tensor:
-    return torch.tensor([values], dtype=torch.float64)
 
 
 @every_norm

@@ -7,9 +7,9 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from random_tensors import CPU, inner, normal, pair, tensor
 from reference import (
     NORMS,
-    ReferenceNorm,
     Shape,
     assert_rows,
     make_batch,
@@ -17,7 +17,6 @@ from reference import (
     toy_data,
     vectors,
 )
-from torch import Tensor
 
 import robust_student
 from robust_student.core.norms import Norm, NormName
@@ -29,28 +28,9 @@ with_and_without_scale = pytest.mark.parametrize("scaled", [False, True], ids=["
 every_shape = pytest.mark.parametrize("shape", [(1,), (5,), (2, 3), (2, 3, 2)], ids=str)
 RANGES = (UNIT_RANGE, InputRange(-1.0, 2.0), InputRange(0.0, math.inf), UNBOUNDED)
 SHAPE = (2, 3)
-CPU = torch.device("cpu")
 PACKAGE = Path(robust_student.__file__).parent
 MAKERS = {"core/threat_model.py", "core/norms.py"}
 """Where norms are made, and norm, radius and range are put together."""
-
-
-def normal(shape: Shape, device: torch.device, examples: int = 4, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn((examples, *shape), generator=generator, dtype=torch.float64).to(device)
-
-
-def inner(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).flatten(1).sum(dim=1)
-
-
-def pair(name: NormName, scaled: bool, size: int) -> tuple[Norm, ReferenceNorm]:
-    norm = norm_for(name, (size,), scaled, CPU)
-    return norm, ReferenceNorm(norm, (size,))
-
-
-def tensor(values: list[float]) -> Tensor:
-    return torch.tensor([values], dtype=torch.float64)
 
 
 # Made in one place ----------------------------------------------------------------------------------------------------

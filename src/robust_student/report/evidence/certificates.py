@@ -15,13 +15,13 @@ from robust_student.core.errors import UserError
 from robust_student.report.document.figures import QUANTILE, Style, model_style
 from robust_student.report.evidence.evaluation import REPORT_SCHEMA
 from robust_student.report.evidence.reading import checked, read_checked, read_rows, require_finished
+from robust_student.report.evidence.schema import Number, PlainRecord
 from robust_student.results.intervals import Estimate, wilson
 from robust_student.results.perturbation import Perturbation
 from robust_student.results.radii import MEANINGS, Bracket, brackets, certified_agreement, radii_by_kind, share_beyond
-from robust_student.results.records import SUMMARY_SCHEMA, find
+from robust_student.results.records import find
 from robust_student.results.rows import CERTIFICATION, ROWS, SUMMARY, Key, Row, group
 
-Number = FiniteFloat | None
 Meaning = Literal["decision", "confidence"]
 """What a radius is of."""
 SMOOTHED = "certified_smoothed_radius"
@@ -29,22 +29,9 @@ _CURVE_POINTS = 161
 """Radii, evenly spaced, at which a curve is drawn; the budgets come on top."""
 
 
-class Record(TypedDict):
-    """One summary record."""
+class Record(PlainRecord):
+    """One summary record of certificates, which no masking check concerns."""
 
-    schema: Annotated[int, Field(ge=1, le=SUMMARY_SCHEMA)]
-    model: str
-    split: str
-    perturbation: str
-    setting: Number
-    metric: str
-    value: Number
-    low: Number
-    high: Number
-    n: int
-    unit: NotRequired[str | None]
-    interval: NotRequired[str | None]
-    seed: NotRequired[int]
     verdict: NotRequired[None]
 
 

@@ -18,8 +18,8 @@ class Masking(TypedDict):
     reasons: list[str]
 
 
-class Record(TypedDict):
-    """One summary record."""
+class PlainRecord(TypedDict):
+    """What every summary record holds."""
 
     schema: Annotated[int, Field(ge=1, le=SUMMARY_SCHEMA)]
     model: str
@@ -31,10 +31,15 @@ class Record(TypedDict):
     low: Number
     high: Number
     n: int
-    verdict: Masking | None
     unit: NotRequired[str | None]
     interval: NotRequired[str | None]
     seed: NotRequired[int]
+
+
+class Record(PlainRecord):
+    """One summary record of an evaluation."""
+
+    verdict: Masking | None
 
 
 class Epoch(TypedDict):
