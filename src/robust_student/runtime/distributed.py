@@ -6,6 +6,7 @@ Every function also serves the ordinary case of a single process, in which it co
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -26,6 +27,9 @@ def process_group(device: str) -> Iterator[None]:
     on_gpu = torch.cuda.is_available() and (device == "auto" or device.startswith("cuda"))
     if on_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    # Its functions keep the group of the moment of import as a default. torch.export imports it; imported inside the
+    # block, it would keep gloo's threads alive after the group's end, and they can abort a process that exits.
+    import_module("torch.distributed.nn.functional")
     distributed.init_process_group("nccl" if on_gpu else "gloo")
     try:
         yield
