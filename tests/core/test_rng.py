@@ -63,7 +63,7 @@ def test_an_example_gets_the_same_numbers_in_any_batch(numbers: list[int], seed:
     for position, number in enumerate(numbers):
         alone = ExampleRng(seed, step, torch.tensor([number]))
         assert torch.equal(alone.uniform((1, 3))[0], whole[0][position])
-        assert torch.equal(alone.normal((1, 2, 2))[0], whole[1][position])
+        torch.testing.assert_close(alone.normal((1, 2, 2))[0], whole[1][position])  # up to rounding of log and cos
 
 
 def test_numbers_do_not_depend_on_the_device(any_device: torch.device) -> None:

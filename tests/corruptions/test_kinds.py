@@ -66,7 +66,7 @@ def test_an_image_does_not_depend_on_its_batch(kind: str) -> None:
     inputs = pictures(dtype=torch.float32)
     together = corrupt(kind, inputs, 4, SEEDS, UNIT_RANGE)
     alone = torch.cat([corrupt(kind, inputs[n : n + 1], 4, [SEEDS[n]], UNIT_RANGE) for n in (2, 0, 1)])[[1, 2, 0]]
-    np.testing.assert_allclose(as_numpy(together), as_numpy(alone), atol=1e-6)
+    np.testing.assert_allclose(as_numpy(together), as_numpy(alone), atol=1e-5)
     assert torch.equal(together, corrupt(kind, inputs, 4, SEEDS, UNIT_RANGE))
 
 
