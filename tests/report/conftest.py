@@ -1,11 +1,43 @@
 """A report of an evaluation, made and parsed."""
 
-from collections.abc import Callable
+import importlib
+import pickle
+import pkgutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from parsed_page import Page
 from saved_evaluation import Files, files, folder, html, marked
+
+from robust_student.report import sections
+from robust_student.report.document import figures
+
+
+def once(draw: Callable[..., str]) -> Callable[..., str]:
+    """A function that remembers what it drew."""
+    drawn: dict[bytes, str] = {}
+
+    def remembered(*args: Any, **named: Any) -> str:
+        key = pickle.dumps((args, named))
+        if key not in drawn:
+            drawn[key] = draw(*args, **named)
+        return drawn[key]
+
+    return remembered
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _figures_are_drawn_once() -> Iterator[None]:
+    """Pages of nearly the same files share most figures, and drawing takes nearly all the time of a page."""
+    with pytest.MonkeyPatch.context() as patch:
+        for found in pkgutil.iter_modules(sections.__path__):
+            module = importlib.import_module(f"{sections.__name__}.{found.name}")
+            for name, value in list(vars(module).items()):
+                if getattr(value, "__module__", "") == figures.__name__ and name.endswith("_figure"):
+                    patch.setattr(module, name, once(value))
+        yield
 
 
 @pytest.fixture
