@@ -122,8 +122,8 @@ RUNS = [
         DISTILL.replace("teacher teacher", "teacher vectors"),
     ),
     run("predicts images", "not images", lambda: None, "predict --model vectors photos/cat/1.png"),
-    run("predicts nothing", "no.png: no such file", lambda: None, f"{PREDICT} no.png"),
-    run("predicts a folder", "photos: is not a file", lambda: None, f"{PREDICT} photos"),
+    run("predicts nothing", "no.png: cannot read it (no such file)", lambda: None, f"{PREDICT} no.png"),
+    run("predicts a folder", "photos: cannot read it (not a file)", lambda: None, f"{PREDICT} photos"),
     run("predicts text", "model.json: cannot read it", lambda: None, f"{PREDICT} teacher/model.json"),
 ]
 GO_ON = " ".join(EVALUATED).replace("evaluation", "unfinished")

@@ -19,3 +19,5 @@ def test_only_a_file_passes_as_one(tmp_path: Path) -> None:
         require_file(tmp_path, "cannot read it")
     with pytest.raises(UserError, match=r"^cannot read it \(no such file\)$"):
         require_file(tmp_path / "missing", "cannot read it")
+    with pytest.raises(UserError, match=r"^cannot read it \(File name too long\)$"):
+        require_file(tmp_path / ("long" * 100), "cannot read it")

@@ -36,7 +36,7 @@ def test_a_healthy_setting_ends_with_exit_code_0(
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--data", "npz:nowhere.npz"], "problem data 'npz:nowhere.npz': no such file: "),
+        (["--data", "npz:nowhere.npz"], "problem data 'npz:nowhere.npz': cannot read it (no such file): "),
         (["--teacher", "nowhere"], "problem model nowhere: no file model.json there"),
         (["--teacher", "vgg.pt2"], "problem teacher 'vgg.pt2': only a run directory says what its inputs"),
         (["--device", "cuda:77"], "problem device 'cuda:77': "),

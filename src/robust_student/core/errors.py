@@ -32,5 +32,10 @@ def require_file(path: Path, complaint: str) -> None:
 
     The reason follows `complaint` in brackets: "config a.yaml: cannot read it (not a file)".
     """
-    if not path.is_file():
-        raise UserError(f"{complaint} ({'not a file' if path.exists() else 'no such file'})")
+    try:
+        if path.is_file():
+            return
+        reason = "not a file" if path.exists() else "no such file"
+    except OSError as error:  # a name that is too long, a folder above it that is closed
+        reason = str(error.strerror)
+    raise UserError(f"{complaint} ({reason})")

@@ -88,8 +88,6 @@ def read_image(path: Path, shape: Sequence[int]) -> Tensor:
     """One image file as floats in [0, 1], resized to `shape` (channels, height, width); UserError names a bad file."""
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise UserError(f"image {path}: the model expects inputs of shape {tuple(shape)}, not images")
-    if not path.is_file():
-        raise UserError(f"image {path}: {'is not a file' if path.exists() else 'no such file'}")
     with quiet():
         pixels = decode(path, form=Format(*shape), place=f"image {path}").copy()
     return torch.from_numpy(pixels).float() / 255

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robust_student.core.errors import UserError
+from robust_student.core.errors import UserError, require_file
 
 
 class Program(nn.Module):
@@ -42,8 +42,7 @@ def open_program(path: Path, *, trust: bool) -> Program:
     falls back to unrestricted unpickling for its example inputs, evaluates symbolic expressions and opens compiled
     libraries. Nothing is read unless `trust` says that the file is the user's own. Raises UserError.
     """
-    if not path.is_file():
-        raise UserError(f"model {path}: no such file")
+    require_file(path, f"model {path}: cannot read it")
     if not trust:
         raise UserError(
             f"model {path}: reading a torch.export program can run code that is in it; if you trust it, pass "

@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from robust_student.core.errors import UserError
+from robust_student.core.errors import UserError, require_file
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.")
@@ -82,8 +82,7 @@ def _same(first: Tensor, second: Tensor) -> bool:
 
 
 def _read(path: Path) -> Any:
-    if not path.is_file():
-        raise UserError(f"weights {path}: no such file")
+    require_file(path, f"weights {path}: cannot read them")
     if path.suffix == ".safetensors":
         try:
             return safetensors.torch.load_file(path)

@@ -75,8 +75,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Parse a JSON file; one-line UserError where it is missing or malformed."""
-    if path.exists():
-        require_file(path, f"file {path}: cannot read it")
+    require_file(path, f"file {path}: cannot read it")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -93,8 +92,7 @@ def append_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Rows of a JSON-lines file; a last line cut short by a crash is dropped, any other bad line is a UserError."""
-    if path.exists():
-        require_file(path, f"file {path}: cannot read it")
+    require_file(path, f"file {path}: cannot read it")
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from robust_student.core.errors import UserError
+from robust_student.core.errors import UserError, require_file
 from robust_student.data.examples import Data, Examples, measured, numbered
 from robust_student.data.samples import TEST_FRACTION, split
 from robust_student.data.spec import Spec
@@ -49,8 +49,7 @@ def read_npz(spec: Spec) -> Data:
 
 def _read(path: Path, source: str) -> dict[str, Any]:
     """The arrays of a file by name, never unpickled; each member must hold the bytes that its header claims."""
-    if not path.is_file():  # opening a pipe would wait forever
-        raise UserError(f"{source}: {'is not a file' if path.exists() else 'no such file'}")
+    require_file(path, f"{source}: cannot read it")
     try:
         with path.open("rb") as stream:  # opened here because numpy leaves damaged files open
             if stream.read(6) == b"\x93NUMPY":

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robust_student.core.errors import UserError
+from robust_student.core.errors import UserError, require_file
 from robust_student.core.tensors import UNIT_RANGE
 from robust_student.data.examples import Data, Examples
 from robust_student.data.images import Format, Pixels, decode
@@ -192,8 +192,7 @@ def class_names(spec: Spec) -> tuple[str, ...]:
     given = spec.options.get("classes", "")
     if not given or given.isdecimal():
         return tuple(str(k) for k in range(number_option(spec, "classes", 1))) if given else ()
-    if Path(given).exists() and not Path(given).is_file():  # a pipe would be waited for
-        spec.refuse(f"cannot read the class names in {given} (not a file)")
+    require_file(Path(given), f"data '{spec.text}': cannot read the class names in {given}")
     try:
         lines = Path(given).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -39,8 +39,6 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
         if len(content) > LARGEST_ROWS:
             raise UserError(f"file {packed}: unpacks to more than {LARGEST_ROWS:,} bytes, which no rows are")
         return parse_jsonl(content.decode("utf-8", errors="replace"), packed)
-    if not (folder / ROWS).is_file():
-        raise UserError(f"file {folder / ROWS}: cannot read it (no such file)")
     return read_jsonl(folder / ROWS)
 
 
