@@ -65,6 +65,9 @@ def rows(name: str, message: str, images: list[Any], labels: list[Any], **more: 
 
 DATA = [
     data("unknown name", "digit", "did you mean 'digits'?"),
+    data("options of digits", "digits,foo=1", "digits takes no place and no options; write 'digits'"),
+    data("place of digits", "digits:photos", "digits takes no place and no options; write 'digits'"),
+    data("options without a place", "csv,label=y", "has no place; write one, as in 'csv:FILE.csv'"),
     data("no place", "mnist", "has no place; write one, as in 'mnist:DIR'"),
     data("size of what has one", "digits --image-size 8", "image files only"),
     data("folder is missing", "folder:no", "no such folder"),

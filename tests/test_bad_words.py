@@ -81,6 +81,9 @@ WORDS = [
     Bad("comparison with itself", "report evaluation evaluation --compare", "named twice"),
     Bad("comparison and seeds", "report evaluation --compare --seeds", "exclude each other"),
     Bad("several directories", "report evaluation certificates", "pass --compare or --seeds"),
+    Bad("empty output", "train --data digits --model linear --output=", "--output: a path is empty; write . for the"),
+    Bad("empty path without a flag", f"{PREDICT} ''", "IMAGES: a path is empty"),
+    Bad("empty path of a group", f"{DISTILL} --teacher-weights ''", "--teacher-weights: a path is empty"),
     Bad("unknown suffix", "report evaluation --output page.pdf", "rename it or pass --format"),
 ]
 PLACES = [

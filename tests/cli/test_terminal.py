@@ -5,7 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from command_line import TRAIN
+
+from robust_student.cli.terminal import show, show_radii
+from robust_student.evaluation.result import Certification, Evaluation, Record
 
 
 def test_output_is_plain_where_there_is_no_terminal(teacher: Path, tmp_path: Path) -> None:
@@ -17,3 +21,58 @@ def test_output_is_plain_where_there_is_no_terminal(teacher: Path, tmp_path: Pat
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
     card = json.loads((tmp_path / "run" / "model.json").read_text())
     assert card["provenance"]["seed"] == 0
+
+
+NAMES = ("a-model-of-few-classes", "teacher")
+
+
+def record(model: str, metric: str, kind: str, value: float, setting: float | None = None) -> Record:
+    """A figure with an interval."""
+    low, high = value - 0.01, value + 0.01
+    return Record(model, "test", kind, setting, "linf", metric, value, low, high, "wilson", 400, 0, None)
+
+
+def is_whole(shown: str, *cells: str) -> None:
+    """Every line of the table fits into 80 columns, and every cell stands on one of them."""
+    lines = [line for line in shown.splitlines() if "│" in line]
+    assert max(map(len, lines)) <= 80 and "…" not in shown
+    for cell in cells:
+        assert any(cell in line for line in lines), cell
+
+
+def test_names_and_figures_stand_whole_in_80_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    measured = [
+        ("accuracy", "none", 0.9, None),
+        ("accuracy", "gaussian_snr_db", 0.7, 0.0),
+        ("parameters", "none", 5, None),
+    ]
+    records = [record(name, *rest) for name in NAMES for rest in (*measured, ("accuracy", "autoattack_linf", 0.5, 0.1))]
+    details = {"autoattack_suite": "fast", "sample": {"examples": 400, "test": 400, "attacked": 400}}
+    (tmp_path / "evaluation.json").write_text(json.dumps(details | {"skipped_certified": {}}))
+    show(Evaluation(tmp_path, tuple(records)), tmp_path / "summary.json")
+    is_whole(capsys.readouterr().out, *NAMES, "90.0 [89.0, 91.0]", "noise 0 dB", "AutoAttack fast linf 0.1", "not run")
+    budgets, kind = (0.01, 0.02, 0.0314, 0.05), "decision_radius"
+    records = [record(n, "certified_accuracy", f"certified_{kind}", 0.6, b) for n in NAMES for b in budgets]
+    records += [record(n, "attack_accuracy", f"attack_{kind}", 0.8, b) for n in NAMES for b in budgets]
+    show_radii(Certification(tmp_path, tuple(records)), tmp_path / "summary.json")
+    is_whole(capsys.readouterr().out, *NAMES, "60.0 [59.0, 61.0]", "certified 0.0314", "stands 0.05", "violations")
+
+
+def test_a_table_that_fits_has_a_line_for_each_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    records = [
+        record(n, *rest, 0.1)
+        for n in NAMES
+        for rest in (
+            ("certified_accuracy", "certified_decision_radius", 0.6),
+            ("attack_accuracy", "attack_decision_radius", 0.6),
+        )
+    ]
+    show_radii(Certification(tmp_path, tuple(records)), tmp_path / "summary.json")
+    shown = capsys.readouterr().out.splitlines()
+    assert any(NAMES[0] in line and line.count("60.0 [59.0, 61.0]") == 2 for line in shown)

@@ -14,6 +14,9 @@ from robust_student.results.perturbation import Perturbation
 if TYPE_CHECKING:
     from robust_student.evaluation.result import Certification, Evaluation, Record
 
+_UNBOUNDED = 10_000
+"""Columns of a terminal in which every table has the width that it would like."""
+
 
 class Headline(NamedTuple):
     """The figures of one model that a terminal shows."""
@@ -79,27 +82,21 @@ def show(evaluation: "Evaluation", path: Path) -> None:
     from robust_student.runtime.files import read_json
 
     details = read_json(path.parent / EVALUATION)
-    table = Table(title="test accuracy in % with 95 % intervals", title_justify="left")
     lines = headline(evaluation)
     noise = next((line.noise for line in lines if line.noise), None)
     attack = next((line.autoattack for line in lines if line.autoattack), None)
-    table.add_column("model")
-    table.add_column("parameters", justify="right")
-    table.add_column("clean", justify="right")
-    table.add_column(f"noise {noise.setting:g} dB" if noise else "noise", justify="right")
-    suite = details["autoattack_suite"]
-    table.add_column(
-        f"AutoAttack {suite}\n{attack.unit} {attack.setting:g}" if attack else "AutoAttack", justify="right"
-    )
-    table.add_column("masking")
+    noisy = f"noise {noise.setting:g} dB" if noise else "noise"
+    attacked = f"AutoAttack {details['autoattack_suite']}\n{attack.unit} {attack.setting:g}" if attack else "AutoAttack"
+    rows = []
     for line in lines:
         cells = [record.percent if record else "-" for record in (line.clean, line.noise, line.autoattack)]
         level = line.autoattack.level if line.autoattack else None
-        table.add_row(line.model, f"{line.parameters:,}", *cells, level or "not run")
-    Console().print(table)
+        rows.append([line.model, f"{line.parameters:,}", *cells, level or "not run"])
+    headings = ["parameters", "clean", noisy, attacked, "masking"]
+    _show_models("test accuracy in % with 95 % intervals", headings, rows)
     sample = details["sample"]
-    attacked = f", under attack {sample['attacked']:,}" if attack else ""
-    print(f"n = {sample['examples']:,} of {sample['test']:,} test examples{attacked}")
+    under_attack = f", under attack {sample['attacked']:,}" if attack else ""
+    print(f"n = {sample['examples']:,} of {sample['test']:,} test examples{under_attack}")
     skipped = details["skipped_certified"]
     if skipped and attack:
         counts = ", ".join(f"{name} {count:,}" for name, count in skipped.items())
@@ -111,15 +108,12 @@ def show_radii(certification: "Certification", path: Path) -> None:
     """Certified and attacked accuracy by budget and median radii, from the best deterministic certificate."""
     kind, unit = "certified_decision_radius", certification.records[0].unit
     title = f"decision under {unit} perturbations: examples in % with 95 % intervals, medians of radii"
-    table = Table(title=title, title_justify="left")
     budgets = sorted(
         {record.setting for record in certification.every("attack_accuracy") if record.setting is not None}
     )
-    table.add_column("model", no_wrap=True)
-    for budget in budgets:
-        table.add_column(f"certified\n{budget:g}", justify="right")
-    for heading in (f"stands\n{budgets[-1]:g}", "certified\nradius", "attack\nradius", "violations"):
-        table.add_column(heading, justify="right")
+    headings = [f"certified\n{budget:g}" for budget in budgets]
+    headings += [f"stands\n{budgets[-1]:g}", "certified\nradius", "attack\nradius", "violations"]
+    rows = []
     for name in certification.models:
         held = [record.percent for record in certification.every("certified_accuracy", kind, name)]
         medians = []
@@ -129,11 +123,32 @@ def show_radii(certification: "Certification", path: Path) -> None:
         broken = next(iter(certification.every("sandwich_violations", kind, name)), None)
         count = f"{broken.value:.0f} of {broken.n}" if broken else "-"
         stands = certification.attack_accuracy(name, budgets[-1]).percent
-        table.add_row(name, *(held or ["-"] * len(budgets)), stands, *medians, count)
-    Console().print(table)
+        rows.append([name, *(held or ["-"] * len(budgets)), stands, *medians, count])
+    _show_models(title, headings, rows)
     for record in certification.every("certified_accuracy", "certified_smoothed_radius"):
         print(f"{record.model}, smoothed: {record.percent} certified at {unit} {record.setting:g}, n = {record.n}")
     print(f"summary: {path}")
+
+
+def _show_models(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A line for each model, its name first; where that is wider than the terminal, a line for each of its figures."""
+    console = Console()
+    table = Table(title=title, title_justify="left")
+    table.add_column("model")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for name, *cells in rows:
+        table.add_row(Text(name), *cells)
+    if console.measure(table, options=console.options.update_width(_UNBOUNDED)).maximum > console.width:
+        table = Table(title=title, title_justify="left")
+        table.add_column("model", overflow="fold")
+        table.add_column("figure", no_wrap=True)
+        table.add_column("value", justify="right", no_wrap=True)
+        for name, *cells in rows:
+            for k, (heading, cell) in enumerate(zip(headings, cells, strict=True)):
+                table.add_row("" if k else Text(name), heading.replace("\n", " "), cell)
+            table.add_section()
+    console.print(table)
 
 
 def show_findings(findings: Sequence[Finding]) -> None:

@@ -3,13 +3,14 @@
 import difflib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -52,6 +53,15 @@ class Settings(BaseModel):
         except ValidationError as error:
             name = cls.__name__.removesuffix("Settings").lower()
             raise UserError(" ".join(f"{name}: {explain(cls, error.errors()[0])}".split())) from None
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_empty_path(cls, value: Any, info: Any) -> Any:
+        """An empty text would become the path of the current folder."""
+        texts = [one for one in (value if isinstance(value, list | tuple) else [value]) if isinstance(one, str)]
+        if "" in texts and _is_of_paths(cls.model_fields[info.field_name].annotation):
+            raise ValueError("a path is empty; write . for the current folder")
+        return value
 
     @model_validator(mode="after")
     def _whole_numbers_have_64_bits(self) -> "Settings":
@@ -113,6 +123,10 @@ def _settings_in(group: type[BaseModel]) -> Iterator[str]:
             yield from (f"{name}.{inner}" for inner in _settings_in(field.annotation))
         else:
             yield name
+
+
+def _is_of_paths(annotation: Any) -> bool:
+    return annotation is Path or any(map(_is_of_paths, get_args(annotation)))
 
 
 def explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:

@@ -54,11 +54,14 @@ def load_data(
     Raises UserError where anything about the data is wrong. Where there is no test split, a fifth of the examples is
     set aside, the same ones every time.
     """
-    name, _, rest = spec.partition(":")
+    start, _, rest = spec.partition(":")
+    name = start.partition(",")[0]
     if name not in READERS:
         raise UserError(f"data: unknown name '{name}'" + nearest(name, list(READERS)))
     reader = READERS[name]
-    if reader.place and not rest:
+    if not reader.place and spec != name:
+        raise UserError(f"data '{spec}': {name} takes no place and no options; write '{name}'")
+    if reader.place and (not rest or start != name):
         raise UserError(f"data '{spec}': has no place; write one, as in '{name}:{reader.place}'")
     if image_size is not None and not reader.decodes:
         sources = ", ".join(f"{kind}:" for kind, entry in READERS.items() if entry.decodes)
