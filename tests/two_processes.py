@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from documented_hint import FitNetsMethod
 from reference import prototype_classifier, state_of, toy_data
 from torch import Tensor, nn
 
@@ -60,6 +61,7 @@ CASES: dict[str, tuple[TrainingSettings, Any]] = {
         METHODS["kd"],
     ),
     "AdaAD, sharded teacher": (TRAINING, AdaADMethod.parse({"radius": 0.2, "adaad": {"steps": 2, "share": 0.5}})),
+    "hint by a regressor": (TRAINING, FitNetsMethod.parse({"hint": {"student_layer": "2", "teacher_layer": "1"}})),
     "fixed inputs": (TRAINING.model_copy(update={"augmentation": AugmentationSettings()}), METHODS["exact"]),
 }
 
@@ -109,7 +111,8 @@ def sharded_scores() -> Tensor:
     teacher_scores = TeacherScores(teacher, torch.device("cpu"), sharded=True)
     teacher_scores.prepare(DATA.training_examples, changing=False, cache=False)
     examples = torch.arange(len(DATA.training_examples))
-    known = teacher_scores.scores(DATA.training_examples.floats(), examples)
+    known = teacher_scores.known(examples)
+    assert known is not None
     if distributed.size() > 1:
         local = sum(p.to_local().numel() for p in teacher.network.parameters() if hasattr(p, "to_local"))
         assert local < 0.6 * sum(p.numel() for p in teacher.network.parameters())

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -118,6 +119,25 @@ def test_a_student_learns_by_it_with_cached_and_with_fresh_scores(
     assert last < first and trained.validation["clean"] > 1 / 3
     torch.testing.assert_close(guide.state_dict(), before, rtol=0, atol=0)
     assert all(parameter.grad is None and parameter.requires_grad for parameter in guide.network.parameters())
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_teacher_is_asked_at_the_inputs_only_where_its_answers_there_are_used(
+    flip: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without augmentation once for all, which are then kept; with it once a step."""
+    monkeypatch.setenv("ROBUST_STUDENT_CACHE", str(tmp_path))
+    training = FAST.model_copy(update={"epochs": 1, "augmentation": AugmentationSettings(flip=flip)})
+    asked = list[int]()
+    for share in (1.0, 0.5):
+        guide, count = teacher(), list[int]()
+        guide.network.register_forward_hook(lambda _, inputs, __, count=count: count.append(len(inputs[0])))
+        objective = AdaADMethod.parse({"adaad": {"share": share, "steps": 1}})
+        distill(guide, "mlp:8", DATA, DistillSettings(training=training, objective=objective))
+        asked.append(sum(count))
+        assert len(list(tmp_path.glob("scores-*"))) == (share < 1 and not flip)
+    steps, batch = 6, 8
+    assert asked[1] - asked[0] == (steps * batch if flip else 54)
 
 
 def test_the_methods_defaults_train() -> None:

@@ -9,6 +9,7 @@ from reference import message_of, toy_data
 from torch import Tensor, nn
 
 from robust_student.models.model import Model, as_model
+from robust_student.objectives.batch import Batch
 from robust_student.training.teacher_scores import TeacherScores
 
 DATA = toy_data(train=40, noise=0.4)
@@ -44,6 +45,12 @@ def prepared(network: nn.Module, *, changing: bool = False, cache: bool = True) 
     return teacher_scores, model
 
 
+def known(teacher_scores: TeacherScores, examples: Tensor) -> Tensor:
+    scores = teacher_scores.known(examples)
+    assert scores is not None
+    return scores
+
+
 def test_a_second_run_reads_the_scores_and_asks_a_few_examples_only(folder: Path) -> None:
     network = Asked()
     first, model = prepared(network)
@@ -51,7 +58,7 @@ def test_a_second_run_reads_the_scores_and_asks_a_few_examples_only(folder: Path
     second, _ = prepared(network)
     assert network.count == 16
     positions = torch.tensor([3, 39, 0])
-    scores = [teacher_scores.scores(torch.zeros(3, 1, 4, 4), positions) for teacher_scores in (first, second)]
+    scores = [known(teacher_scores, positions) for teacher_scores in (first, second)]
     assert torch.equal(*scores)
     torch.testing.assert_close(scores[0], model.logits(SOURCE.floats(positions)))  # other batches round otherwise
 
@@ -64,8 +71,7 @@ def test_other_weights_other_data_or_other_code_are_asked_anew(folder: Path) -> 
     changed = Asked(shift=1.0)  # the same name and weights, another forward
     teacher_scores, model = prepared(changed)
     assert changed.count == 56
-    scores = teacher_scores.scores(torch.zeros(1, 1, 4, 4), torch.tensor([5]))
-    torch.testing.assert_close(scores, model.logits(SOURCE.floats(slice(5, 6))))
+    torch.testing.assert_close(known(teacher_scores, torch.tensor([5])), model.logits(SOURCE.floats(slice(5, 6))))
 
 
 @pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
@@ -111,10 +117,9 @@ def test_without_the_cache_nothing_is_written_or_read(folder: Path) -> None:
 def test_changing_inputs_are_answered_batch_by_batch(folder: Path) -> None:
     network = Asked()
     teacher_scores, model = prepared(network, changing=True)
-    assert network.count == 0
-    inputs = torch.rand(5, 1, 4, 4)
-    scores = teacher_scores.scores(inputs, torch.arange(5))
-    assert not scores.requires_grad and torch.equal(scores, model.logits(inputs))
+    assert network.count == 0 and teacher_scores.known(torch.arange(5)) is None
+    batch = Batch(torch.rand(5, 1, 4, 4), torch.zeros(5, dtype=torch.long), teacher=teacher_scores)
+    assert not batch.targets.requires_grad and torch.equal(batch.targets, model.logits(batch.inputs))
 
 
 def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from documented_hint import FitNetsMethod
 from reference import assert_state, message_of, prototype_classifier, same_state, state_of, toy_data
 from torch import nn
 
@@ -94,6 +95,10 @@ CASES = {
             update={"ema": 0.8, "accumulate": 2, "augmentation": AugmentationSettings(crop=1, flip=True, mixup=0.5)}
         ),
         METHODS["kd"],
+    ),
+    "hint by a regressor": (
+        EVERY_STEP,
+        FitNetsMethod.parse({"hint": {"student_layer": "4", "teacher_layer": "1"}}),
     ),
 }
 
@@ -198,7 +203,7 @@ def test_a_state_that_does_not_fit_is_refused(tmp_path: Path, killing: list[int]
     assert found is not None
     step, state = found
     for wrong in (
-        {**state, "model": {**state["model"], "network.0.weight": torch.zeros(1)}},
+        {**state, "objective": {**state["objective"], "student.network.0.weight": torch.zeros(1)}},
         {**state, "optimizer": {"state": {}, "param_groups": []}},
         {name: value for name, value in state.items() if name != "history"},
         {**state, "sums": 3},

@@ -45,6 +45,7 @@ class AdaAD(Term):
     """KL(T(z) || S(z)); z is searched through both networks, the student learns alone."""
 
     name: ClassVar[str] = "adaad"
+    uses_targets: ClassVar[bool] = False
     settings: AdaADSettings
     temperature: float
     mode: GradientMode

@@ -53,6 +53,7 @@ class GradientPenalty(Term):
     """L_gradient at the point where the student is trained, or at a random point of the ball."""
 
     name: ClassVar[str] = "gradient"
+    uses_targets: ClassVar[bool] = False
     settings: GradientSettings
     mode: GradientMode
     shareable: ClassVar[bool] = True

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from robust_student.core.errors import UserError
+from robust_student.core.module_state import evaluating
 from robust_student.core.rng import Source
 from robust_student.core.tensors import UNIT_RANGE
 from robust_student.core.threat_model import ThreatModel
@@ -39,6 +40,7 @@ class RobustStudentObjective(nn.Module):
         threat: ThreatModel | None = None,
         precision: Precision = "fp32",
         compiled: bool = False,
+        example: Batch | None = None,
     ) -> None:
         """Wrap `student`.
 
@@ -50,6 +52,9 @@ class RobustStudentObjective(nn.Module):
             precision: bf16 runs the passes that only train the student under autocast; every pass whose input gradient
                 is taken (gradient terms, ascent, the shared pass) stays in the inputs' precision.
             compiled: hand the student's training passes to torch.compile. UserError where `compilable` says no.
+            example: a batch with its teacher, of any content. Terms that train a module of their own, such as a
+                regressor between layers, build it for the sizes that they find there. The modules are in `own`, so
+                give the optimiser `objective.parameters()`.
         """
         super().__init__()
         self.student = student
@@ -61,6 +66,7 @@ class RobustStudentObjective(nn.Module):
         self._passes = ForwardPass(student, precision, compiled=compiled)
         self._shared = self.settings.shared_pass and all(term.shareable for term in self.terms)
         self._checked = False
+        self.own = nn.ModuleDict({} if example is None else self._built(example))
 
     def threat(self, shape: torch.Size | tuple[int, ...]) -> ThreatModel:
         """What an adversary may do to inputs of the given shape."""
@@ -83,6 +89,12 @@ class RobustStudentObjective(nn.Module):
             return shared_terms(visit, self.terms)
         return weighted({term.name: term(visit) for term in self.terms}, self.terms)
 
+    def _built(self, example: Batch) -> dict[str, nn.Module]:
+        """What terms train beside the student, by term name."""
+        with evaluating(self.student):
+            built = {term.name: term.module(self.student, example) for term in self.terms}
+        return {name: module for name, module in built.items() if module is not None}
+
     def _visit(self, batch: Batch, source: Source) -> Visit:
         """The batch with the points of its training pass: x, or a random point of the ball in a shared pass."""
         visit = Visit(
@@ -93,6 +105,7 @@ class RobustStudentObjective(nn.Module):
             points=batch.inputs,
             full_precision=any(term.full_precision for term in self.terms),
             layers=tuple(layer for term in self.terms for layer in term.layers),
+            modules=dict(self.own.items()),
         )
         if self._shared:
             start = visit.random_points().requires_grad_()
@@ -105,3 +118,8 @@ class RobustStudentObjective(nn.Module):
 def compilable(settings: ObjectiveSettings) -> bool:
     """Whether torch.compile can serve the objective: every term must allow it."""
     return all(term.compilable for term in settings.terms() if term.weight > 0)
+
+
+def uses_targets(settings: ObjectiveSettings) -> bool:
+    """Whether any term uses the teacher's logits of the inputs themselves, so that they are worth preparing."""
+    return any(term.uses_targets for term in settings.terms() if term.weight > 0)

@@ -1,13 +1,15 @@
 """What a term of an objective is, and what it is shown of a training step."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
 from robust_student.attacks.ascent import Uphill, ascend, default_step
+from robust_student.core.errors import UserError
 from robust_student.core.layer_outputs import watching
 from robust_student.core.rng import Source
 from robust_student.core.tensors import Inputs, Logits, PerExample
@@ -37,6 +39,8 @@ class Visit:
     """Whether the training pass runs in the inputs' own precision because a term needs it."""
     layers: tuple[str, ...] = ()
     """Layers of the student that terms look at in the training pass."""
+    modules: Mapping[str, nn.Module] = field(default_factory=dict)
+    """Term name -> what the term trains beside the student."""
 
     @property
     def logits(self) -> Logits:
@@ -55,6 +59,15 @@ class Visit:
             return run(self.points), {}
         with watching(self.student.network, self.layers) as seen:
             return run(self.points), seen
+
+    def module(self, term: "Term") -> nn.Module:
+        """What the term trains beside the student; UserError where the objective was made without an example."""
+        if term.name not in self.modules:
+            raise UserError(
+                f"objective: the term '{term.name}' trains a module of its own, which is built for a batch; pass "
+                "RobustStudentObjective(student, settings, example=batch)"
+            )
+        return self.modules[term.name]
 
     def random_points(self) -> Inputs:
         """A uniformly random point of each input's ball, cut to the input range."""
@@ -95,6 +108,8 @@ class Term(ABC):
     """In records and checkpoints."""
     shareable: ClassVar[bool] = False
     """Whether it may be taken at the random start of a shared pass instead of at the inputs."""
+    uses_targets: ClassVar[bool] = True
+    """Whether it uses the teacher's logits of the inputs themselves, `batch.targets`."""
     weight: float
     """A term of weight 0 is not computed."""
 
@@ -121,6 +136,13 @@ class Term(ABC):
     def check(self, student: nn.Module, inputs: Inputs) -> None:
         """Raise UserError where the student cannot serve the term; called once, with the first batch."""
         return
+
+    def module(self, student: nn.Module, example: Batch) -> nn.Module | None:
+        """What it trains beside the student, built for a batch of examples; None: nothing.
+
+        `visit.module(self)` is it. It shares the student's optimiser, but is no part of the model that is kept.
+        """
+        return None
 
     @abstractmethod
     def __call__(self, visit: Visit) -> PerExample:

@@ -38,6 +38,7 @@ class Trades(Term):
     """KL(S(x) || S(z)), whose gradient flows through both of its passes."""
 
     name: ClassVar[str] = "trades"
+    uses_targets: ClassVar[bool] = False
     settings: TradesSettings
     mode: GradientMode
 

@@ -43,8 +43,10 @@ class Loop:
         self.model, self.teacher, self.batches, self.validation = model, teacher, batches, validation
         self.settings = settings
         self.steps = batches.steps * settings.epochs
-        self.optimisation = Optimisation(model, settings, self.steps)
-        self.objective = DistributedDataParallel(objective) if distributed.size() > 1 else objective
+        self.objective = objective
+        self.optimisation = Optimisation(objective, settings, self.steps)
+        self.parallel = DistributedDataParallel(objective) if distributed.size() > 1 else objective
+        """The objective, in a wrapper that exchanges gradients where there are several processes."""
         self.average = averaged(model, settings.ema)
         self.done, self.number = 0, 0
         """Steps taken in all, and in the current epoch."""
@@ -77,7 +79,7 @@ class Loop:
         with Advance(self.steps, self.done, quiet=distributed.rank() > 0) as advance:
             while self.epoch <= self.settings.epochs:
                 started, before = time.perf_counter(), self.number
-                self.model.train()
+                self.objective.train()
                 for parts in self.batches.epoch(self.epoch, skip=self.number):
                     self._take(parts, unfinished, stop_request)
                     if self.number % 10 == 0 or self.number == self.batches.steps:
@@ -100,7 +102,7 @@ class Loop:
             batch = self._batch(part, draws, number / self.steps)
             last = position == len(parts) - 1
             with self._apart(last):
-                terms.append(self.objective(batch, draws))
+                terms.append(self.parallel(batch, draws))
                 torch.autograd.backward(terms[-1].loss / len(parts))
         if distributed.size() > 1:
             self._require_gradients()
@@ -131,7 +133,7 @@ class Loop:
             mixed.inputs,
             mixed.labels,
             part.examples,
-            teacher_logits=None if self.teacher is None else self.teacher.scores(mixed.inputs, part.examples),
+            teacher_logits=None if self.teacher is None else self.teacher.known(part.examples),
             teacher=self.teacher,
             progress=progress,
             others=mixed.others,
@@ -140,14 +142,13 @@ class Loop:
 
     def _apart(self, last: bool) -> AbstractContextManager[None]:
         """Gradients are exchanged between processes once a step: in the backward pass of its last part."""
-        objective = self.objective
-        if isinstance(objective, DistributedDataParallel) and not last:
-            return objective.no_sync()
+        if isinstance(self.parallel, DistributedDataParallel) and not last:
+            return self.parallel.no_sync()
         return nullcontext()
 
     def _require_gradients(self) -> None:
         """Processes exchange the gradient of every trainable parameter: one without any would stall the next step."""
-        idle = [name for name, p in self.model.named_parameters() if p.requires_grad and p.grad is None]
+        idle = [name for name, p in self.objective.named_parameters() if p.requires_grad and p.grad is None]
         if idle:
             raise UserError(
                 f"model: parameter '{idle[0]}' gets no gradient, so several processes cannot exchange it; freeze it "
@@ -191,7 +192,7 @@ class Loop:
         """Everything that the rest of the training depends on: tensors and plain containers."""
         return {
             **self.optimisation.state(),
-            "model": dict(self.model.state_dict()),
+            "objective": dict(self.objective.state_dict()),
             "average": None if self.average is None else dict(self.average.state_dict()),
             "done": self.done,
             "number": self.number,
@@ -203,7 +204,7 @@ class Loop:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state; UserError where it is not that of this training."""
         try:
-            self.model.load_state_dict(state["model"])
+            self.objective.load_state_dict(state["objective"])
             if self.average is not None:
                 self.average.load_state_dict(state["average"])
             self.optimisation.restore(state)

@@ -14,9 +14,9 @@ from robust_student.training.settings import TrainingSettings
 class Optimisation:
     """Optimiser and learning-rate schedule of one training."""
 
-    def __init__(self, model: nn.Module, settings: TrainingSettings, steps: int) -> None:
-        """For `steps` steps of the trainable parameters of `model`, at least one."""
-        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    def __init__(self, objective: nn.Module, settings: TrainingSettings, steps: int) -> None:
+        """For `steps` steps, at least one, of the trainable parameters of an objective: the model's and its own."""
+        self.parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
         rate, decay = settings.learning_rate, settings.weight_decay
         self.optimizer: torch.optim.Optimizer
         if settings.optimizer == "adamw":

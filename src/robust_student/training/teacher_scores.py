@@ -58,12 +58,9 @@ class TeacherScores:
                 distributed.rank_zero(lambda: _write(path, written))
         self._known = known.to(self.device)
 
-    def scores(self, inputs: Inputs, examples: Labels) -> Logits:
-        """The teacher's logits of a batch; `examples` are the numbers of the examples in the training set."""
-        if self._known is not None:
-            return self._known[examples]
-        with torch.no_grad():
-            return self(inputs)
+    def known(self, examples: Labels) -> Logits | None:
+        """The prepared scores of the examples of these numbers in the training set; None where none are prepared."""
+        return None if self._known is None else self._known[examples]
 
     def __call__(self, points: Inputs) -> Logits:
         """The teacher's logits of any points, differentiable with respect to them where gradients are on."""

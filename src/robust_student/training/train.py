@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from robust_student.core.errors import UserError
-from robust_student.core.module_state import evaluating
+from robust_student.core.module_state import device_of, evaluating
 from robust_student.core.settings import Settings
 from robust_student.core.threat_model import ThreatModel
 from robust_student.data.examples import Data, Examples
@@ -22,8 +22,9 @@ from robust_student.data.streams import Stream
 from robust_student.models.costs import batch_macs
 from robust_student.models.model import Model, as_model, require_fit
 from robust_student.models.probe import PROBE, probe, probe_architecture
+from robust_student.objectives.batch import Batch
 from robust_student.objectives.cross_entropy import LabelObjective
-from robust_student.objectives.robust_student import RobustStudentObjective, compilable
+from robust_student.objectives.robust_student import RobustStudentObjective, compilable, uses_targets
 from robust_student.runtime import distributed
 from robust_student.runtime.hardware import resolve_device
 from robust_student.runtime.interruption import StopRequest, listening
@@ -123,13 +124,16 @@ def distill(
         compiled = training.compile and compilable(settings.objective)
         if training.compile and not compiled:
             _log.warning("compile: not used, because this objective differentiates the student twice or traces it")
-        objective = RobustStudentObjective(
-            model,
-            settings.objective,
-            threat=threat,
-            precision=training.precision,
-            compiled=compiled,
-        )
+        inputs = torch.zeros(2, *data.shape, device=device_of(model))
+        with evaluating(known.to(inputs.device)):
+            objective = RobustStudentObjective(
+                model,
+                settings.objective,
+                threat=threat,
+                precision=training.precision,
+                compiled=compiled,
+                example=Batch(inputs, torch.zeros(2, dtype=torch.long, device=inputs.device), teacher=known),
+            )
         return _fit(model, objective, data, training, output, known, settings)
 
 
@@ -151,12 +155,13 @@ def _fit(
     device = resolve_device(settings.device)
     marks = None if output is None else _marks(model, data, source, recorded, teacher)
     validation = Validation(held_out, settings.selection, scale=data.scale, seed=settings.seed)
-    model.to(device).train()
+    objective.to(device).train()
     _require_gradient(model, held_out, device)
     teacher_scores = None
     if teacher is not None and teaching is not None:
         teacher_scores = TeacherScores(teacher, device, sharded=teaching.shard_teacher)
-        teacher_scores.prepare(source, changing=settings.augmentation.anything, cache=teaching.cache_scores)
+        if uses_targets(teaching.objective):
+            teacher_scores.prepare(source, changing=settings.augmentation.anything, cache=teaching.cache_scores)
     batches = Batches(
         source, batch_size=settings.batch_size, accumulate=settings.accumulate, seed=settings.seed, device=device
     )
