@@ -107,7 +107,11 @@ PLACES = [
             ("certify", "certify teacher", "folder:photos", "photos/run"),
         )
     ),
-    Bad("output in a new folder", f"{FIT} npz:no.npz".replace("out --", "new/er/out --"), "npz:no.npz': cannot read it (no such file)"),
+    Bad(
+        "output in a new folder",
+        f"{FIT} npz:no.npz".replace("out --", "new/er/out --"),
+        "npz:no.npz': cannot read it (no such file)",
+    ),
     Bad("evaluation into a finished one", "evaluate teacher --data digits --output evaluation", "holds a finished run"),
     Bad("evaluation into another's", "evaluate teacher --data digits --output unfinished", "holds an unfinished run"),
     Bad("evaluation into a file", "evaluate teacher --data digits --output good.npz", "is a file, not a directory"),

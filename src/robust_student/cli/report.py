@@ -1,10 +1,10 @@
 """The command `report`."""
 
 from pathlib import Path
-from typing import Literal
 
 from robust_student.cli.arguments import Command, Paths
 from robust_student.core.errors import UserError
+from robust_student.report.formats import Format, Kind, format_of, suffix_of
 
 
 class Report(Command):
@@ -18,7 +18,7 @@ class Report(Command):
     """Average models of the same names over evaluations with other seeds: mean, sd, n, Student's t interval."""
     certificates: Path | None = None
     """Directory that `certify` wrote, to be shown below an evaluation."""
-    format: Literal["html", "markdown", "json"] | None = None
+    format: Format | None = None
     """Format to write; None: the one of the output's suffix (.html, .md, .json), or html without a suffix."""
     output: Path | None = None
     """File to write; None: report.html, report.md or report.json (report-with-certificates.*, comparison.*, seeds.*)
@@ -28,18 +28,16 @@ class Report(Command):
 
     def run(self) -> None:
         """Write the report and print where it is."""
-        from robust_student.report.write import style_of, write_report
+        from robust_student.report.write import write_report
 
         if not self.directories:
             raise UserError("report: name at least one directory")
         if self.compare and self.seeds:
             raise UserError("report: --compare and --seeds exclude each other")
-        kind: Literal["report", "comparison", "seeds"]
-        kind = "comparison" if self.compare else "seeds" if self.seeds else "report"
-        style = self.format or ("html" if self.output is None else style_of(self.output))
-        suffix = {"html": "html", "markdown": "md", "json": "json"}[style]
+        kind: Kind = "comparison" if self.compare else "seeds" if self.seeds else "report"
+        style = self.format or ("html" if self.output is None else format_of(self.output))
         name = kind if self.certificates is None else f"{kind}-with-certificates"
-        output = self.output if self.output is not None else self.directories[0] / f"{name}.{suffix}"
+        output = self.output if self.output is not None else self.directories[0] / f"{name}{suffix_of(style)}"
         if output.exists() and not self.overwrite:
             raise UserError(f"output {output}: exists already; choose another name or pass --overwrite")
         write_report(self.directories, output, certificates=self.certificates, kind=kind, style=style)

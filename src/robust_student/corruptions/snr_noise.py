@@ -1,11 +1,14 @@
 """Random perturbations: Gaussian, uniform and impulse noise at a stated signal-to-noise ratio."""
 
 import math
+from typing import Literal
 
 import torch
 
 from robust_student.core.errors import UserError
 from robust_student.core.tensors import InputRange, Inputs, PerExample, column
+
+NoiseName = Literal["gaussian", "uniform", "impulse"]
 
 
 def signal_power(inputs: Inputs) -> PerExample:

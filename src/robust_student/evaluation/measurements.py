@@ -12,7 +12,7 @@ from robust_student.bounds.estimated import estimated_confidence_radius, estimat
 from robust_student.core.norms import Norm
 from robust_student.core.rng import example_seeds, normal_per_example, uniform_per_example
 from robust_student.core.tensors import InputRange, answers
-from robust_student.corruptions.snr_noise import gaussian_at_snr, impulse_at_snr, uniform_at_snr
+from robust_student.corruptions.snr_noise import NoiseName, gaussian_at_snr, impulse_at_snr, uniform_at_snr
 from robust_student.evaluation.settings import EvaluationSettings
 from robust_student.models.model import Model
 from robust_student.results.perturbation import CLEAN, Meaning, Perturbation
@@ -89,7 +89,7 @@ _NOISES = {
 """Kind of noise -> how it is added, and the draws it is made from."""
 
 
-def _noise(name: str, limits: InputRange, seed: int, snr_db: float) -> Measure:
+def _noise(name: NoiseName, limits: InputRange, seed: int, snr_db: float) -> Measure:
     add, draw = _NOISES[name]
 
     def run(model: Model, batch: Batch) -> list[Row]:

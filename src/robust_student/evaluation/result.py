@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from robust_student.core.errors import UserError, nearest
-from robust_student.report.write import style_of, write_report
+from robust_student.report.formats import format_of
+from robust_student.report.write import write_report
 from robust_student.results.rows import SUMMARY
 from robust_student.runtime.files import read_json
 
@@ -115,7 +116,7 @@ class Result:
 
         `certificates` is a directory that `certify` wrote, shown below an evaluation.
         """
-        write_report(self.folder, path, certificates=certificates, style=style_of(path))
+        write_report(self.folder, path, certificates=certificates, style=format_of(path))
         return path
 
     def _table(self, title: str, records: Iterable[Record]) -> str:

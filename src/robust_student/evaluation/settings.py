@@ -5,8 +5,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from robust_student.attacks.autoattack import Tier
+from robust_student.bounds.propagation import METHODS_OF_BOUNDS, Method
 from robust_student.core.norms import NormName
 from robust_student.core.settings import LARGEST_SEED, Settings
+from robust_student.corruptions.snr_noise import NoiseName
 
 
 class CorruptionSettings(Settings):
@@ -42,7 +45,7 @@ class EvaluationSettings(Settings):
     """Examples of that sample, stratified again, for PGD, AutoAttack and estimated radii; None: all of it."""
     snr_db: tuple[float, ...] = (20.0, 15.0, 10.0, 5.0, 0.0, -5.0)
     """Noise levels, signal-to-noise ratio in dB."""
-    noises: tuple[Literal["gaussian", "uniform", "impulse"], ...] = ("gaussian",)
+    noises: tuple[NoiseName, ...] = ("gaussian",)
     """Kinds of noise at each level."""
     corruptions: CorruptionSettings = CorruptionSettings()
     pgd_linf: tuple[Annotated[float, Field(gt=0)], ...] | None = None
@@ -51,7 +54,7 @@ class EvaluationSettings(Settings):
     """PGD budgets, L2, in input units; None: 1/4, 1/2, 1, 3/2 and 2 times the default radius."""
     pgd_steps: int = Field(50, ge=1)
     """Steps of each PGD attack, half of them on the log-odds, half on the margin."""
-    autoattack: Literal["fast", "standard", "none"] = "fast"
+    autoattack: Literal[Tier, "none"] = "fast"
     """fast: APGD-CE, APGD-T, Square 1,000; standard: APGD-CE, APGD-T, FAB-T, Square 5,000; none: no robust claim."""
     autoattack_norm: NormName = "linf"
     """Norm of AutoAttack."""
@@ -97,12 +100,7 @@ class CertificationSettings(Settings):
     """Norm of the perturbation."""
     budgets: tuple[Annotated[float, Field(gt=0)], ...] | None = None
     """Radii at which certified accuracy is reported, in input units; None: 1/5, 1/2 and 1 times the default radius."""
-    methods: tuple[Literal["interval", "gradient", "lipschitz", "linear"], ...] = (
-        "interval",
-        "gradient",
-        "lipschitz",
-        "linear",
-    )
+    methods: tuple[Method, ...] = METHODS_OF_BOUNDS
     """How margins are bounded from below: intervals, bounds of the gradient, a Lipschitz product, linear bounds (CROWN:
     tightest and slowest)."""
     examples: int | None = Field(1000, ge=1)
@@ -131,7 +129,8 @@ class CertificationSettings(Settings):
     """auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps."""
 
 
-SUITES: dict[str, EvaluationSettings] = {
+Suite = Literal["quick", "default", "full"]
+SUITES: dict[Suite, EvaluationSettings] = {
     "quick": EvaluationSettings(examples=1000, attack_examples=200),
     "default": EvaluationSettings(),
     "full": EvaluationSettings(

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from robust_student.core.errors import UserError
 from robust_student.report.contents import document
@@ -17,11 +17,9 @@ from robust_student.report.evidence.certificates import Certificates
 from robust_student.report.evidence.evaluation import Evidence
 from robust_student.report.evidence.seeds import Seeds, check
 from robust_student.report.evidence.side_by_side import Comparison
+from robust_student.report.formats import Format, Kind
 from robust_student.results.rows import CERTIFICATION
 from robust_student.runtime.files import write_atomically
-
-Kind = Literal["report", "comparison", "seeds"]
-Format = Literal["html", "markdown", "json"]
 
 
 def write_report(
@@ -60,15 +58,6 @@ def write_report(
         write_atomically(output, text.encode())
     except OSError as error:
         raise UserError(f"output {output}: cannot write there ({error.strerror})") from None
-
-
-def style_of(output: Path) -> Format:
-    """The format that a file's suffix asks for; UserError where it asks for none."""
-    suffixes: dict[str, Format] = {".html": "html", ".htm": "html", ".md": "markdown", ".markdown": "markdown"}
-    style = (suffixes | {".json": "json"}).get(output.suffix)
-    if style is None:
-        raise UserError(f"output {output}: ends in none of .html, .md and .json; rename it or pass --format")
-    return style
 
 
 def _one(folders: Sequence[Path], certificates: Path | None, style: Format) -> str:

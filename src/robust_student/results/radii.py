@@ -4,7 +4,7 @@ import bisect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, get_args
 
 from robust_student.core.norms import NormName
 from robust_student.results.intervals import Estimate, median, ratio_of_medians, wilson
@@ -12,7 +12,7 @@ from robust_student.results.perturbation import Meaning, Perturbation
 from robust_student.results.records import record
 from robust_student.results.rows import Key, Row
 
-MEANINGS: tuple[Meaning, ...] = ("decision", "confidence")
+MEANINGS: tuple[Meaning, ...] = get_args(Meaning)
 """r_A and r_B."""
 _Rows: TypeAlias = Mapping[tuple[str, float | None], Mapping[int, Row]]
 """Rows of one model by perturbation and setting, then by example."""

@@ -8,7 +8,9 @@ from robust_student.core.norms import NormName
 from robust_student.core.settings import LARGEST_SEED, Settings
 from robust_student.data.augmentation import AugmentationSettings
 from robust_student.objectives.methods import METHODS, kind_of
+from robust_student.objectives.precision import Precision
 from robust_student.objectives.settings import ObjectiveSettings
+from robust_student.training.tracking import TrackerName
 
 
 class SelectionSettings(Settings):
@@ -55,7 +57,7 @@ class TrainingSettings(Settings):
     """Seed of initial weights, data order, random starts and the validation split."""
     ema: float = Field(0.0, ge=0, lt=1)
     """Decay of an exponential moving average of the weights. The average is validated and kept; 0: no average."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     """bf16: passes that only train run under autocast. All that the gradient objective differentiates stays fp32."""
     compile: bool = False
     """Compile the student's passes with torch.compile where the objective allows it."""
@@ -63,7 +65,7 @@ class TrainingSettings(Settings):
     """auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps."""
     checkpoint_minutes: float = Field(2.0, ge=0)
     """Minutes between checkpoints, from which the same command continues after an interruption; 0: every step."""
-    track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    track: tuple[TrackerName, ...] = ()
     """Dashboards that get each epoch's figures (extra `track`): tensorboard, wandb, mlflow."""
     augmentation: AugmentationSettings = AugmentationSettings()
     selection: SelectionSettings = SelectionSettings()

@@ -1,6 +1,6 @@
 """A training's figures for the dashboards that people already use, through accelerate's trackers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +29,7 @@ class Tracking:
             raise UserError("track: needs an output directory")
         require("accelerate.state", "track", "track").PartialState()
         tracking = require("accelerate.tracking", "track", "track")
-        makers = {
+        makers: dict[TrackerName, Callable[[], Any]] = {
             "tensorboard": lambda: tracking.TensorBoardTracker(FOLDER, logging_dir=output),
             "wandb": lambda: tracking.WandBTracker(output.name),
             "mlflow": lambda: tracking.MLflowTracker(output.name),

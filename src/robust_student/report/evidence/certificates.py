@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, NotRequired
+from typing import Annotated, Any, NamedTuple, NotRequired
 
 import numpy as np
 from pydantic import Field, FiniteFloat, TypeAdapter
 from typing_extensions import TypedDict
 
 from robust_student.core.errors import UserError
+from robust_student.core.norms import NormName
 from robust_student.report.document.figures import QUANTILE, Style, model_style
 from robust_student.report.evidence.evaluation import REPORT_SCHEMA
 from robust_student.report.evidence.reading import checked, read_checked, read_rows, require_finished
@@ -22,8 +23,6 @@ from robust_student.results.radii import MEANINGS, Bracket, brackets, certified_
 from robust_student.results.records import find
 from robust_student.results.rows import CERTIFICATION, ROWS, SUMMARY, Key, Row, group
 
-Meaning = Literal["decision", "confidence"]
-"""What a radius is of."""
 SMOOTHED = "certified_smoothed_radius"
 _CURVE_POINTS = 161
 """Radii, evenly spaced, at which a curve is drawn; the budgets come on top."""
@@ -42,7 +41,7 @@ class _Smoothing(TypedDict):
 
 
 class _Settings(TypedDict):
-    norm: Literal["linf", "l2", "l1"]
+    norm: NormName
     methods: list[str]
     tolerance: FiniteFloat
     attacks: list[str]

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import ConfigDict, Field, FiniteFloat
 from typing_extensions import TypedDict
 
+from robust_student.results.masking import Level
 from robust_student.results.records import SUMMARY_SCHEMA
 
 Number = FiniteFloat | None
@@ -14,7 +15,7 @@ class Masking(TypedDict):
     """A masking verdict; beside these, the figures it rests on, by name."""
 
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
-    level: Literal["PASS", "WARN", "FAIL"]
+    level: Level
     reasons: list[str]
 
 
@@ -106,7 +107,7 @@ class Prediction(TypedDict):
     confidence: Number
 
 
-class Level(TypedDict):
+class NoiseLevel(TypedDict):
     """One example at one noise level."""
 
     snr_db: Number
@@ -119,7 +120,7 @@ class Example(TypedDict):
 
     index: int
     label: int
-    levels: list[Level]
+    levels: list[NoiseLevel]
 
 
 class Picture(TypedDict):

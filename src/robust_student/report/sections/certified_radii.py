@@ -22,8 +22,9 @@ from robust_student.report.document.blocks import (
 )
 from robust_student.report.document.figures import SIDES, Style, sandwich_figure, standing_figure
 from robust_student.report.document.words import NONE, accuracy, interval, length, n_examples, norm, number, radius
-from robust_student.report.evidence.certificates import Certificates, Meaning
+from robust_student.report.evidence.certificates import Certificates
 from robust_student.report.sections.certified_phrases import between, budgets, column, heads, label, model, record
+from robust_student.results.perturbation import Meaning
 
 _SIDE_STYLES = {
     "certified": Style(SIDES["certified"][0], "o", (), 2.0),
