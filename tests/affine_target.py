@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import reference
 import torch
-from reference import NORMS, Array, ReferenceNorm, Shape, as_numpy, linear_student
+from reference import NORMS, Array, ReferenceNorm, as_numpy, linear_student
 from torch import Tensor, nn
 
 from robust_student.attacks.apgd import Apgd
@@ -15,7 +15,7 @@ from robust_student.attacks.attack import Attack
 from robust_student.attacks.fab import Fab
 from robust_student.attacks.square import Square
 from robust_student.core.norms import Norm
-from robust_student.core.tensors import InputRange
+from robust_student.core.tensors import InputRange, Shape
 from robust_student.core.threat_model import ThreatModel
 
 CPU = torch.device("cpu")

@@ -10,6 +10,8 @@ import pyarrow
 import pyarrow.parquet
 from PIL import Image
 
+from robust_student.core.tensors import Shape
+
 NAMES = ["cat", "dog", "owl"]
 
 
@@ -19,7 +21,7 @@ def encoded(pixels: Any, form: str = "PNG") -> bytes:
     return buffer.getvalue()
 
 
-def pictures(count: int, shape: tuple[int, ...] = (6, 5, 3), seed: int = 0) -> list[Any]:
+def pictures(count: int, shape: Shape = (6, 5, 3), seed: int = 0) -> list[Any]:
     rng = np.random.default_rng(seed)
     return [rng.integers(0, 256, shape).astype(np.uint8) for _ in range(count)]
 

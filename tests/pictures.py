@@ -8,7 +8,7 @@ import torch
 from reference import Array, as_numpy
 from scipy import integrate, ndimage, stats
 
-from robust_student.corruptions.resampling import Images
+from robust_student.core.tensors import Images, Shape
 
 SEEDS = [3, 2**62, 11]
 
@@ -17,7 +17,7 @@ def pictures(channels: int = 3, height: int = 12, width: int = 10, dtype: torch.
     return torch.rand((3, channels, height, width), generator=torch.Generator().manual_seed(0), dtype=dtype)
 
 
-def draws(shape: tuple[int, ...], seed: int, kind: Callable[..., torch.Tensor] = torch.rand) -> Array:
+def draws(shape: Shape, seed: int, kind: Callable[..., torch.Tensor] = torch.rand) -> Array:
     return as_numpy(kind(shape, generator=torch.Generator().manual_seed(seed)))
 
 

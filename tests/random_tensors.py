@@ -1,10 +1,11 @@
 """Random and small tensors of tests about norms and threat models."""
 
 import torch
-from reference import ReferenceNorm, Shape, norm_for
+from reference import ReferenceNorm, norm_for
 from torch import Tensor
 
 from robust_student.core.norms import Norm, NormName
+from robust_student.core.tensors import Shape
 
 CPU = torch.device("cpu")
 

@@ -19,14 +19,13 @@ from torch import Tensor, nn
 from robust_student.core.errors import UserError
 from robust_student.core.margins import Form, Score
 from robust_student.core.norms import Norm, NormName
-from robust_student.core.tensors import UNIT_RANGE, InputRange
+from robust_student.core.tensors import UNIT_RANGE, InputRange, Shape
 from robust_student.core.threat_model import ThreatModel
 from robust_student.data.readers.load import Data, Examples
 from robust_student.objectives import batch as objectives
 from robust_student.objectives.score_hinge import ScoreSettings
 
 Array = npt.NDArray[np.float64]
-Shape = tuple[int, ...]
 NORMS: tuple[NormName, ...] = ("l1", "l2", "linf")
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import reference
 import torch
-from reference import NORMS, Array, ReferenceNorm, Shape, assert_rows, seeded
+from reference import NORMS, Array, ReferenceNorm, assert_rows, seeded
 from torch import Tensor, nn
 
 from robust_student.attacks.minimum_norm import ATTACKS, DEFAULT_ATTACKS, Effort, Smallest, smallest_decision_change
 from robust_student.core.norms import Norm
-from robust_student.core.tensors import InputRange
+from robust_student.core.tensors import InputRange, Shape
 from robust_student.core.threat_model import ThreatModel
 
 CPU = torch.device("cpu")

@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from robust_student.cli.main import main
+from robust_student.core.tensors import Shape
 from robust_student.training.checkpoints import Checkpoints
 
 EVALUATED = ["evaluate", "teacher", "--data", "digits", "--output", "evaluation", "--device", "cpu", "--examples", "8"]
@@ -185,7 +186,7 @@ def arrays(**changes: Any) -> Callable[[], Path]:
     return make
 
 
-def npz_claiming(shape: tuple[int, ...], *, lie: bool = False) -> Callable[[], Path]:
+def npz_claiming(shape: Shape, *, lie: bool = False) -> Callable[[], Path]:
     """`bad.npz`: its x_train claims a shape that the file has no bytes for; with `lie` the archive claims it too."""
 
     def make() -> Path:
@@ -200,7 +201,7 @@ def npz_claiming(shape: tuple[int, ...], *, lie: bool = False) -> Callable[[], P
     return make
 
 
-def idx(path: str, values: Any, *, magic: int = 0, kind: int = 8, shape: tuple[int, ...] | None = None) -> Any:
+def idx(path: str, values: Any, *, magic: int = 0, kind: int = 8, shape: Shape | None = None) -> Any:
     """An IDX file of unsigned bytes; `shape` is what its header claims."""
     array = np.asarray(values).astype(np.uint8)
     claimed = array.shape if shape is None else shape
@@ -208,7 +209,7 @@ def idx(path: str, values: Any, *, magic: int = 0, kind: int = 8, shape: tuple[i
     return text(path, header + array.tobytes())
 
 
-def gzip_claiming(path: str, shape: tuple[int, ...], actual: int) -> Callable[[], Path]:
+def gzip_claiming(path: str, shape: Shape, actual: int) -> Callable[[], Path]:
     """A gzipped IDX file with `actual` zero bytes behind a header that claims `shape`."""
     header = struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape)
     return text(path, gzip.compress(header + bytes(actual), 9))

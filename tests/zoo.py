@@ -7,7 +7,7 @@ from functools import cache
 from typing import NamedTuple
 
 import torch
-from reference import Array, Shape, as_numpy, norm_for
+from reference import Array, as_numpy, norm_for
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations
@@ -16,7 +16,7 @@ from robust_student.bounds.ball import Ball
 from robust_student.bounds.layers import Layers
 from robust_student.bounds.trace import Graph, trace
 from robust_student.core.norms import Norm, NormName
-from robust_student.core.tensors import InputRange
+from robust_student.core.tensors import InputRange, Shape
 from robust_student.core.threat_model import ThreatModel
 from robust_student.models.networks.fitnet import Maxout
 from robust_student.models.networks.mobilenet import InvertedResidual

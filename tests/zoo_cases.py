@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from reference import NORMS, Array, ReferenceNorm, Shape
+from reference import NORMS, Array, ReferenceNorm
 from scipy import optimize
 from torch import Tensor
 from zoo import ALL
@@ -15,7 +15,7 @@ from robust_student.bounds.layers import Layers
 from robust_student.bounds.propagation import METHODS_OF_BOUNDS
 from robust_student.core.margins import margins
 from robust_student.core.norms import Norm, NormName
-from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE, InputRange
+from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE, InputRange, Shape
 
 every_norm = pytest.mark.parametrize("norm_name", NORMS)
 every_method = pytest.mark.parametrize("method", METHODS_OF_BOUNDS)

@@ -13,10 +13,10 @@ def main() -> None:
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when PyTorch is loaded
     numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
-    kept = {number: signal.signal(number, _leave) for number in numbers}
+    previous_handlers = {number: signal.signal(number, _leave) for number in numbers}
     from robust_student.cli import main as main_module
 
-    for number, handler in kept.items():
+    for number, handler in previous_handlers.items():
         signal.signal(number, handler)
     main_module.main()
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from affine_target import ATTACKS, CPU, PARTS, Target, every_norm, propose
-from reference import Shape, affine, norm_for, prototype_classifier, toy_data
+from reference import affine, norm_for, prototype_classifier, toy_data
 from torch import Tensor, nn
 
 from robust_student.attacks.autoattack import AutoAttack, Tier
 from robust_student.core.norms import Norm, NormName
-from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE, InputRange, answers
+from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE, InputRange, Shape, answers
 from robust_student.core.threat_model import ThreatModel
 
 

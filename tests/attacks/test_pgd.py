@@ -8,7 +8,6 @@ from reference import (
     NORMS,
     Array,
     ReferenceNorm,
-    Shape,
     affine,
     as_numpy,
     linear_student,
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from robust_student.attacks.pgd import Loss, descend, pgd
 from robust_student.core.margins import log_odds, margin
 from robust_student.core.norms import Norm, NormName
-from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE, InputRange
+from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE, InputRange, Shape
 from robust_student.core.threat_model import ThreatModel
 
 CPU = torch.device("cpu")

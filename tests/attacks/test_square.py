@@ -6,12 +6,12 @@ import pytest
 import reference
 import torch
 from affine_target import CPU, every_power
-from reference import Shape, smooth_student
+from reference import smooth_student
 
 from robust_student.attacks.square import square
 from robust_student.core.norms import Norm
 from robust_student.core.rng import generators
-from robust_student.core.tensors import UNIT_RANGE
+from robust_student.core.tensors import UNIT_RANGE, Shape
 from robust_student.core.threat_model import ThreatModel
 
 

@@ -5,13 +5,13 @@ import reference
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import Shape, norm_for, vectors
+from reference import norm_for, vectors
 from zoo import ball_for
 from zoo_cases import every_norm, least_over
 
 from robust_student.bounds.ball import Ball
 from robust_student.core.norms import Norm, NormName
-from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE, InputRange
+from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE, InputRange, Shape
 from robust_student.core.threat_model import ThreatModel
 
 

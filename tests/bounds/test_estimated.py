@@ -5,22 +5,13 @@ import numpy as np
 import pytest
 import reference
 import torch
-from reference import (
-    NORMS,
-    Batch,
-    ReferenceNorm,
-    Shape,
-    assert_rows,
-    linear_student,
-    make_batch,
-    norm_for,
-    smooth_student,
-)
+from reference import NORMS, Batch, ReferenceNorm, assert_rows, linear_student, make_batch, norm_for, smooth_student
 from torch import Tensor, nn
 
 from robust_student.bounds.estimated import estimated_confidence_radius, estimated_decision_radius
 from robust_student.core.margins import Score, log_odds, margin
 from robust_student.core.norms import Norm, NormName
+from robust_student.core.tensors import Shape
 
 every_norm = pytest.mark.parametrize("name", NORMS)
 every_score = pytest.mark.parametrize("score", list(Score))

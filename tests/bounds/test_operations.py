@@ -6,12 +6,12 @@ from collections.abc import Callable
 import pytest
 import torch
 import zoo
-from reference import Shape
 from torch import Tensor
 from zoo import ALL, layers_of
 
 from robust_student.bounds.layers import Layers
 from robust_student.bounds.operations import Affine, Maximum
+from robust_student.core.tensors import Shape
 
 every_network = pytest.mark.parametrize("name", ALL)
 

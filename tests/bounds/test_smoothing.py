@@ -8,7 +8,6 @@ import torch
 from reference import (
     Array,
     ReferenceNorm,
-    Shape,
     affine,
     as_numpy,
     assert_rows,
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 
 from robust_student.bounds.smoothing import ABSTAIN, SmoothedRadius, certified_smoothing_radius
 from robust_student.core.norms import Norm
-from robust_student.core.tensors import UNBOUNDED
+from robust_student.core.tensors import UNBOUNDED, Shape
 
 SHAPE: Shape = (2, 3)
 L2 = Norm.named("l2")

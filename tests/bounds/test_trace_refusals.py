@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from reference import Shape, message_of
+from reference import message_of
 from torch import Tensor, nn
 from torch.nn import functional
 from zoo import COLOUR, SIGNAL, VECTOR, Body
 
 from robust_student.bounds.trace import trace
 from robust_student.core.errors import UserError
+from robust_student.core.tensors import Shape
 
 
 class SqueezeExcite(nn.Module):

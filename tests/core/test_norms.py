@@ -6,12 +6,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from random_tensors import CPU, inner, normal, pair, tensor
-from reference import NORMS, ReferenceNorm, Shape, assert_rows, norm_for, rows, vectors
+from reference import NORMS, ReferenceNorm, assert_rows, norm_for, rows, vectors
 from scipy import stats
 from torch import Tensor
 
 from robust_student.core.errors import UserError
 from robust_student.core.norms import Norm, NormName
+from robust_student.core.tensors import Shape
 
 every_norm = pytest.mark.parametrize("name", NORMS)
 with_and_without_scale = pytest.mark.parametrize("scaled", [False, True], ids=["plain", "scaled"])

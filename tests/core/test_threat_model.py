@@ -8,19 +8,11 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from random_tensors import CPU, inner, normal, pair, tensor
-from reference import (
-    NORMS,
-    Shape,
-    assert_rows,
-    make_batch,
-    norm_for,
-    toy_data,
-    vectors,
-)
+from reference import NORMS, assert_rows, make_batch, norm_for, toy_data, vectors
 
 import robust_student
 from robust_student.core.norms import Norm, NormName
-from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE, InputRange
+from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE, InputRange, Shape
 from robust_student.core.threat_model import FeatureRange, ThreatModel
 
 every_norm = pytest.mark.parametrize("name", NORMS)

@@ -6,10 +6,11 @@ from hypothesis import strategies as st
 from reference import as_numpy
 from scipy import ndimage
 
-from robust_student.corruptions.resampling import averaged, averaging_kernels, displaced, pixel_offsets
+from robust_student.core.tensors import Shape
+from robust_student.corruptions.resampling import averaging_kernels, displaced, pixel_offsets, weighted_averages
 
 
-def images(shape: tuple[int, ...] = (2, 3, 7, 9)) -> torch.Tensor:
+def images(shape: Shape = (2, 3, 7, 9)) -> torch.Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
@@ -31,7 +32,7 @@ def test_displaced_pixels_are_scipys_bilinear_look_ups(edge: str, mode: str) -> 
 def test_a_kernel_averages_the_interpolated_image_over_its_points() -> None:
     inputs = images()
     points = 3 * torch.rand((2, 5, 2), generator=torch.Generator().manual_seed(1), dtype=torch.float64) - 1.5
-    found = as_numpy(averaged(inputs, averaging_kernels(points, 2)))
+    found = as_numpy(weighted_averages(inputs, averaging_kernels(points, 2)))
     rows, columns = np.mgrid[:7, :9]
     for n in range(2):
         looks = [

@@ -21,10 +21,10 @@ from torch.utils.data import DataLoader
 
 from robust_student import TrainingSettings, train
 from robust_student.core.errors import UserError
+from robust_student.core.tensors import Pixels
 from robust_student.data import cache as cache_module
 from robust_student.data import decoding
 from robust_student.data.cache import Stored, cache_directory, remember, store
-from robust_student.data.images import Pixels
 from robust_student.data.readers import image_folder
 from robust_student.data.readers.load import Data, load_data
 

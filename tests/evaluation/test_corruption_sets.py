@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from reference import message_of, toy_data
 
+from robust_student.core.tensors import Shape
 from robust_student.data.readers.load import Data
 from robust_student.evaluation.corruption_sets import open_corruption_set
 
@@ -12,7 +13,7 @@ DATA = toy_data(train=12, test=9, shape=(3, 8, 10))
 GREY = toy_data(train=12, test=9, shape=(1, 8, 10))
 
 
-def images(seed: int, shape: tuple[int, ...] = (45, 8, 10, 3)) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def images(seed: int, shape: Shape = (45, 8, 10, 3)) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
 
 
@@ -38,7 +39,7 @@ def test_severities_are_stacked_and_positions_are_those_of_the_test_set(times: i
 
 
 @pytest.mark.parametrize("shape", [(45, 8, 10), (45, 8, 10, 1)])
-def test_grey_images_need_no_axis_for_channels(shape: tuple[int, ...], tmp_path: Path) -> None:
+def test_grey_images_need_no_axis_for_channels(shape: Shape, tmp_path: Path) -> None:
     found = open_corruption_set(written(tmp_path, snow=images(2, shape)), ["snow"], GREY)
     pixels = images(2, shape).reshape(45, 8, 10)[18 + 4]
     np.testing.assert_allclose(found.inputs("snow", 3, [4])[0, 0].numpy(), pixels / 255, rtol=1e-6)

@@ -11,6 +11,7 @@ from PIL import Image
 from reference import prototype_classifier, toy_data
 from toy_evaluation import DATA, models, rows_of, run
 
+from robust_student.core.tensors import Shape
 from robust_student.core.threat_model import ThreatModel
 from robust_student.results.rows import GALLERY
 from robust_student.runtime.files import read_json
@@ -64,7 +65,7 @@ def test_the_worst_attacked_examples_are_the_surest_ones_that_pgd_broke(finished
 
 
 @pytest.mark.parametrize(("shape", "shown"), [((5,), False), ((2, 4, 4), False), ((3, 4, 4), True)])
-def test_only_images_have_a_gallery(shape: tuple[int, ...], shown: bool, tmp_path: Path) -> None:
+def test_only_images_have_a_gallery(shape: Shape, shown: bool, tmp_path: Path) -> None:
     data = toy_data(shape=shape)
     run(tmp_path / "out", data=data, subjects={"m": prototype_classifier(data)})
     assert (tmp_path / "out" / GALLERY).exists() is shown

@@ -1,8 +1,9 @@
 """Parameters and multiply-accumulates are those of a count by hand."""
 
 import pytest
-from reference import Shape, assert_state, state_of
+from reference import assert_state, state_of
 
+from robust_student.core.tensors import Shape
 from robust_student.models.costs import count_macs, count_parameters
 from robust_student.models.registry import build
 

@@ -13,6 +13,7 @@ from reference import message_of, toy_data
 from torch import Tensor, nn
 
 from robust_student.core.errors import UserError
+from robust_student.core.tensors import Shape
 from robust_student.data.readers.load import Data
 from robust_student.models.exported import open_program
 from robust_student.models.open_model import open_model
@@ -42,7 +43,7 @@ def network(side: int = 8) -> nn.Module:
     return nn.Sequential(*layers, nn.Dropout(0.5)).eval()
 
 
-def export(module: nn.Module, path: Path, shape: tuple[int, ...] = (3, 8, 8), batches: Any = None) -> Path:
+def export(module: nn.Module, path: Path, shape: Shape = (3, 8, 8), batches: Any = None) -> Path:
     torch.export.save(torch.export.export(module, (torch.rand(4, *shape),), dynamic_shapes=batches), path)
     return path
 

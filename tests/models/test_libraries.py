@@ -11,6 +11,7 @@ from reference import assert_state, message_of, state_of, toy_data
 from torch import Tensor
 
 from robust_student.core.errors import UserError
+from robust_student.core.tensors import Shape
 from robust_student.data.readers.load import Data
 from robust_student.models import libraries
 from robust_student.models.costs import count_parameters
@@ -26,7 +27,7 @@ SMALL = ["timm:test_resnet", "timm:test_vit", "torchvision:shufflenet_v2_x0_5", 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-def refusal(spec: str, shape: tuple[int, ...] = (3, 32, 32)) -> str:
+def refusal(spec: str, shape: Shape = (3, 32, 32)) -> str:
     return message_of(lambda: build(spec, shape, 3))
 
 

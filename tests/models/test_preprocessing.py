@@ -9,6 +9,7 @@ import pytest
 import torch
 from reference import message_of
 
+from robust_student.core.tensors import Shape
 from robust_student.models.preprocessing import Preprocessing, from_config, from_pretrained_cfg, order_of, read_names
 
 WANTED = ("cat", "dog", "emu")
@@ -56,7 +57,7 @@ def test_other_names_are_refused(own: tuple[str, ...], words: str) -> None:
     ],
 )
 def test_normalisation_broadcasts_over_an_input(
-    mean: tuple[float, ...], shape: tuple[int, ...], expected: tuple[int, ...]
+    mean: tuple[float, ...], shape: Shape, expected: tuple[int, ...]
 ) -> None:
     found = Preprocessing(mean, tuple(10 * m for m in mean)).normalisation(shape, "teacher")
     assert found is not None and found[0].shape == found[1].shape == expected
@@ -78,7 +79,7 @@ def test_what_is_unknown_stays_unknown() -> None:
         (Preprocessing((0.1, 0.2, 0.3), (1.0, 1.0, 1.0)), (4,), "one per feature"),
     ],
 )
-def test_numbers_that_do_not_fit_are_refused(preprocessing: Preprocessing, shape: tuple[int, ...], words: str) -> None:
+def test_numbers_that_do_not_fit_are_refused(preprocessing: Preprocessing, shape: Shape, words: str) -> None:
     assert words in message_of(lambda: preprocessing.normalisation(shape, "teacher"))
 
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from reference import Shape, affine, assert_state, state_of
+from reference import affine, assert_state, state_of
 from torch import nn
 
 from robust_student.core.errors import UserError
+from robust_student.core.tensors import Shape
 from robust_student.models.costs import count_parameters
 from robust_student.models.registry import NETWORKS, build, check_network
 

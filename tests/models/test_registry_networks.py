@@ -4,6 +4,7 @@ import pytest
 import torch
 from reference import message_of
 
+from robust_student.core.tensors import Shape
 from robust_student.models.costs import count_parameters
 from robust_student.models.networks.fitnet import FITNETS
 from robust_student.models.registry import build
@@ -60,7 +61,7 @@ def test_published_names_are_understood(published: str, ours: str) -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize(("shape", "classes"), [(CIFAR, 10), ((1, 9, 13), 2), ((5, 8, 8), 3)], ids=str)
-def test_networks_take_images_of_any_format(name: str, shape: tuple[int, ...], classes: int) -> None:
+def test_networks_take_images_of_any_format(name: str, shape: Shape, classes: int) -> None:
     logits = build(name, shape, classes).eval()(torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)))
     assert logits.shape == (2, classes) and bool(logits.isfinite().all())
 
@@ -71,7 +72,7 @@ def test_networks_of_images_refuse_tables(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "shape"), [("maxout", (1, 7, 9)), ("fitnet1", (1, 3, 8)), ("fitnet4", (1, 8, 2))])
-def test_images_that_pooling_would_empty_are_refused(name: str, shape: tuple[int, ...]) -> None:
+def test_images_that_pooling_would_empty_are_refused(name: str, shape: Shape) -> None:
     assert "at least" in message_of(lambda: build(name, shape, 3))
 
 

@@ -9,7 +9,6 @@ from reference import (
     NORMS,
     Batch,
     ReferenceNorm,
-    Shape,
     assert_finite_gradients,
     assert_rows,
     gradients_after,
@@ -25,6 +24,7 @@ from torch.autograd.function import once_differentiable
 from robust_student.core.errors import UserError
 from robust_student.core.margins import Form, Score
 from robust_student.core.norms import Norm, NormName
+from robust_student.core.tensors import Shape
 from robust_student.objectives.gradient_penalties import (
     exact_slope,
     projected_jacobian,

@@ -11,7 +11,6 @@ from reference import (
     NORMS,
     Batch,
     Setup,
-    Shape,
     assert_finite_gradients,
     assert_rows,
     conv_student,
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 from robust_student.core.errors import UserError
 from robust_student.core.margins import Form, Score
 from robust_student.core.norms import Norm, NormName
-from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE, InputRange
+from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE, InputRange, Shape
 from robust_student.core.threat_model import ThreatModel
 from robust_student.objectives import gradient_penalties
 from robust_student.objectives.batch import Terms

@@ -22,9 +22,9 @@ def test_a_device_that_is_not_there_is_refused_by_name(name: str) -> None:
 
 
 def test_the_largest_network_is_still_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "LARGEST_NETWORK", 65 * 10)
+    monkeypatch.setattr(hardware, "_LARGEST_NETWORK", 65 * 10)
     assert sum(p.numel() for p in build("linear", (1, 8, 8), 10).parameters()) == 650
-    monkeypatch.setattr(hardware, "LARGEST_NETWORK", 65 * 10 - 1)
+    monkeypatch.setattr(hardware, "_LARGEST_NETWORK", 65 * 10 - 1)
     assert "would have 6.5e+02 parameters" in message_of(lambda: build("linear", (1, 8, 8), 10))
 
 

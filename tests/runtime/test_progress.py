@@ -18,7 +18,7 @@ from robust_student.training.train import train
 def test_a_line_says_how_far_how_long_still_and_at_what(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(progress, "SILENCE", 0.0)
+    monkeypatch.setattr(progress, "_SILENCE", 0.0)
     with Advance(4_000, 1_000) as advance:
         for done in (1_000, 2_000, 3_000):
             time.sleep(0.01)
@@ -46,7 +46,7 @@ def test_a_quiet_or_a_short_job_says_nothing(
 ) -> None:
     with Advance(2) as advance:
         advance.update(1, "short")
-    monkeypatch.setattr(progress, "SILENCE", 0.0)
+    monkeypatch.setattr(progress, "_SILENCE", 0.0)
     with Advance(2, quiet=True) as advance:
         advance.update(1, "quiet")
     assert capsys.readouterr().err == ""
@@ -55,7 +55,7 @@ def test_a_quiet_or_a_short_job_says_nothing(
 def test_training_and_evaluation_tell(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(progress, "SILENCE", 0.0)
+    monkeypatch.setattr(progress, "_SILENCE", 0.0)
     data = toy_data(train=60)
     train("linear", data, TrainingSettings(epochs=2, batch_size=8, device="cpu"))
     told = capsys.readouterr().err

@@ -12,7 +12,7 @@ from robust_student.attacks.attack import Attack
 from robust_student.attacks.unscaled import without_scale
 from robust_student.core.margins import margin
 from robust_student.core.rng import generators
-from robust_student.core.tensors import Inputs, Labels, PerExample, answers
+from robust_student.core.tensors import Inputs, Labels, PerExample, Shape, answers
 from robust_student.core.threat_model import ThreatModel
 
 _SHARE = 0.8  # of the image that the first square covers
@@ -91,7 +91,7 @@ def square(
 class _Canvas:
     """How inputs are seen as images."""
 
-    shape: tuple[int, ...]
+    shape: Shape
     channels: int
     height: int
     width: int

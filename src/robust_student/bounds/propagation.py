@@ -20,7 +20,7 @@ from robust_student.bounds.activations import Interval, Lines
 from robust_student.bounds.ball import Ball
 from robust_student.bounds.layers import Layers
 from robust_student.bounds.operations import Affine, Faces
-from robust_student.core.tensors import Labels, Logits
+from robust_student.core.tensors import Labels, Logits, Shape, slices
 
 Method: TypeAlias = Literal["interval", "gradient", "lipschitz", "linear"]
 """How a margin is bounded; all but linear cost a few passes of the network."""
@@ -65,7 +65,7 @@ def margin_slopes(
         found = _lipschitz(layers, flat, owner, ball)
     else:
         intervals = bound_steps(layers, ball, linear=False)
-        parts = _parts(len(flat), _ROWS)
+        parts = slices(len(flat), _ROWS)
         found = torch.cat([_gradient(layers, flat[part], owner[part], ball, intervals) for part in parts])
     return found.view(rows.shape[:2])
 
@@ -114,7 +114,7 @@ def _tighten_affine(layers: Layers, number: int, ball: Ball, found: Interval) ->
     ends = []
     for sign in (1.0, -1.0):
         columns = []
-        for part in _parts(math.prod(shape), _ROWS):
+        for part in slices(math.prod(shape), _ROWS):
             positions = torch.arange(part.start, part.stop, device=ball.inputs.device)
             rows = sign * _unit_rows(positions, shape, ball.inputs)
             pulled, bias = _to_input(layers, number, rows)
@@ -140,7 +140,7 @@ def _tighten(layers: Layers, number: int, ball: Ball, intervals: list[Interval],
     return torch.minimum(lower, upper).view(whole), torch.maximum(lower, upper).view(whole)
 
 
-def _unit_rows(positions: Tensor, shape: tuple[int, ...], like: Tensor) -> Tensor:
+def _unit_rows(positions: Tensor, shape: Shape, like: Tensor) -> Tensor:
     rows = like.new_zeros((len(positions), math.prod(shape)))
     rows[torch.arange(len(positions), device=like.device), positions] = 1.0
     return rows.view(len(positions), *shape)
@@ -260,15 +260,11 @@ def _lipschitz(layers: Layers, rows: Tensor, owner: Tensor, ball: Ball) -> Tenso
     return slope
 
 
-def _parts(count: int, size: int) -> Iterator[slice]:
-    return (slice(start, min(start + size, count)) for start in range(0, count, size))
-
-
 def _examples(owners: Tensor) -> Iterator[tuple[int, slice]]:
     """Runs of rows that belong to one example, at most `_ROWS` long; `owners` rise."""
     start = 0
     examples, counts = torch.unique_consecutive(owners, return_counts=True)
     for example, count in zip(examples.tolist(), counts.tolist(), strict=True):
-        for part in _parts(count, _ROWS):
+        for part in slices(count, _ROWS):
             yield example, slice(start + part.start, start + part.stop)
         start += count

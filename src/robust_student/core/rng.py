@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from robust_student.core.tensors import Shape
+
 
 def example_seeds(seed: int, indices: list[int]) -> list[int]:
     """One seed per example, independent of batching and of the model."""
@@ -63,7 +65,7 @@ class ExampleRng:
         first = _mix(_int32(low) + _signed(self._base))
         return first, _mix(_mix(first + _signed(_STEP)) + _int32(high))
 
-    def uniform(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Float[Tensor, "batch *shape"]:
+    def uniform(self, shape: Shape, dtype: torch.dtype = torch.float32) -> Float[Tensor, "batch *shape"]:
         """Independent uniform numbers in [0, 1) with 24 random bits; the first dimension of `shape` is the batch's."""
         size = 1
         for length in shape[1:]:
@@ -76,7 +78,7 @@ class ExampleRng:
         bits = _mix((columns ^ first[:, None]) + second[:, None])
         return (bits >> 8).bitwise_and_(0xFFFFFF).to(dtype).mul_(2.0**-24).view(shape)
 
-    def normal(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Float[Tensor, "batch *shape"]:
+    def normal(self, shape: Shape, dtype: torch.dtype = torch.float32) -> Float[Tensor, "batch *shape"]:
         """Independent standard normal numbers, sqrt(-2 ln(1 - u)) cos(2 pi v) (Box & Muller 1958)."""
         radius = torch.log1p(-self.uniform(shape, dtype)).mul_(-2).sqrt_()
         return radius * torch.cos(self.uniform(shape, dtype).mul_(2 * torch.pi))
@@ -86,14 +88,14 @@ Source: TypeAlias = torch.Generator | ExampleRng | None
 """Where random numbers come from: a generator, per-example draws, or PyTorch's global generator."""
 
 
-def uniform(shape: tuple[int, ...], like: Tensor, source: Source) -> Tensor:
+def uniform(shape: Shape, like: Tensor, source: Source) -> Tensor:
     """Uniform numbers in [0, 1) of the given shape on the device and in the type of `like`."""
     if isinstance(source, ExampleRng):
         return source.uniform(shape, like.dtype)
     return torch.rand(shape, generator=source, device=like.device, dtype=like.dtype)
 
 
-def normal(shape: tuple[int, ...], like: Tensor, source: Source) -> Tensor:
+def normal(shape: Shape, like: Tensor, source: Source) -> Tensor:
     """Standard normal numbers of the given shape on the device and in the type of `like`."""
     if isinstance(source, ExampleRng):
         return source.normal(shape, like.dtype)

@@ -16,7 +16,7 @@ from pydantic import (
 
 from robust_student.core.errors import UserError, nearest, require_file, short
 
-Group = TypeVar("Group", bound="Settings")
+_Group = TypeVar("_Group", bound="Settings")
 _WHOLE = {"parse": "whole"}  # validation context of Settings.whole
 
 
@@ -30,7 +30,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     @classmethod
-    def parse(cls: type[Group], values: Any, source: str = "settings") -> Group:
+    def parse(cls: type[_Group], values: Any, source: str = "settings") -> _Group:
         """Build the settings from plain values (a parsed YAML or JSON file), or raise a one-line UserError."""
         try:
             return cls.whole(values)
@@ -38,7 +38,7 @@ class Settings(BaseModel):
             raise UserError(" ".join(f"{source}: {explain(cls, error.errors()[0])}".split())) from None
 
     @classmethod
-    def whole(cls: type[Group], values: Any) -> Group:
+    def whole(cls: type[_Group], values: Any) -> _Group:
         """Build the settings, or raise pydantic's ValidationError, whose problems have the whole path of a setting."""
         return cls.model_validate(values, context=_WHOLE)
 

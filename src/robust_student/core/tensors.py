@@ -1,8 +1,11 @@
-"""Tensor shapes and the range of valid inputs, for all folders."""
+"""Tensor shapes, parts of a batch and the range of valid inputs, for all folders."""
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
@@ -10,6 +13,10 @@ Shape: TypeAlias = tuple[int, ...]
 """Sizes of one input or of one output, without the batch."""
 Inputs: TypeAlias = Float[Tensor, "batch *shape"]
 """A batch of inputs of any shape, in the data's own units (pixels in [0, 1])."""
+Images: TypeAlias = Float[Tensor, "batch channels height width"]
+"""A batch of images of any size and number of channels."""
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+"""Images as they are stored, of any shape."""
 Logits: TypeAlias = Float[Tensor, "batch classes"]
 """One row of unnormalised scores per example."""
 Labels: TypeAlias = Int64[Tensor, " batch"]
@@ -45,6 +52,11 @@ UNIT_RANGE = InputRange(0.0, 1.0)
 """Images with pixels in [0, 1]."""
 UNBOUNDED = InputRange(-math.inf, math.inf)
 """Inputs without a limit, such as standardised features."""
+
+
+def slices(count: int, size: int) -> Iterator[slice]:
+    """Slices of at most `size` that cover `range(count)`."""
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
 
 def column(values: Shaped[Tensor, " batch"], like: Tensor) -> Tensor:

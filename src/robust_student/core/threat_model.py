@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robust_student.core.norms import Norm, NormName
 from robust_student.core.rng import Source, generator_each
-from robust_student.core.tensors import InputRange, Inputs, PerExample, Size, broadcastable, column
+from robust_student.core.tensors import InputRange, Inputs, PerExample, Shape, Size, broadcastable, column
 
 _HALVINGS = 40  # of the threshold of the L1 projection
 _FAR = 16.0  # L1 length of the Gaussian that L1 starts are projections of, in radii
@@ -21,7 +21,7 @@ class Space(Protocol):
     """What a threat model needs to know of data: the shape of an input, its range, and the unit of each feature."""
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> Shape:
         """Shape of one input."""
 
     @property
@@ -83,7 +83,7 @@ class ThreatModel:
     @classmethod
     def of(cls, norm: Norm, radius: float | None, input_range: InputRange, shape: Sequence[int]) -> "ThreatModel":
         """The same for a norm that exists already."""
-        return cls(norm, default_radius(norm, input_range, shape) if radius is None else radius, input_range)
+        return cls(norm, _default_radius(norm, input_range, shape) if radius is None else radius, input_range)
 
     @property
     def budget(self) -> float:
@@ -217,7 +217,7 @@ class ThreatModel:
         return (change.flatten(1).sign() * inside).view_as(change)
 
 
-def default_radius(norm: Norm, input_range: InputRange, shape: Sequence[int]) -> float:
+def _default_radius(norm: Norm, input_range: InputRange, shape: Sequence[int]) -> float:
     """A starting value for R where the user gives none (docs/objectives.md); search for a better one.
 
     Linf: 4/255 of the range for three-channel images, 0.1 of the range otherwise (0.1 scale units when there is no

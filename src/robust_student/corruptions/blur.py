@@ -6,7 +6,14 @@ from collections.abc import Sequence
 import torch
 
 from robust_student.core.rng import uniform_per_example
-from robust_student.corruptions.resampling import Images, averaged, averaging_kernels, displaced, pixel_offsets, side
+from robust_student.core.tensors import Images
+from robust_student.corruptions.resampling import (
+    averaging_kernels,
+    displaced,
+    pixel_offsets,
+    side,
+    weighted_averages,
+)
 
 GAUSSIAN = (0.012, 0.018, 0.027, 0.038, 0.052)
 """Standard deviation of the Gaussian, shares of the side."""
@@ -33,7 +40,7 @@ def defocus_blur(images: Images, severity: int, seeds: Sequence[int]) -> Images:
     line = torch.linspace(-1, 1, 2 * math.ceil(4 * radius) + 25, dtype=images.dtype, device=images.device)
     points = torch.cartesian_prod(line, line)
     points = points[points.square().sum(dim=1) <= 1]
-    return averaged(images, averaging_kernels(radius * points[None], math.ceil(radius)))
+    return weighted_averages(images, averaging_kernels(radius * points[None], math.ceil(radius)))
 
 
 def motion_blur(images: Images, severity: int, seeds: Sequence[int]) -> Images:
@@ -48,7 +55,7 @@ def along(images: Images, angles: torch.Tensor, length: float) -> Images:
     count = 4 * math.ceil(length) + 8
     steps = length * ((torch.arange(count, dtype=images.dtype, device=images.device) + 0.5) / count - 0.5)
     points = torch.stack([angles.cos() * steps, angles.sin() * steps], dim=2)
-    return averaged(images, averaging_kernels(points, math.ceil(length / 2)))
+    return weighted_averages(images, averaging_kernels(points, math.ceil(length / 2)))
 
 
 def glass_blur(images: Images, severity: int, seeds: Sequence[int]) -> Images:
@@ -75,4 +82,4 @@ def gaussian_smoothed(images: Images, sigma: float) -> Images:
     line = (sigma * torch.special.ndtri(probabilities)).clamp(-3 * sigma, 3 * sigma).to(images)
     reach = math.ceil(3 * sigma)
     row = averaging_kernels(torch.stack([line, torch.zeros_like(line)], dim=1)[None], reach)[:, reach : reach + 1]
-    return averaged(averaged(images, row), row.mT)
+    return weighted_averages(weighted_averages(images, row), row.mT)

@@ -3,7 +3,6 @@
 import io
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from robust_student.core.rng import normal_per_example, uniform_per_example
+from robust_student.core.tensors import Images, Pixels
 from robust_student.corruptions.blur import gaussian_smoothed
-from robust_student.corruptions.resampling import Images, displaced, pixel_offsets, side
+from robust_student.corruptions.resampling import displaced, pixel_offsets, side
 
 _BRIGHTER = (0.06, 0.12, 0.19, 0.27, 0.36)
 """What is added to the value (the largest channel) of a pixel."""
@@ -100,9 +100,6 @@ def _coarse(length: int, share: float, like: Tensor) -> Tensor:
     starts = torch.arange(length, dtype=torch.float64)
     shared = (torch.minimum(edges[1:, None], starts + 1) - torch.maximum(edges[:-1, None], starts)).clamp(min=0)
     return (shared.T @ shared * count / length).to(like)
-
-
-Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 def _through_jpeg(pixels: Pixels, quality: int) -> Pixels:

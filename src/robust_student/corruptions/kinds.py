@@ -4,9 +4,8 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 
 from robust_student.core.errors import UserError, nearest
-from robust_student.core.tensors import InputRange, Inputs
+from robust_student.core.tensors import Images, InputRange, Inputs
 from robust_student.corruptions import blur, digital, noise, weather
-from robust_student.corruptions.resampling import Images
 
 SEVERITIES = (1, 2, 3, 4, 5)
 SMALLEST_SIDE = 8

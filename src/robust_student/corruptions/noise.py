@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from robust_student.core.rng import normal_per_example, uniform_per_example
-from robust_student.corruptions.resampling import Images
+from robust_student.core.tensors import Images
 
 DEVIATIONS = (0.04, 0.06, 0.09, 0.13, 0.19)
 """Standard deviation of Gaussian and of uniform noise."""

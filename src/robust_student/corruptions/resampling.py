@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-Images: TypeAlias = Float[Tensor, "batch channels height width"]
-"""A batch of images of any size and number of channels."""
+from robust_student.core.tensors import Images
+
 Offsets: TypeAlias = Float[Tensor, "batch height width 2"]
 """Where each pixel looks, relative to itself, in pixels: (right, down)."""
 Kernels: TypeAlias = Float[Tensor, "kernels rows columns"]
@@ -45,7 +45,7 @@ def averaging_kernels(points: Float[Tensor, "kernels points 2"], reach: int) -> 
     return torch.einsum("kpj,kpi->kij", hats[:, :, 0], hats[:, :, 1]) / points.shape[1]
 
 
-def averaged(images: Images, kernels: Kernels) -> Images:
+def weighted_averages(images: Images, kernels: Kernels) -> Images:
     """Every pixel replaced by the weighted average of its neighbours, the image mirrored at its edges."""
     batch, channels = images.shape[:2]
     down, right = (length // 2 for length in kernels.shape[1:])

@@ -44,9 +44,9 @@ def impulse_at_snr(inputs: Inputs, snr_db: float, input_range: InputRange, draws
     if not input_range.bounded:
         raise UserError("noise: impulses need inputs with a range; leave impulse noise out")
     lower, upper = input_range
-    wanted = signal_power(inputs) / 10 ** (snr_db / 10)
+    target_power = signal_power(inputs) / 10 ** (snr_db / 10)
     change = (signal_power(inputs - lower) + signal_power(inputs - upper)) / 2
-    share = column((wanted / change).clamp(max=1), inputs)
+    share = column((target_power / change).clamp(max=1), inputs)
     noisy = inputs.masked_fill(draws < share, lower).masked_fill(draws < share / 2, upper)
     return noisy, _realised(inputs, noisy)
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from robust_student.core.rng import normal_per_example, uniform_per_example
+from robust_student.core.tensors import Images
 from robust_student.corruptions.blur import along
-from robust_student.corruptions.resampling import Images
 
 FLAKES = (0.012, 0.02, 0.03, 0.045, 0.065)
 """Share of the picture that flakes cover before they fall."""
@@ -54,11 +54,11 @@ def snow(images: Images, severity: int, seeds: Sequence[int]) -> Images:
 
 def frost(images: Images, severity: int, seeds: Sequence[int]) -> Images:
     """a x + b ice, with a procedural texture of crystals in place of ImageNet-C's photographs of frost."""
-    kept, ice = _FROST[severity - 1]
+    picture, ice = _FROST[severity - 1]
     channels, height, width = images.shape[1:]
     colour = images.new_tensor(ICE if channels == 3 else (1.0,)).view(-1, 1, 1)
     texture = torch.stack([crystals(height, width, seed) for seed in seeds]).to(images)
-    return kept * images + ice * colour * texture[:, None]
+    return picture * images + ice * colour * texture[:, None]
 
 
 def crystals(height: int, width: int, seed: int) -> Float[Tensor, "height width"]:
@@ -87,10 +87,10 @@ def crystals(height: int, width: int, seed: int) -> Float[Tensor, "height width"
 def fog(images: Images, severity: int, seeds: Sequence[int]) -> Images:
     """(x + c m) / (1 + c), m a plasma field in [0, 1] with more power in longer waves."""
     density = _FOG[severity - 1]
-    return (images + density * plasma(images, seeds)) / (1 + density)
+    return (images + density * _plasma(images, seeds)) / (1 + density)
 
 
-def plasma(images: Images, seeds: Sequence[int]) -> Float[Tensor, "batch 1 height width"]:
+def _plasma(images: Images, seeds: Sequence[int]) -> Float[Tensor, "batch 1 height width"]:
     """A cloud from 0 to 1: octaves of bilinearly interpolated noise, lattices of 3, 5, 9, ... points a side."""
     height, width = images.shape[2:]
     lattices = [2**k + 1 for k in range(1, max(2, math.ceil(math.log2(max(height, width)))))]

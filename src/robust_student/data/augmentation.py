@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 from pydantic import (
     Field,
     model_validator,
@@ -15,7 +15,7 @@ from torch.nn import functional
 from robust_student.core.errors import UserError
 from robust_student.core.rng import ExampleRng
 from robust_student.core.settings import Settings
-from robust_student.core.tensors import Inputs, Labels, PerExample
+from robust_student.core.tensors import Images, Inputs, Labels, PerExample
 
 
 class AugmentationSettings(Settings):
@@ -40,9 +40,6 @@ class AugmentationSettings(Settings):
         if self.mixup > 0 and self.cutmix > 0:
             raise ValueError("mixup and cutmix exclude each other: set one of them to 0")
         return self
-
-
-Images = Float[Tensor, "batch channels height width"]
 
 
 @dataclass(frozen=True, eq=False)

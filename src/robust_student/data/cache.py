@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from robust_student.core.errors import UserError
-from robust_student.data.images import Pixels
+from robust_student.core.tensors import Pixels, Shape
 
 IN_MEMORY = 256 * 2**20
 """Bytes of pixels up to which a part of a set is held in memory; larger parts are mapped from a file."""
@@ -53,7 +53,7 @@ class CacheError(UserError):
     """The cache directory cannot be used."""
 
 
-def store(shape: tuple[int, ...], blocks: Callable[[], Iterable[Pixels]], key: Mapping[str, Any] | None) -> Stored:
+def store(shape: Shape, blocks: Callable[[], Iterable[Pixels]], key: Mapping[str, Any] | None) -> Stored:
     """The pixels `(n, *shape)` that `blocks` yields in order, in memory up to IN_MEMORY, else mapped from a file.
 
     KEPT or more rows are written to a file even if they fit into memory: reading it is faster than decoding again.
@@ -98,7 +98,7 @@ def stamps(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
     return found
 
 
-def _gathered(shape: tuple[int, ...], blocks: Iterable[Pixels]) -> Tensor:
+def _gathered(shape: Shape, blocks: Iterable[Pixels]) -> Tensor:
     pixels = np.empty(shape, np.uint8)
     row = 0
     for block in blocks:
@@ -108,7 +108,7 @@ def _gathered(shape: tuple[int, ...], blocks: Iterable[Pixels]) -> Tensor:
     return torch.from_numpy(pixels)
 
 
-def _mapped(shape: tuple[int, ...], blocks: Callable[[], Iterable[Pixels]], key: Mapping[str, Any] | None) -> Stored:
+def _mapped(shape: Shape, blocks: Callable[[], Iterable[Pixels]], key: Mapping[str, Any] | None) -> Stored:
     """The pixels mapped from a file of the cache, which is made where it is not there."""
     folder, total = cache_directory(), int(np.prod(shape))
     with _writing(folder, total):
@@ -127,7 +127,7 @@ def _mapped(shape: tuple[int, ...], blocks: Callable[[], Iterable[Pixels]], key:
     return found
 
 
-def _opened(path: Path, shape: tuple[int, ...]) -> Stored | None:
+def _opened(path: Path, shape: Shape) -> Stored | None:
     """The pixels of a sound cache file; None where there is none, or it is damaged."""
     try:
         checksums = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["checksums"]
@@ -144,7 +144,7 @@ def _opened(path: Path, shape: tuple[int, ...]) -> Stored | None:
         return None
 
 
-def _made(path: Path, shape: tuple[int, ...], blocks: Callable[[], Iterable[Pixels]]) -> Stored:
+def _made(path: Path, shape: Shape, blocks: Callable[[], Iterable[Pixels]]) -> Stored:
     """Write the file and then its checksums: without them it does not count."""
     folder, total = path.parent, int(np.prod(shape))
     with _writing(folder, total):
@@ -185,7 +185,7 @@ def _write(file: BinaryIO, blocks: Iterable[Pixels], folder: Path, total: int) -
     return checksums + ([current.hexdigest()] if filled else [])
 
 
-def _map(file: BinaryIO, shape: tuple[int, ...]) -> Tensor:
+def _map(file: BinaryIO, shape: Shape) -> Tensor:
     """The file's pixels, mapped: read when they are looked at, private to this process when they are written."""
     return torch.from_numpy(np.memmap(file, np.uint8, mode="c", shape=shape))
 
@@ -203,11 +203,11 @@ def _replace(path: Path, content: bytes) -> None:
         Path(name).unlink(missing_ok=True)
 
 
-def _content(shape: tuple[int, ...], checksums: list[str]) -> str:
+def _content(shape: Shape, checksums: list[str]) -> str:
     return hashlib.sha256(json.dumps([list(shape), checksums]).encode()).hexdigest()
 
 
-def _name(key: Mapping[str, Any], shape: tuple[int, ...]) -> str:
+def _name(key: Mapping[str, Any], shape: Shape) -> str:
     everything = {"version": _VERSION, "pillow": PIL.__version__, "shape": list(shape), **key}
     return hashlib.sha256(json.dumps(everything, sort_keys=True).encode("utf-8", "surrogateescape")).hexdigest()[:40]
 

@@ -13,9 +13,10 @@ from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
 
 from robust_student.core.errors import UserError
+from robust_student.core.tensors import Pixels
 from robust_student.data.cache import remember, store
 from robust_student.data.examples import Examples
-from robust_student.data.images import Format, Look, Pixels, decode, look, quiet
+from robust_student.data.images import Format, Look, decode, look, quiet
 from robust_student.data.spec import Spec
 
 ALONE = 2_000

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from robust_student.core.errors import UserError
-from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE, InputRange
+from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE, InputRange, Shape
 from robust_student.data.streams import Stream
 
 STATISTICS_EXAMPLES = 10_000
@@ -39,7 +39,7 @@ class Examples:
         return len(self.labels)
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> Shape:
         """Shape of one input."""
         return tuple(self.stored.shape[1:])
 
@@ -100,7 +100,7 @@ class Data:
     """The source's own examples to choose on; None: a part of the training set is held out."""
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> Shape:
         """Shape of one input."""
         return self.train.shape
 

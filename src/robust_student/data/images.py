@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from robust_student.core.errors import UserError, require_file
+from robust_student.core.tensors import Pixels
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
@@ -28,7 +28,6 @@ GREY = frozenset({"1", "L", "LA", "I", "I;16", "F"})
 """Modes of Pillow with one channel besides transparency."""
 _DEEP = frozenset({"I", "I;16", "F"})
 
-Pixels = npt.NDArray[np.uint8]
 Found = TypeVar("Found")
 
 

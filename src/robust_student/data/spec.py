@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from robust_student.core.errors import UserError, nearest
+from robust_student.core.tensors import Shape
 
 _OPTION = re.compile(r",(?=[a-z_]+=)(?![^{}]*\})")  # a comma before NAME=, but none inside braces
 
@@ -21,7 +22,7 @@ class Spec:
     """What stands between the colon and the first option."""
     options: dict[str, str] = field(default_factory=dict)
     """The options, by name."""
-    shape: tuple[int, ...] | None = None
+    shape: Shape | None = None
     """Shape of one input that a model expects; None: whatever the data has."""
     image_size: tuple[int, int] | None = None
     """(height, width) in pixels to which images are resized; None: by the rules of the source."""

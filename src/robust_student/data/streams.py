@@ -5,11 +5,13 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from robust_student.core.tensors import Shape
+
 
 class Stream(ABC):
     """Training examples too many for memory or disk, in batches whose order depends on epoch and seed alone."""
 
-    shape: tuple[int, ...]
+    shape: Shape
     """Shape of one input."""
     length: int
     """Examples per epoch, over all processes."""

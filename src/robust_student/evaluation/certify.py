@@ -10,6 +10,7 @@ from robust_student.bounds.certified import Certifier
 from robust_student.bounds.propagation import Method
 from robust_student.bounds.trace import trace
 from robust_student.core.errors import UserError
+from robust_student.core.tensors import Shape
 from robust_student.core.threat_model import ThreatModel
 from robust_student.data.readers.load import Data, nested_sample
 from robust_student.evaluation.fingerprint import fingerprint
@@ -68,7 +69,7 @@ def certify(
 
 
 def _certifiers(
-    models: Mapping[str, Model], threat: ThreatModel, shape: tuple[int, ...], settings: CertificationSettings
+    models: Mapping[str, Model], threat: ThreatModel, shape: Shape, settings: CertificationSettings
 ) -> dict[str, dict[Method, Certifier]]:
     """By model and method; traces every network before anything is measured: a refusal comes at once."""
     if not settings.methods:

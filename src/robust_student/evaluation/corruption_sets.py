@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from robust_student.core.errors import UserError, nearest
+from robust_student.core.tensors import Shape
 from robust_student.corruptions.kinds import SEVERITIES
 from robust_student.data.readers.load import Data
 
@@ -41,7 +42,7 @@ def open_corruption_set(folder: Path, kinds: Sequence[str], data: Data) -> Corru
     """
     _check_labels(folder, _open(folder, LABELS), data)
     channels, height, width = data.shape
-    shapes: list[tuple[int, ...]] = [(len(SEVERITIES) * len(data.test), height, width, channels)]
+    shapes: list[Shape] = [(len(SEVERITIES) * len(data.test), height, width, channels)]
     shapes += [shapes[0][:3]] if channels == 1 else []
     images = {kind: _open(folder, kind) for kind in kinds}
     for kind, array in images.items():

@@ -13,7 +13,7 @@ from robust_student.attacks.pgd import Excess, Loss, descend
 from robust_student.core.errors import UserError
 from robust_student.core.margins import input_gradient, margin, true_score
 from robust_student.core.rng import example_seeds
-from robust_student.core.tensors import Labels, Logits, PerExample, answers
+from robust_student.core.tensors import Labels, Logits, PerExample, Shape, answers
 from robust_student.core.threat_model import ThreatModel
 from robust_student.evaluation.attack_measurements import grade
 from robust_student.evaluation.measurements import Batch, Measure, Measurement, rows_of
@@ -190,7 +190,7 @@ def _pgd(name: Perturbation, loss: Loss, threat: ThreatModel, seed: int, steps: 
 
 def _transfer(surrogates: Mapping[str, Model], threat: ThreatModel, seed: int, steps: float) -> Measure:
     """Points that lower the margin of each surrogate as far as the steps allow, shown to the other models."""
-    made: dict[tuple[str, tuple[int, ...]], Tensor] = {}
+    made: dict[tuple[str, Shape], Tensor] = {}
 
     def points_of(name: str, batch: Batch) -> Tensor:
         key = (name, tuple(batch.indices))

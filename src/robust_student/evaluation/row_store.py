@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from robust_student.core.errors import UserError
+from robust_student.core.tensors import slices
 from robust_student.evaluation.measurements import Batch, Measurement
 from robust_student.models.model import Model
 from robust_student.models.probe import difference
@@ -125,7 +126,7 @@ class RowStore:
         groups, torn, passed = group(self._saved()), False, 0
         rows_file = self.output / (ROWS if self.shard is None else self.shard.rows)
         cells = [(name, cell) for name in models for cell in plans[name]]
-        turns = ((name, cell, part) for name, cell in cells for part in parts(cell.count, batch_size))
+        turns = ((name, cell, part) for name, cell in cells for part in slices(cell.count, batch_size))
         with Advance(sum(cell.count for _, cell in cells)) as advance:
             for turn, (name, cell, part) in enumerate(turns):
                 advance.update(passed, f"{name}: {cell.title}")
@@ -170,8 +171,3 @@ class RowStore:
         write_atomically(self.output / ROWS, "".join(json.dumps(asdict(row)) + "\n" for row in rows.values()).encode())
         for path in shards:
             path.unlink()
-
-
-def parts(count: int, size: int) -> Iterator[slice]:
-    """Slices of at most `size` that cover `range(count)`."""
-    return (slice(start, min(start + size, count)) for start in range(0, count, size))

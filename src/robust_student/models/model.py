@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from robust_student.core.errors import UserError
 from robust_student.core.layer_outputs import features
 from robust_student.core.module_state import device_of, evaluating, serialised
+from robust_student.core.tensors import Shape
 from robust_student.data.readers.load import Data
 from robust_student.models.card import ModelCard
 from robust_student.models.factories import code_digest
@@ -114,7 +115,7 @@ def as_model(network: str | nn.Module, data: Data) -> Model:
 
 
 def assemble(
-    recipe: Recipe | None, make: Callable[[tuple[int, ...]], nn.Module], data: Data, who: str, role: str = "model"
+    recipe: Recipe | None, make: Callable[[Shape], nn.Module], data: Data, who: str, role: str = "model"
 ) -> Model:
     """A network in its wrapper, checked on a batch of zeros.
 
@@ -147,7 +148,7 @@ def assemble(
     return model
 
 
-def network_shape(card: ModelCard, mean: Tensor) -> tuple[int, ...]:
+def network_shape(card: ModelCard, mean: Tensor) -> Shape:
     """Shape of what reaches the network behind normalisation and resizing; RuntimeError where the mean does not fit."""
     shape = tuple((mean + torch.zeros(1, device=mean.device).expand(card.input_shape)).shape)
     if len(shape) != len(card.input_shape) or shape[1:] != card.input_shape[1:]:

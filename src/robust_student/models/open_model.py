@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from robust_student.core.errors import UserError
+from robust_student.core.tensors import Shape
 from robust_student.data.readers.load import Data
 from robust_student.models.card import ModelCard
 from robust_student.models.exported import open_program
@@ -62,7 +63,7 @@ def open_model(
     return model.eval()
 
 
-def expected_shape(specs: Sequence[str]) -> tuple[int, ...] | None:
+def expected_shape(specs: Sequence[str]) -> Shape | None:
     """Shape of the inputs of the first of the specs that is a run, to read data with; None where none is."""
     for spec in specs:
         folder = folder_of(spec) if spec.startswith("hub:") else Path(spec)
@@ -101,7 +102,7 @@ def _network(spec: str, data: Data, wanted: Preprocessing, trust: bool, role: st
             f"{classes}; train it on the data first (train --model {spec})"
         )
 
-    def make(shape: tuple[int, ...]) -> nn.Module:
+    def make(shape: Shape) -> nn.Module:
         network = recipe.build(shape, classes)
         if recipe.weights is not None:
             load_weights(network, recipe.weights)

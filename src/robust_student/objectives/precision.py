@@ -10,6 +10,7 @@ from torch.func import functional_call
 
 from robust_student.bounds.trace import Graph, trace
 from robust_student.core.module_state import evaluating
+from robust_student.core.tensors import Shape
 
 Precision = Literal["fp32", "bf16"]
 
@@ -55,7 +56,7 @@ class ForwardPass:
 
         return run
 
-    def graph(self, shape: tuple[int, ...]) -> Graph:
+    def graph(self, shape: Shape) -> Graph:
         """The network's operations on inputs of this shape, traced once."""
         if self._graph is None:
             self._graph = trace(self.network, shape)

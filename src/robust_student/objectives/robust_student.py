@@ -2,13 +2,12 @@
 
 from dataclasses import replace
 
-import torch
 from torch import nn
 
 from robust_student.core.errors import UserError
 from robust_student.core.module_state import evaluating
 from robust_student.core.rng import Source
-from robust_student.core.tensors import UNIT_RANGE
+from robust_student.core.tensors import UNIT_RANGE, Shape
 from robust_student.core.threat_model import ThreatModel
 from robust_student.objectives.batch import Batch, Terms
 from robust_student.objectives.methods import METHODS
@@ -68,7 +67,7 @@ class RobustStudentObjective(nn.Module):
         self._checked = False
         self.own = nn.ModuleDict({} if example is None else self._built(example))
 
-    def threat(self, shape: torch.Size | tuple[int, ...]) -> ThreatModel:
+    def threat(self, shape: Shape) -> ThreatModel:
         """What an adversary may do to inputs of the given shape."""
         if self._threat is not None:
             return self._threat

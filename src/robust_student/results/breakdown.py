@@ -39,8 +39,8 @@ def _classes(rows: Mapping[int, Row]) -> list[dict[str, Any]]:
 
 def _confidence(rows: Mapping[int, Row]) -> list[dict[str, Any]] | None:
     """Bins of equal width that hold counts; None where no confidence was recorded."""
-    known = [(row.confidence, bool(row.correct)) for row in rows.values() if row.confidence is not None]
-    if not known:
+    confidences = [(row.confidence, bool(row.correct)) for row in rows.values() if row.confidence is not None]
+    if not confidences:
         return None
-    bins = histogram(*zip(*known, strict=True))
-    return [{"low": k / BINS, "high": (k + 1) / BINS, **asdict(found)} for k, found in enumerate(bins)]
+    bins = histogram(*zip(*confidences, strict=True))
+    return [{"low": k / BINS, "high": (k + 1) / BINS, **asdict(bin_)} for k, bin_ in enumerate(bins)]

@@ -16,7 +16,7 @@ BINS = 15
 """Equal-width bins of confidence, (k / 15, (k + 1) / 15]; a confidence of 0 is in the first."""
 _RESAMPLES = 1000
 """Of the bootstrap over examples."""
-Array = np.ndarray[Any, np.dtype[np.float64]]
+_Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -92,12 +92,12 @@ def calibration(
     rng = np.random.default_rng(seed)
     weights = (np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(resamples))
     drawn = np.stack([_figures(w @ columns / n) for w in weights])
-    found = _figures(columns.mean(axis=0))
+    figures = _figures(columns.mean(axis=0))
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    low[0], high[0] = min(low[0], found[0]), max(high[0], found[0])
-    return Calibration(*(Estimate(*map(float, triple)) for triple in zip(found, low, high, strict=True)))
+    low[0], high[0] = min(low[0], figures[0]), max(high[0], figures[0])
+    return Calibration(*(Estimate(*map(float, triple)) for triple in zip(figures, low, high, strict=True)))
 
 
-def _figures(means: Array) -> Array:
+def _figures(means: _Array) -> _Array:
     """(calibration error, log-likelihood, Brier score) from the means of the columns."""
     return np.array([np.abs(means[:BINS]).sum(), means[BINS], means[BINS + 1]])

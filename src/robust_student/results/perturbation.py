@@ -84,8 +84,8 @@ class Perturbation:
             return "Clean"
         if self.family == "corruption":
             return self.name.replace("_", " ")
-        known = self.is_attack or self.name == "gaussian"
-        return _TITLES.get(self.name, self.name) if known else str(self)
+        has_title = self.is_attack or self.name == "gaussian"
+        return _TITLES.get(self.name, self.name) if has_title else str(self)
 
 
 CLEAN = Perturbation("clean")

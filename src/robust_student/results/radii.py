@@ -43,16 +43,16 @@ def summarise_radii(
     by_model: dict[str, dict[tuple[str, float | None], Mapping[int, Row]]] = {}
     for (model, kind, setting), rows in groups.items():
         by_model.setdefault(model, {})[kind, setting] = rows
-    columns = {model: radii_by_kind(mine, norm) for model, mine in by_model.items()}
-    theirs = columns.get(teacher, {}) if teacher is not None else {}
+    columns = {model: radii_by_kind(model_rows, norm) for model, model_rows in by_model.items()}
+    teacher_columns = columns.get(teacher, {}) if teacher is not None else {}
     records: list[dict[str, Any]] = []
-    for model, mine in by_model.items():
+    for model, model_rows in by_model.items():
         writer = _Writer(records, model, norm, seed, split)
-        writer.share("accuracy", "none", None, [bool(row.correct) for row in mine["none", None].values()])
+        writer.share("accuracy", "none", None, [bool(row.correct) for row in model_rows["none", None].values()])
         _medians(writer, columns[model])
         _shares_at_budgets(writer, columns[model], budgets)
         _violations(writer, columns[model])
-        _agreements(writer, mine, columns[model], theirs, budgets)
+        _agreements(writer, model_rows, columns[model], teacher_columns, budgets)
     for model in by_model:
         if baseline is not None and model != baseline:
             _ratios(_Writer(records, model, norm, seed, split), columns[model], columns[baseline], baseline)
@@ -84,16 +84,18 @@ def _violations(writer: "_Writer", columns: _Columns) -> None:
             writer.add("sandwich_violations", kind, None, alone, None, len(both))
 
 
-def _agreements(writer: "_Writer", mine: _Rows, columns: _Columns, theirs: _Columns, budgets: Sequence[float]) -> None:
+def _agreements(
+    writer: "_Writer", model_rows: _Rows, columns: _Columns, teacher_columns: _Columns, budgets: Sequence[float]
+) -> None:
     """How sure the model is beside the teacher, and whether both decide alike: proved, and not disproved."""
     sure, best = str(Perturbation.radius("estimated", "confidence")), str(Perturbation.radius("certified", "decision"))
     if sure in columns:
         writer.share("more_confident_than_teacher", "none", None, [radius > 0 for radius in columns[sure].values()])
     for budget in budgets:
-        agreed = certified_agreement(columns.get(best, {}), theirs.get(best, {}), budget)
+        agreed = certified_agreement(columns.get(best, {}), teacher_columns.get(best, {}), budget)
         if agreed is not None:
             writer.add("certified_agreement", best, budget, agreed[0], "wilson95", agreed[1])
-    for (kind, setting), rows in mine.items():
+    for (kind, setting), rows in model_rows.items():
         if Perturbation.parse(kind).family == "agreement":
             writer.share("agreement", kind, setting, [bool(row.correct) for row in rows.values()])
 
@@ -108,11 +110,11 @@ def _ratios(writer: "_Writer", columns: _Columns, rivals: _Columns, baseline: st
             writer.add(f"median_{kind}_over_{baseline}", "none", None, ratio, "paired_bootstrap95", len(shared))
 
 
-def radii_by_kind(mine: _Rows, norm: str) -> dict[str, dict[int, float]]:
+def radii_by_kind(model_rows: _Rows, norm: str) -> dict[str, dict[int, float]]:
     """Radii by example for every kind, named without the norm, and the best of the certified ones."""
     columns: dict[str, dict[int, float]] = {}
     best: dict[Meaning, list[dict[int, float]]] = {meaning: [] for meaning in MEANINGS}
-    for (text, _), rows in mine.items():
+    for (text, _), rows in model_rows.items():
         kind = Perturbation.parse(text)
         if kind.family == "radius":
             column = {index: row.radius for index, row in rows.items()}
@@ -122,8 +124,8 @@ def radii_by_kind(mine: _Rows, norm: str) -> dict[str, dict[int, float]]:
     for meaning, methods in best.items():
         shared = [index for index in methods[0] if all(index in column for column in methods)] if methods else []
         if shared:
-            found = {index: max(column[index] for column in methods) for index in shared}
-            columns[str(Perturbation.radius("certified", meaning))] = found
+            largest = {index: max(column[index] for column in methods) for index in shared}
+            columns[str(Perturbation.radius("certified", meaning))] = largest
     return columns
 
 
@@ -145,13 +147,13 @@ class Bracket(NamedTuple):
 
 def brackets(columns: Mapping[str, Mapping[int, float]], meaning: str) -> dict[int, Bracket]:
     """Examples that have both bounds (or the one that was measured), by growing certified radius, then attack's."""
-    best, found = (columns.get(f"{side}_{meaning}_radius", {}) for side in ("certified", "attack"))
-    shared = [index for index in best if index in found] if best and found else [*best, *found]
+    certified, attacked = (columns.get(f"{side}_{meaning}_radius", {}) for side in ("certified", "attack"))
+    shared = [index for index in certified if index in attacked] if certified and attacked else [*certified, *attacked]
     made = {
         index: Bracket(*(columns.get(f"{k}_{meaning}_radius", {}).get(index, math.nan) for k in Bracket._fields))
         for index in shared
     }
-    order = sorted(shared, key=lambda index: (best.get(index, 0.0), found.get(index, 0.0), index))
+    order = sorted(shared, key=lambda index: (certified.get(index, 0.0), attacked.get(index, 0.0), index))
     return {index: made[index] for index in order}
 
 
@@ -172,14 +174,14 @@ def share_beyond(radii: Sequence[float], grid: Sequence[float], *, certified: bo
 
 
 def certified_agreement(
-    mine: Mapping[int, float], theirs: Mapping[int, float], budget: float
+    first: Mapping[int, float], second: Mapping[int, float], budget: float
 ) -> tuple[Estimate, int] | None:
     """Share of shared examples on which two models provably decide alike over the whole budget, and how many those are.
 
     A lower bound: both best certified decision radii are at least the budget, so both decide for the label.
     """
-    shared = [index for index in mine if index in theirs]
-    held = sum(min(mine[index], theirs[index]) >= budget for index in shared)
+    shared = [index for index in first if index in second]
+    held = sum(min(first[index], second[index]) >= budget for index in shared)
     return (wilson(held, len(shared)), len(shared)) if shared else None
 
 

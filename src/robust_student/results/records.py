@@ -9,7 +9,7 @@ from robust_student.results.calibration import calibration
 from robust_student.results.comparison import Difference, adjust, paired
 from robust_student.results.intervals import Estimate, mean_over_examples, median, relative_drop, wilson
 from robust_student.results.perturbation import Perturbation
-from robust_student.results.rows import Key, Row, answers, class_accuracies, shared_answers
+from robust_student.results.rows import Key, Row, class_accuracies, outcomes, shared_outcomes
 
 SUMMARY_SCHEMA = 1
 
@@ -54,7 +54,7 @@ def summarise(
         records += _accuracies(common, rows, verdict)
         rival = groups.get((baseline, perturbation, setting)) if baseline and model != baseline else None
         if rival is not None:
-            difference = paired(*shared_answers(rows, rival))
+            difference = paired(*shared_outcomes(rows, rival))
             named = {**common, "metric": f"accuracy_minus_{baseline}"}
             records.append(record(named, difference.estimate, "paired_bootstrap95", difference.n[0], verdict))
             compared.append((common, verdict, difference))
@@ -70,10 +70,10 @@ def summarise(
 
 def _accuracies(common: Mapping[str, Any], rows: Mapping[int, Row], verdict: Any) -> list[dict[str, Any]]:
     """Accuracy, worst class, calibration and, under noise, the realised SNR of one model in one cell."""
-    counted = answers(rows)
+    counted = outcomes(rows)
     estimate = wilson(sum(counted.values()), len(counted))
     records = [record({**common, "metric": "accuracy"}, estimate, "wilson95", len(counted), verdict)]
-    worst = min(class_accuracies(rows).values(), key=lambda found: found[0].value, default=None)
+    worst = min(class_accuracies(rows).values(), key=lambda accuracy: accuracy[0].value, default=None)
     if worst is not None:
         records.append(record({**common, "metric": "worst_class_accuracy"}, worst[0], "wilson95", worst[1], verdict))
     if Perturbation.parse(common["perturbation"]).family == "noise":
@@ -89,10 +89,10 @@ def _accuracies(common: Mapping[str, Any], rows: Mapping[int, Row], verdict: Any
         if row.confidence is not None and row.nll is not None and row.brier is not None
     ]
     if scored:
-        found = calibration(
+        figures = calibration(
             [s[0] for s in scored], [s[1] for s in scored], [s[2] for s in scored], [s[3] for s in scored]
         )
-        for metric, estimate in found._asdict().items():
+        for metric, estimate in figures._asdict().items():
             unit = "nats" if metric == "negative_log_likelihood" else None
             records.append(record({**common, "unit": unit, "metric": metric}, estimate, "bootstrap95", len(scored)))
     return records
@@ -105,8 +105,8 @@ def _tests(compared: list[tuple[dict[str, Any], Any, Difference]], baseline: str
     """
     records = []
     for corrupted in (False, True):
-        family = [found for found in compared if _is_corruption(found[0]["perturbation"]) is corrupted]
-        for (common, verdict, _), d in zip(family, adjust([found[2] for found in family]), strict=True):
+        family = [comparison for comparison in compared if _is_corruption(comparison[0]["perturbation"]) is corrupted]
+        for (common, verdict, _), d in zip(family, adjust([comparison[2] for comparison in family]), strict=True):
             for metric, p, n in (("mcnemar_p", d.p, d.n[0]), ("holm_p", d.adjusted_p, d.family)):
                 alone = Estimate(math.nan if p is None else p, math.nan, math.nan)
                 named = {**common, "unit": None, "metric": f"{metric}_against_{baseline}"}
@@ -132,13 +132,16 @@ def _corruption_records(
         before = {i: float(bool(clean[i].correct)) for i in shares if i in clean}
         mean = mean_over_examples(list(shares.values()))
         drop = relative_drop(list(before.values()), [shares[i] for i in before])
-        found = {"mean_corruption_accuracy": (mean, "bootstrap95"), "relative_corruption_drop": (drop, "bootstrap95")}
+        estimates = {
+            "mean_corruption_accuracy": (mean, "bootstrap95"),
+            "relative_corruption_drop": (drop, "bootstrap95"),
+        }
         if baseline in share and model != baseline:
             pair = mean_over_examples([value - share[baseline][i] for i, value in shares.items()])
-            found[f"mean_corruption_accuracy_minus_{baseline}"] = (pair, "paired_bootstrap95")
+            estimates[f"mean_corruption_accuracy_minus_{baseline}"] = (pair, "paired_bootstrap95")
         records += [
             record({**common, "metric": metric}, estimate, interval, len(shares))
-            for metric, (estimate, interval) in found.items()
+            for metric, (estimate, interval) in estimates.items()
         ]
     return records
 
@@ -153,8 +156,8 @@ def _is_corruption(perturbation: str) -> bool:
 
 def find(records: Iterable[Mapping[str, Any]], model: str, metric: str, perturbation: str = "none") -> list[Any]:
     """Records of one model, metric and perturbation, by growing setting."""
-    found = [r for r in records if (r["model"], r["metric"], r["perturbation"]) == (model, metric, perturbation)]
-    return sorted(found, key=lambda r: -math.inf if r["setting"] is None else r["setting"])
+    matching = [r for r in records if (r["model"], r["metric"], r["perturbation"]) == (model, metric, perturbation)]
+    return sorted(matching, key=lambda r: -math.inf if r["setting"] is None else r["setting"])
 
 
 def record(

@@ -64,14 +64,14 @@ def group(rows: Iterable[Row]) -> dict[Key, dict[int, Row]]:
     return groups
 
 
-def shared_answers(first: Mapping[int, Row], second: Mapping[int, Row]) -> tuple[list[bool], list[bool]]:
+def shared_outcomes(first: Mapping[int, Row], second: Mapping[int, Row]) -> tuple[list[bool], list[bool]]:
     """Whether two models are right on each of the examples that both have and neither excludes."""
-    mine, its = answers(first), answers(second)
-    shared = [index for index in mine if index in its]
-    return [mine[index] for index in shared], [its[index] for index in shared]
+    first_outcomes, second_outcomes = outcomes(first), outcomes(second)
+    shared = [index for index in first_outcomes if index in second_outcomes]
+    return [first_outcomes[index] for index in shared], [second_outcomes[index] for index in shared]
 
 
-def answers(rows: Mapping[int, Row]) -> dict[int, bool]:
+def outcomes(rows: Mapping[int, Row]) -> dict[int, bool]:
     """Whether each example is right, by its position; without the excluded ones."""
     return {index: bool(row.correct) for index, row in rows.items() if row.correct is not None}
 
@@ -79,6 +79,9 @@ def answers(rows: Mapping[int, Row]) -> dict[int, bool]:
 def class_accuracies(rows: Mapping[int, Row]) -> dict[int, tuple[Estimate, int]]:
     """Accuracy with its Wilson interval, and the number of examples, of each true class, by its number."""
     by_class: dict[int, list[bool]] = defaultdict(list)
-    for index, right in answers(rows).items():
+    for index, right in outcomes(rows).items():
         by_class[rows[index].label].append(right)
-    return {label: (wilson(sum(found), len(found)), len(found)) for label, found in sorted(by_class.items())}
+    return {
+        label: (wilson(sum(outcomes_of_class), len(outcomes_of_class)), len(outcomes_of_class))
+        for label, outcomes_of_class in sorted(by_class.items())
+    }

@@ -76,12 +76,12 @@ def barrier() -> None:
         distributed.barrier()
 
 
-def all_gather(mine: Tensor) -> Tensor:
+def all_gather(own_part: Tensor) -> Tensor:
     """The processes' tensors, all of one shape, one after the other along the first dimension."""
     if size() == 1:
-        return mine
-    parts = [torch.empty_like(mine) for _ in range(size())]
-    distributed.all_gather(parts, mine.contiguous())
+        return own_part
+    parts = [torch.empty_like(own_part) for _ in range(size())]
+    distributed.all_gather(parts, own_part.contiguous())
     return torch.cat(parts)
 
 

@@ -18,13 +18,13 @@ def resolve_device(name: str) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    known = "auto, cpu, cuda, cuda:1 or mps"
+    choices = "auto, cpu, cuda, cuda:1 or mps"
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"device '{name}': unknown; choose {known}") from None
+        raise UserError(f"device '{name}': unknown; choose {choices}") from None
     if device.type == "meta":
-        raise UserError(f"device '{name}': holds no values; choose {known}")
+        raise UserError(f"device '{name}': holds no values; choose {choices}")
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError, ValueError) as error:
@@ -37,7 +37,7 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-LARGEST_NETWORK = 1_000_000_000
+_LARGEST_NETWORK = 1_000_000_000
 """Parameters of the largest built-in network; they are for small images and small students."""
 LARGEST_INPUT = 2**28
 """Values of the largest input that a model can take: 1 GB of floats."""
@@ -46,12 +46,12 @@ _CONTAINER = Path("/sys/fs/cgroup/memory.max")
 
 def physical_memory() -> int | None:
     """Bytes of main memory that this process may use: the machine's, or its container's; None: unknown."""
-    known = []
+    limits = []
     with suppress(AttributeError, ValueError, OSError):  # no such name on this system
-        known.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     with suppress(ValueError, OSError):  # no container, or one without a limit
-        known.append(int(_CONTAINER.read_text(encoding="ascii")))
-    return min(known, default=None)
+        limits.append(int(_CONTAINER.read_text(encoding="ascii")))
+    return min(limits, default=None)
 
 
 def require_memory(needed: int, place: str, advice: str) -> None:
@@ -79,10 +79,10 @@ def require_buildable(spec: str, make: Callable[[], nn.Module]) -> None:
         if "overflow" not in str(error).lower():
             raise
         count = 2**63  # or more: a size is no 64-bit number
-    if count > LARGEST_NETWORK:
+    if count > _LARGEST_NETWORK:
         size = f"{count:.2g}" if count < 2**63 else "countless"
         raise UserError(
-            f"model '{spec}': would have {size} parameters, more than {LARGEST_NETWORK:.0e}; choose smaller widths"
+            f"model '{spec}': would have {size} parameters, more than {_LARGEST_NETWORK:.0e}; choose smaller widths"
         )
 
 

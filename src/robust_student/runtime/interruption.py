@@ -34,11 +34,11 @@ def terminable() -> Iterator[None]:
             os._exit(128 + number)
         raise Terminated
 
-    kept = signal.signal(signal.SIGTERM, obey)
+    previous_handler = signal.signal(signal.SIGTERM, obey)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, kept)
+        signal.signal(signal.SIGTERM, previous_handler)
 
 
 class StopRequest:
@@ -61,9 +61,9 @@ def listening() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield stop_request
         return
-    kept = {number: signal.signal(number, stop_request.hear) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous_handlers = {number: signal.signal(number, stop_request.hear) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop_request
     finally:
-        for number, handler in kept.items():
+        for number, handler in previous_handlers.items():
             signal.signal(number, handler)

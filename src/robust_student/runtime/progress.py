@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
 
-SILENCE = 60.0
+_SILENCE = 60.0
 """Seconds between two lines where standard error is not a terminal: a shorter job says nothing there."""
 _SPEED = 600.0  # seconds: one batch of an attack may take a minute
 
@@ -44,7 +44,7 @@ class Advance:
     def update(self, done: int, what: str) -> None:
         """Say that `done` parts are done, and what the job is at."""
         self.bar.update(self.task.id, completed=done, description=what)
-        if self.quiet or self.console.is_terminal or time.monotonic() - self.told < SILENCE:
+        if self.quiet or self.console.is_terminal or time.monotonic() - self.told < _SILENCE:
             return
         self.told, left = time.monotonic(), self.task.time_remaining
         about = "" if left is None else f", about {timedelta(seconds=round(left))} left"

@@ -17,8 +17,7 @@ from parquet_files import encoded, pictures, write_parquet
 from reference import message_of
 
 from robust_student.core.errors import UserError
-from robust_student.core.tensors import UNIT_RANGE
-from robust_student.data.images import Pixels
+from robust_student.core.tensors import UNIT_RANGE, Pixels
 from robust_student.data.readers.load import load_data
 from robust_student.data.readers.pickles import read_pickle
 

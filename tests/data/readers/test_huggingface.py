@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from reference import message_of
 
+from robust_student.core.tensors import Shape
 from robust_student.data import cache, decoding
 from robust_student.data.readers.load import load_data
 
@@ -19,7 +20,7 @@ NAMES = ["cat", "dog", "owl"]
 pytestmark = pytest.mark.usefixtures("own_datasets_cache")
 
 
-def pictures(count: int, seed: int = 0, shape: tuple[int, ...] = (5, 4, 3)) -> list[Any]:
+def pictures(count: int, seed: int = 0, shape: Shape = (5, 4, 3)) -> list[Any]:
     rng = np.random.default_rng(seed)
     return [rng.integers(0, 256, shape).astype(np.uint8) for _ in range(count)]
 

@@ -11,7 +11,7 @@ import torch
 from data_sources import only_value, refusal
 from reference import as_numpy
 
-from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE
+from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE, Shape
 from robust_student.data.readers.load import load_data
 
 
@@ -28,7 +28,7 @@ def save_arrays(folder: Path, **arrays: Any) -> str:
     ("stored", "shape"),
     [((10, 4, 5), (1, 4, 5)), ((10, 4, 5, 3), (3, 4, 5)), ((10, 3, 4, 5), (3, 4, 5)), ((10, 4, 5, 1), (1, 4, 5))],
 )
-def test_pixel_arrays_become_channels_first(stored: tuple[int, ...], shape: tuple[int, ...], tmp_path: Path) -> None:
+def test_pixel_arrays_become_channels_first(stored: tuple[int, ...], shape: Shape, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, stored).astype(np.uint8)
     data = load_data(save_arrays(tmp_path, x_train=pixels, x_test=pixels, y_test=np.arange(10) % 2))
     assert data.shape == shape and data.training_examples.inputs.dtype == torch.uint8 and data.input_range == UNIT_RANGE

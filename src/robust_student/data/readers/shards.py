@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from robust_student.core.errors import UserError, require_file
-from robust_student.core.tensors import UNIT_RANGE
+from robust_student.core.tensors import UNIT_RANGE, Pixels
 from robust_student.data.examples import Data, Examples
-from robust_student.data.images import Format, Pixels, decode
+from robust_student.data.images import Format, decode
 from robust_student.data.spec import Spec
 from robust_student.data.streams import Stream
 

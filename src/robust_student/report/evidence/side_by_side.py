@@ -9,7 +9,7 @@ from robust_student.core.errors import UserError
 from robust_student.report.evidence.evaluation import REPORT_SCHEMA, Evidence, Place
 from robust_student.results.comparison import Difference, adjust, in_words, paired, unpaired
 from robust_student.results.perturbation import Perturbation
-from robust_student.results.rows import answers, shared_answers
+from robust_student.results.rows import outcomes, shared_outcomes
 
 SETTINGS = ("pgd_steps", "autoattack", "autoattack_norm", "autoattack_radius", "seed")
 """Settings of an evaluation that change what a number of it means."""
@@ -57,11 +57,11 @@ def _pairs(first: tuple[str, str], mine: Evidence, second: tuple[str, str], its:
         rows = mine.rows.get((first[1], *at), {}), its.rows.get((second[1], *at), {})
         if rows[0] and rows[1]:
             same = mine.test_set is not None and mine.test_set == its.test_set
-            shared = shared_answers(rows[0], rows[1]) if same else ([], [])
+            shared = shared_outcomes(rows[0], rows[1]) if same else ([], [])
             if len(shared[0]) * 2 >= min(len(rows[0]), len(rows[1])):
                 difference = paired(*shared)
             else:
-                difference = unpaired(list(answers(rows[0]).values()), list(answers(rows[1]).values()))
+                difference = unpaired(list(outcomes(rows[0]).values()), list(outcomes(rows[1]).values()))
             doubts = _doubts(first, mine, second, its) if Perturbation.parse(at[0]).is_attack else ()
             suites = mine.details["autoattack_suite"], its.details["autoattack_suite"]
             if Perturbation.parse(at[0]).name == "autoattack" and suites[0] != suites[1]:
