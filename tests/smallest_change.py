@@ -9,7 +9,13 @@ import torch
 from reference import NORMS, Array, ReferenceNorm, assert_rows, seeded
 from torch import Tensor, nn
 
-from robust_student.attacks.minimum_norm import ATTACKS, DEFAULT_ATTACKS, Effort, Smallest, smallest_decision_change
+from robust_student.attacks.minimum_norm import (
+    DEFAULT_ATTACKS,
+    MINIMUM_NORM_ATTACKS,
+    Effort,
+    Smallest,
+    smallest_decision_change,
+)
 from robust_student.core.norms import Norm
 from robust_student.core.tensors import InputRange, Shape
 from robust_student.core.threat_model import ThreatModel
@@ -19,7 +25,7 @@ SHAPE: Shape = (1, 2, 3)
 every_norm = pytest.mark.parametrize("name", NORMS)
 with_and_without_scale = pytest.mark.parametrize("scaled", [False, True], ids=["plain", "scaled"])
 EASY = Effort(budgets=10, pgd_steps=5, steps=40)
-EVERY_PAIR = [(attack, norm) for attack in ATTACKS for norm in ATTACKS[attack].norms]
+EVERY_PAIR = [(attack, norm) for attack in MINIMUM_NORM_ATTACKS for norm in MINIMUM_NORM_ATTACKS[attack].norms]
 every_attack_and_norm = pytest.mark.parametrize(("attack", "name"), EVERY_PAIR)
 
 
@@ -74,7 +80,7 @@ def assert_verified(found: Smallest, broken: Tensor, inputs: Tensor, norm: Norm,
     assert_rows(torch.where(found.radius.isfinite(), found.radius, 0.0), sizes)
     outside = {0.0: "clean", math.inf: "none"}
     for radius, attack in zip(found.radius.tolist(), found.attack, strict=True):
-        assert attack == outside.get(radius, attack) and (radius in outside or attack in ATTACKS)
+        assert attack == outside.get(radius, attack) and (radius in outside or attack in MINIMUM_NORM_ATTACKS)
 
 
 def margins_of(network: nn.Module, points: Tensor, labels: Tensor) -> list[float]:

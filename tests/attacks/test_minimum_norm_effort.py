@@ -7,13 +7,13 @@ import torch
 from reference import assert_rows, assert_state, conv_student, linear_student, make_batch, message_of, state_of
 from smallest_change import CPU, EASY, SHAPE, every_norm, find, relu_student
 
-from robust_student.attacks.minimum_norm import ATTACKS, DEFAULT_ATTACKS, Effort, smallest_decision_change
+from robust_student.attacks.minimum_norm import DEFAULT_ATTACKS, MINIMUM_NORM_ATTACKS, Effort, smallest_decision_change
 from robust_student.core.norms import Norm, NormName
 from robust_student.core.tensors import UNIT_RANGE
 from robust_student.core.threat_model import ThreatModel
 
 
-@pytest.mark.parametrize("attack", list(ATTACKS))
+@pytest.mark.parametrize("attack", list(MINIMUM_NORM_ATTACKS))
 def test_the_network_and_the_global_generator_stay_as_they_are(attack: str) -> None:
     network = conv_student((2, 4, 4), 3, CPU).train()
     parameters = list(network.parameters())

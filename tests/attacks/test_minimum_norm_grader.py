@@ -10,7 +10,7 @@ from smallest_change import CPU, EASY, SHAPE, every_attack_and_norm, find, relu_
 from torch import Tensor, nn
 
 from robust_student.attacks.minimum_norm import (
-    ATTACKS,
+    MINIMUM_NORM_ATTACKS,
     Effort,
     Smallest,
     smallest_confidence_loss,
@@ -26,7 +26,7 @@ def test_the_result_is_the_smallest_of_what_each_attack_finds_alone(name: NormNa
     network, norm = relu_student(SHAPE, 4), Norm.named(name)
     inputs = make_batch(SHAPE, CPU, examples=16).inputs
     labels = network(inputs).argmax(dim=1)
-    attacks = tuple(attack for attack in ATTACKS if name in ATTACKS[attack].norms)
+    attacks = tuple(attack for attack in MINIMUM_NORM_ATTACKS if name in MINIMUM_NORM_ATTACKS[attack].norms)
     effort = Effort(pgd_steps=2, steps=8)
     together = find(network, inputs, labels, norm, UNIT_RANGE, attacks=attacks, effort=effort)
     alone = {a: find(network, inputs, labels, norm, UNIT_RANGE, attacks=(a,), effort=effort) for a in attacks}
@@ -64,7 +64,7 @@ class Recorder(nn.Module):
         return self.network(inputs)
 
 
-@pytest.mark.parametrize("attack", list(ATTACKS))
+@pytest.mark.parametrize("attack", list(MINIMUM_NORM_ATTACKS))
 def test_examples_that_are_wrong_already_do_not_enter_the_attacks(attack: str) -> None:
     network = Recorder(affine(torch.tensor([[-1.0, 0.0], [1.0, 0.0]])))
     inputs, labels = torch.tensor([[0.3, 0.2], [0.4, 0.9]]), torch.tensor([1, 0])
@@ -116,7 +116,7 @@ class Blind(nn.Module):
         return torch.where(slope > self.edge, self.value, logits)
 
 
-@pytest.mark.parametrize("attack", list(ATTACKS))
+@pytest.mark.parametrize("attack", list(MINIMUM_NORM_ATTACKS))
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_undefined_logits_prove_nothing(attack: str, value: float) -> None:
     inputs, labels = torch.tensor([[-0.5, 0.0], [-0.9, 0.3]]), torch.tensor([0, 0])

@@ -21,7 +21,7 @@ from robust_student.core.rng import generators
 from robust_student.core.tensors import Inputs, Labels, Logits, PerExample, answers, column
 from robust_student.core.threat_model import ThreatModel
 
-STEPS = 100
+_STEPS = 100
 _TARGETS, _L1_TARGETS = 9, 5  # rival classes that are aimed at, those of largest score first
 _L1_RESTARTS = 5  # of the untargeted attack
 _NEW = 0.75  # share of the new step in a move; the rest is the last move
@@ -30,16 +30,16 @@ _L1_BALLS = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))  # radius in units of R, share 
 _L1_WINDOW = 0.04  # steps between two checks, as a share
 _L1_SHRINK, _L1_LEAST = 1.5, 0.1  # factor by which steps and sparsity shrink; least step in units of the radius
 
-Loss: TypeAlias = Callable[[Logits, Int64[Tensor, " batch"]], PerExample]
+RaisedLoss: TypeAlias = Callable[[Logits, Int64[Tensor, " batch"]], PerExample]
 """Maps logits and the examples' positions in the whole batch to what the attack raises."""
 
 
-def cross_entropy(labels: Labels) -> Loss:
+def cross_entropy(labels: Labels) -> RaisedLoss:
     """CE(z, y)."""
     return lambda logits, positions: functional.cross_entropy(logits, labels[positions], reduction="none")
 
 
-def targeted_dlr(labels: Labels, targets: Labels) -> Loss:
+def targeted_dlr(labels: Labels, targets: Labels) -> RaisedLoss:
     """-(z_y - z_t) / (z_1 - (z_3 + z_4) / 2), z_1 >= z_2 >= ... the sorted logits (Croce & Hein 2020, equation 7)."""
 
     def loss(logits: Tensor, positions: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ def targeted_dlr(labels: Labels, targets: Labels) -> Loss:
     return loss
 
 
-def targeted_margin(labels: Labels, targets: Labels) -> Loss:
+def targeted_margin(labels: Labels, targets: Labels) -> RaisedLoss:
     """z_t - z_y: for fewer than four classes, where the targeted DLR loss does not exist."""
     return lambda logits, positions: _lead(logits, targets[positions], labels[positions])
 
@@ -100,13 +100,13 @@ class Apgd(Attack):
 
 def apgd(
     network: nn.Module,
-    loss: Loss,
+    loss: RaisedLoss,
     inputs: Inputs,
     labels: Labels,
     threat: ThreatModel,
     generators: Sequence[torch.Generator],
     *,
-    steps: int = STEPS,
+    steps: int = _STEPS,
 ) -> Inputs:
     """A misclassified point of the set for every example for which one was met; the input for the others.
 
@@ -115,13 +115,13 @@ def apgd(
     Starts at a random point of the ball's surface; one generator per example.
     The norm must have no per-feature scale.
     """
-    found = inputs.clone()
+    adversarial = inputs.clone()
     if threat.norm.p == 1:
-        _in_shrinking_balls(network, loss, inputs, labels, threat, generators, steps, found)
+        _in_shrinking_balls(network, loss, inputs, labels, threat, generators, steps, adversarial)
     else:
         run = _Climb.begin(network, loss, inputs, labels, threat.surface(inputs, generators), 2 * threat.budget)
-        run.climb(threat, steps, found)
-    return found
+        run.climb(threat, steps, adversarial)
+    return adversarial
 
 
 @dataclass
@@ -157,12 +157,12 @@ class _Climb:
     """One run of the attack."""
 
     network: nn.Module
-    loss: Loss
+    loss: RaisedLoss
     state: _State
 
     @classmethod
     def begin(
-        cls, network: nn.Module, loss: Loss, inputs: Tensor, labels: Tensor, points: Tensor, step: float
+        cls, network: nn.Module, loss: RaisedLoss, inputs: Tensor, labels: Tensor, points: Tensor, step: float
     ) -> "_Climb":
         zero = inputs.new_zeros(len(inputs))
         state = _State(
@@ -185,11 +185,11 @@ class _Climb:
         )
         return cls(network, loss, state)
 
-    def climb(self, threat: ThreatModel, steps: int, found: Tensor) -> None:
+    def climb(self, threat: ThreatModel, steps: int, adversarial: Tensor) -> None:
         """Linf and L2."""
         window, least, less = max(int(0.22 * steps), 1), max(int(0.06 * steps), 1), max(int(0.03 * steps), 1)
         state = self.state
-        self._look(found)
+        self._look(adversarial)
         state.best_at_check, since = state.best, 0
         for step in range(steps):
             if len(state.positions) == 0:
@@ -199,31 +199,31 @@ class _Climb:
             ahead = threat.nearest(ahead, state.inputs)
             ahead = state.points + new * (ahead - state.points) + (1 - new) * (state.points - state.previous)
             state.previous, state.points = state.points, threat.nearest(ahead, state.inputs)
-            self._look(found)
+            self._look(adversarial)
             since += 1
             if since == window:
                 self._check(window)
                 since, window = 0, max(window - less, least)
 
-    def climb_l1(self, threat: ThreatModel, steps: int, found: Tensor | None) -> None:
+    def climb_l1(self, threat: ThreatModel, steps: int, adversarial: Tensor | None) -> None:
         """L1: steps along the signs of the steepest elements; the sparser the best point, the fewer."""
         window, since, state = max(int(_L1_WINDOW * steps), 1), 0, self.state
         state.changed = _changed(state.points, state.inputs)
         state.share = state.changed / state.inputs.shape[1:].numel() / _L1_SHRINK
-        self._look(found)
+        self._look(adversarial)
         for _ in range(steps):
             if len(state.positions) == 0:
                 return
             moved = column(state.step, state.points) * _sparse_direction(state.gradient, state.share)
             state.points = threat.nearest(state.points + moved, state.inputs)
-            self._look(found)
+            self._look(adversarial)
             since += 1
             if since == window:
                 self._check_l1(threat.budget)
                 since = 0
 
-    def _look(self, found: Tensor | None) -> None:
-        """Loss and gradient at the points; where `found` is given, broken examples are put there and dropped."""
+    def _look(self, adversarial: Tensor | None) -> None:
+        """Loss and gradient at the points; where `adversarial` is given, broken examples are put there and dropped."""
         state = self.state
         points = state.points.detach().requires_grad_()
         with torch.enable_grad():
@@ -237,10 +237,10 @@ class _Climb:
         state.best = torch.where(better, values, state.best)
         state.best_points = torch.where(column(better, points), state.points, state.best_points)
         state.best_gradient = torch.where(column(better, points), state.gradient, state.best_gradient)
-        if found is not None:
+        if adversarial is not None:
             broken = answers(logits.detach()) != state.labels
             if bool(broken.any()):
-                found[state.positions[broken]] = state.points[broken]
+                adversarial[state.positions[broken]] = state.points[broken]
                 for field in dataclasses.fields(state):
                     setattr(state, field.name, getattr(state, field.name)[~broken])
 
@@ -272,13 +272,13 @@ class _Climb:
 
 def _in_shrinking_balls(
     network: nn.Module,
-    loss: Loss,
+    loss: RaisedLoss,
     inputs: Tensor,
     labels: Tensor,
     threat: ThreatModel,
     generators: Sequence[torch.Generator],
     steps: int,
-    found: Tensor,
+    adversarial: Tensor,
 ) -> None:
     """From the ball of radius 3R through that of 2R into that of radius R; only in the last do successes count."""
     points = threat.at(_L1_BALLS[0][0] * threat.budget).surface(inputs, generators)
@@ -288,7 +288,7 @@ def _in_shrinking_balls(
         count = left if factor == 1 else min(math.ceil(share * steps), left)
         left -= count
         run = _Climb.begin(network, loss, inputs, labels, ball.nearest(points, inputs), ball.budget)
-        run.climb_l1(ball, count, found if factor == 1 else None)
+        run.climb_l1(ball, count, adversarial if factor == 1 else None)
         points = run.state.best_points  # of all examples: none leaves before the last ball
 
 

@@ -13,7 +13,7 @@ from robust_student.core.margins import by_score, input_gradient
 from robust_student.core.tensors import Inputs, Labels, answers, column
 from robust_student.core.threat_model import ThreatModel
 
-STEPS = 100
+_STEPS = 100
 TARGETS = 9
 """Rival classes that are aimed at, those of largest score first."""
 _OVERSHOOT = 1.05
@@ -58,7 +58,7 @@ def fab(
     targets: Labels,
     threat: ThreatModel,
     *,
-    steps: int = STEPS,
+    steps: int = _STEPS,
 ) -> Inputs:
     """The nearest misclassified point met on the way to `targets` for every example; the input where none was met.
 
@@ -66,7 +66,7 @@ def fab(
     R; with a radius of 0 every example uses all the steps. Draws nothing at random. The norm must have
     no per-feature scale.
     """
-    found, nearest = inputs.clone(), inputs.new_full((len(inputs),), math.inf)
+    adversarial, nearest = inputs.clone(), inputs.new_full((len(inputs),), math.inf)
     positions = torch.arange(len(inputs), device=inputs.device)
     centres, points = inputs, inputs
     for _ in range(steps):
@@ -83,13 +83,13 @@ def fab(
             broken = answers(network(points)) != labels[positions]
         distance = threat.norm.size(points - centres)
         better = broken & (distance < nearest[positions])
-        found[positions[better]] = points[better]
+        adversarial[positions[better]] = points[better]
         nearest[positions[better]] = distance[better]
         points = torch.where(column(broken, points), centres + _BACK * (points - centres), points)
         left = nearest[positions] > threat.budget
         if not bool(left.all()):
             positions, centres, points = positions[left], centres[left], points[left]
-    return found
+    return adversarial
 
 
 def _linearised(network: nn.Module, points: Tensor, labels: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,7 +110,7 @@ def to_hyperplane(points: Inputs, slope: Inputs, value: Tensor, threat: ThreatMo
     method on that concave function, from the left and exact after finitely many rounds; L1 takes the largest |w_i|
     first.
     """
-    weight, wanted = slope.flatten(1).abs(), value.abs()[:, None]
+    weight, target_sum = slope.flatten(1).abs(), value.abs()[:, None]
     direction = -slope.flatten(1).sign() * torch.where(value >= 0, 1.0, -1.0).to(slope)[:, None]
     flat = points.flatten(1)
     upper = torch.as_tensor(threat.input_range.upper).to(flat).expand(points.shape[1:]).flatten()
@@ -118,20 +118,20 @@ def to_hyperplane(points: Inputs, slope: Inputs, value: Tensor, threat: ThreatMo
     room = torch.where(direction > 0, upper - flat, flat - lower).clamp_min(0.0)
     room = torch.where(weight > 0, room, 0.0)
     if threat.norm.p == 1:
-        length = _greedy(weight, room, wanted)
+        length = _greedy(weight, room, target_sum)
     else:
-        length = _spread(weight, torch.ones_like(weight) if threat.norm.p == math.inf else weight, room, wanted)
+        length = _spread(weight, torch.ones_like(weight) if threat.norm.p == math.inf else weight, room, target_sum)
     return (direction * length).view_as(points)
 
 
-def _spread(weight: Tensor, unit: Tensor, room: Tensor, wanted: Tensor) -> Tensor:
-    """min(t u, room) with the least t that makes the weighted sum `wanted`."""
-    scale = torch.zeros_like(wanted)
+def _spread(weight: Tensor, unit: Tensor, room: Tensor, target_sum: Tensor) -> Tensor:
+    """min(t u, room) with the least t that makes the weighted sum `target_sum`."""
+    scale = torch.zeros_like(target_sum)
     for _ in range(_ROUNDS):
         free = scale * unit < room
         growth = (weight * unit * free).sum(dim=1, keepdim=True)
         filled = torch.where(free, 0.0, weight * room).sum(dim=1, keepdim=True)
-        raised = torch.where(growth > 0, (wanted - filled) / growth, scale)
+        raised = torch.where(growth > 0, (target_sum - filled) / growth, scale)
         raised = torch.maximum(raised, scale)
         if torch.equal(raised, scale):
             break
@@ -139,11 +139,11 @@ def _spread(weight: Tensor, unit: Tensor, room: Tensor, wanted: Tensor) -> Tenso
     return torch.minimum(scale * unit, room)
 
 
-def _greedy(weight: Tensor, room: Tensor, wanted: Tensor) -> Tensor:
+def _greedy(weight: Tensor, room: Tensor, target_sum: Tensor) -> Tensor:
     """Room used up in the order of falling weights until the weighted sum is `wanted`."""
     order = weight.argsort(dim=1, descending=True)
     weight, room = weight.gather(1, order), room.gather(1, order)
     before = torch.nn.functional.pad((weight * room).cumsum(dim=1)[:, :-1], (1, 0))
-    missing = (wanted - before).clamp_min(0.0)
+    missing = (target_sum - before).clamp_min(0.0)
     used = torch.minimum(missing / weight.clamp_min(torch.finfo(weight.dtype).tiny), room)
     return torch.zeros_like(used).scatter(1, order, used)

@@ -133,5 +133,5 @@ def _through_foolbox(examples: Standing, attack: Any) -> Iterable[Inputs]:
     points = (box.encode(examples.inputs) / ruler.unit).clamp(*bounds)
     with torch.random.fork_rng():  # DDN draws from the global generator where a gradient is zero
         torch.manual_seed(examples.seed)
-        _, found, _ = attack(model, points, examples.labels, epsilons=None)
-    return [box.decode(found * ruler.unit)]
+        _, adversarial, _ = attack(model, points, examples.labels, epsilons=None)
+    return [box.decode(adversarial * ruler.unit)]

@@ -73,8 +73,8 @@ def smallest_decision_change(
 ) -> Smallest:
     """Upper bound on r_A(x), the smallest `||d||` with x + d in the input range and `argmax_k S_k(x + d) != y`.
 
-    `attacks` are names from `ATTACKS`; `seeds` holds one number per example. pgd-bisection and fab treat every
-    example alone, up to rounding. Not so ddn, fmn and deepfool, which work in units of the batch's median first-order
+    `attacks` are names from `MINIMUM_NORM_ATTACKS`; `seeds` holds one number per example. pgd-bisection and fab treat
+    every example alone, up to rounding. Not so ddn, fmn and deepfool, which work in units of the batch's median first-order
     radius (ddn draws from a generator seeded with the first example's seed where a gradient is zero). Points where a
     logit is not finite prove nothing and do not count; NaN logits at x count as a wrong decision. The network runs in
     evaluation mode; its mode and its parameters' gradients stay as they are. The radius of `threat` is the first budget
@@ -109,13 +109,13 @@ def smallest_confidence_loss(
     on non-finite numbers, units and errors as in `smallest_decision_change`; a NaN of the teacher counts as broken at
     x. An upper bound, not a guarantee.
     """
-    wanted = log_odds(teacher_logits, labels)
+    teacher_log_odds = log_odds(teacher_logits, labels)
 
     def excess(logits: Logits, positions: Tensor) -> PerExample:
-        return log_odds(logits, labels[positions]) - wanted[positions]
+        return log_odds(logits, labels[positions]) - teacher_log_odds[positions]
 
     def intact(logits: Logits) -> Tensor:
-        return log_odds(logits, labels) >= wanted
+        return log_odds(logits, labels) >= teacher_log_odds
 
     search = _Search(network, inputs.detach(), labels, threat, tuple(seeds), effort, excess, intact)
     return _run(search, ("pgd-bisection",))
@@ -213,8 +213,8 @@ def _refine(search: _Search, points: Inputs) -> Inputs:
 def _smaller(best: Smallest, radius: Tensor, points: Inputs, name: str) -> Smallest:
     closer = radius < best.radius
     names = [name if is_closer else old for old, is_closer in zip(best.attack, closer.tolist(), strict=True)]
-    kept = torch.where(column(closer.to(points.device), points), points, best.points)
-    return Smallest(torch.minimum(radius, best.radius), kept, names)
+    closer_points = torch.where(column(closer.to(points.device), points), points, best.points)
+    return Smallest(torch.minimum(radius, best.radius), closer_points, names)
 
 
 # Our own attack -------------------------------------------------------------------------------------------------------
@@ -286,8 +286,8 @@ def _fab(search: _Search, standing: Tensor) -> Iterable[Inputs]:
     with torch.no_grad():
         rivals = by_score(search.network(inputs), labels)
     for rank in range(min(TARGETS, rivals.shape[1])):
-        found = fab(network, inputs / unit, labels, rivals[:, rank], threat, steps=search.effort.steps)
-        yield search.place(found * unit, left)
+        adversarial = fab(network, inputs / unit, labels, rivals[:, rank], threat, steps=search.effort.steps)
+        yield search.place(adversarial * unit, left)
 
 
 # Other people's attacks -----------------------------------------------------------------------------------------------
@@ -321,7 +321,7 @@ class _MinimumNorm(NamedTuple):
     foreign: bool = False
 
 
-ATTACKS = {
+MINIMUM_NORM_ATTACKS = {
     "pgd-bisection": _MinimumNorm(_pgd_bisection, ("l1", "l2", "linf")),
     "fab": _MinimumNorm(_fab, ("l1", "l2", "linf")),
     "ddn": _MinimumNorm(_borrowed(ddn), ("l2",), foreign=True),
@@ -333,7 +333,7 @@ ATTACKS = {
 
 @dataclass(frozen=True)
 class Nearest(Attack):
-    """One of `ATTACKS` as an attack at a budget: the smallest perturbation that it finds, which may be beyond it."""
+    """One of `MINIMUM_NORM_ATTACKS` at a budget: the smallest perturbation that it finds, which may be beyond it."""
 
     attack: str
 
@@ -360,9 +360,9 @@ def require_attacks(names: Sequence[str], norm: Norm) -> None:
 
 
 def _attack(name: str, norm: Norm) -> _MinimumNorm:
-    if name not in ATTACKS:
-        raise UserError(f"attacks: unknown name '{name}', choose from {', '.join(ATTACKS)}")
-    attack = ATTACKS[name]
+    if name not in MINIMUM_NORM_ATTACKS:
+        raise UserError(f"attacks: unknown name '{name}', choose from {', '.join(MINIMUM_NORM_ATTACKS)}")
+    attack = MINIMUM_NORM_ATTACKS[name]
     if norm.name not in attack.norms:
         raise UserError(f"attacks: '{name}' serves {', '.join(attack.norms)}, not {norm.name}")
     if attack.foreign:

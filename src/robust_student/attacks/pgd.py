@@ -74,14 +74,14 @@ def pgd(
         )
 
     everyone = torch.arange(len(inputs), device=inputs.device)
-    found = run(log_odds, everyone, steps - steps // 2)
-    reached = _margins(network, found, labels)
+    adversarial = run(log_odds, everyone, steps - steps // 2)
+    reached = _margins(network, adversarial, labels)
     standing = everyone[reached > 0]
     if steps > 1 and len(standing):
         again = run(margin, standing, steps // 2)
         better = _margins(network, again, labels[standing]) < reached[standing]
-        found[standing[better]] = again[better]
-    return found
+        adversarial[standing[better]] = again[better]
+    return adversarial
 
 
 def descend(

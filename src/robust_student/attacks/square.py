@@ -60,14 +60,14 @@ def square(
     """
     canvas = _Canvas.of(inputs)
     draws = _Draws(list(generators), 5 + canvas.channels)
-    found, positions = inputs.clone(), torch.arange(len(inputs), device=inputs.device)
+    adversarial, positions = inputs.clone(), torch.arange(len(inputs), device=inputs.device)
     centres, truth = inputs, labels
     low, high = threat.box(inputs)
     points = _beginning(canvas, centres, threat, draws)
     least, broken = _margins(network, points, truth)
     for query in range(queries + 1):
         if bool(broken.any()):
-            found[positions[broken]] = points[broken]
+            adversarial[positions[broken]] = points[broken]
             left = ~broken
             positions, centres, low, high, truth, points, least = (
                 values[left] for values in (positions, centres, low, high, truth, points, least)
@@ -83,8 +83,8 @@ def square(
         lowest, broken = _margins(network, trial, truth)
         better = broken | (lowest < least)
         least[better], points[better] = lowest[better], trial[better]
-    found[positions] = points
-    return found
+    adversarial[positions] = points
+    return adversarial
 
 
 @dataclass(frozen=True)
@@ -201,11 +201,11 @@ def _moved_mass(
         return values.abs().pow(power).sum(dim=2, keepdim=True)
 
     old = image.gather(2, first)
-    given = mass(old) + mass(image.scatter(2, first, 0.0).gather(2, second))
+    freed = mass(old) + mass(image.scatter(2, first, 0.0).gather(2, second))
     unused = (threat.budget**power - mass(image).sum(dim=1, keepdim=True)).clamp_min(0.0) / canvas.channels
     pattern = _patterns(side, power).to(image)[(uniform[:, 4] > 0.5).long()].flatten(1)[:, None]
     new = old / (mass(old) ** (1 / power)).clamp_min(1e-12) + _signs(uniform[:, 5:])[:, :, None] * pattern
-    new = new * ((unused + given) / mass(new).clamp_min(1e-12)) ** (1 / power)
+    new = new * ((unused + freed) / mass(new).clamp_min(1e-12)) ** (1 / power)
     change = canvas.unfold(image.scatter(2, second, 0.0).scatter(2, first, new))
     length = threat.norm.size(change).clamp_min(torch.finfo(change.dtype).tiny)
     if power == 1:

@@ -30,8 +30,8 @@ def without_scale(
         return inputs
     unit = threat.norm.unit(inputs)
     with frozen(network):
-        found = search(Unscaled(network, unit), inputs / unit, threat.unscaled(inputs))
-    return threat.clip(found * unit)
+        unscaled_points = search(Unscaled(network, unit), inputs / unit, threat.unscaled(inputs))
+    return threat.clip(unscaled_points * unit)
 
 
 def in_turns(inputs: Inputs, turns: int, run: Callable[[int, Tensor], Tensor]) -> Inputs:
@@ -39,12 +39,12 @@ def in_turns(inputs: Inputs, turns: int, run: Callable[[int, Tensor], Tensor]) -
 
     `run` maps the number of the turn and positions to points, and gives the input itself where it broke nothing.
     """
-    found, standing = inputs.clone(), torch.arange(len(inputs), device=inputs.device)
+    points, standing = inputs.clone(), torch.arange(len(inputs), device=inputs.device)
     for turn in range(turns):
         if len(standing) == 0:
             break
         reached = run(turn, standing)
         unbroken = (reached == inputs[standing]).flatten(1).all(dim=1)
-        found[standing] = reached
+        points[standing] = reached
         standing = standing[unbroken]
-    return found
+    return points

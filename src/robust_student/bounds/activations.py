@@ -123,10 +123,10 @@ class Smooth:
 
     def slopes(self, lower: Tensor, upper: Tensor) -> Interval:
         """Range of f' on the grid, widened, within its global range."""
-        found = self.derivative(self._grid(lower, upper))
+        derivatives = self.derivative(self._grid(lower, upper))
         slack = (upper - lower) / _CELLS * self.curvature / 2 + 1e-12
-        least = (found.amin(-1) - slack).clamp_min(self.flattest)
-        return least, (found.amax(-1) + slack).clamp_max(self.steepest)
+        least = (derivatives.amin(-1) - slack).clamp_min(self.flattest)
+        return least, (derivatives.amax(-1) + slack).clamp_max(self.steepest)
 
     def settled(self, lower: Tensor, upper: Tensor) -> Tensor:
         """Nowhere, but for points."""

@@ -24,7 +24,7 @@ SLACK = 256.0
 _START = 1 / 64  # first radius tried, in units of the threat model's
 _DOUBLINGS = 40
 
-Stands: TypeAlias = Callable[[Logits, Tensor], Bool[Tensor, " batch"]]
+_Stands: TypeAlias = Callable[[Logits, Tensor], Bool[Tensor, " batch"]]
 """From lower bounds of the margins and the positions of their examples: does the property hold over the ball?"""
 
 
@@ -97,13 +97,13 @@ class Certifier:
         From margins, `S_y(z) >= 1 / (1 + sum_j exp(-lb_j))`; both sides are compared as log-odds, so that nothing
         saturates. 0 where S_y(x) < T_y(x). Arguments as for `decision_radius`.
         """
-        slack, wanted = self._slack(inputs), log_odds(teacher_logits.to(torch.float64), labels)
+        slack, teacher_log_odds = self._slack(inputs), log_odds(teacher_logits.to(torch.float64), labels)
 
         def stands(bounds: Tensor, positions: Tensor) -> Tensor:
             rivals = (-bounds).masked_fill(~is_rival(bounds, labels[positions]), -torch.inf)
-            return -rivals.logsumexp(dim=1) > wanted[positions] + slack[positions]
+            return -rivals.logsumexp(dim=1) > teacher_log_odds[positions] + slack[positions]
 
-        clean = log_odds(self._logits(inputs), labels) > wanted + slack
+        clean = log_odds(self._logits(inputs), labels) > teacher_log_odds + slack
         return self._search(inputs, labels, clean, stands, budgets, ceiling)
 
     def _logits(self, inputs: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ class Certifier:
         inputs: Tensor,
         labels: Tensor,
         clean: Tensor,
-        stands: Stands,
+        stands: _Stands,
         budgets: Sequence[float],
         ceiling: Tensor | None,
     ) -> Tensor:
@@ -129,8 +129,8 @@ class Certifier:
         limit = limit if ceiling is None else torch.minimum(limit, ceiling.to(limit))
         low, high = torch.zeros_like(limit), limit.clone()
 
-        def attempt(wanted: Tensor, radii: Tensor) -> None:
-            active = wanted.nonzero()[:, 0]
+        def attempt(candidates: Tensor, radii: Tensor) -> None:
+            active = candidates.nonzero()[:, 0]
             if len(active) == 0:
                 return
             tried = radii[active]

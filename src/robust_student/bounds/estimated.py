@@ -95,8 +95,8 @@ def sampled_decision_radius(
     slopes = torch.zeros(1)
     for logits, visited in _visits(network, inputs, labels, threat, points, seeds):
         rows = jacobian(margins(logits, labels), visited)
-        found = torch.stack([threat.norm.dual_size(rows[:, j]) for j in range(rows.shape[1])], dim=1)
-        slopes = torch.maximum(slopes.to(found), found)
+        sizes = torch.stack([threat.norm.dual_size(rows[:, j]) for j in range(rows.shape[1])], dim=1)
+        slopes = torch.maximum(slopes.to(sizes), sizes)
     values = margins(_logits(network, inputs), labels)
     ratios = _ratio(values.clamp_min(0.0), slopes).masked_fill(~is_rival(values, labels), torch.inf)
     return torch.minimum(threat.radii(inputs), ratios.amin(dim=1))
@@ -118,8 +118,8 @@ def sampled_confidence_radius(
     """
     slope = torch.zeros(1)
     for logits, visited in _visits(network, inputs, labels, threat, points, seeds):
-        found = threat.norm.dual_size(input_gradient(log_odds(logits, labels), visited))
-        slope = torch.maximum(slope.to(found), found)
+        sizes = threat.norm.dual_size(input_gradient(log_odds(logits, labels), visited))
+        slope = torch.maximum(slope.to(sizes), sizes)
     excess = log_odds(_logits(network, inputs), labels) - log_odds(teacher_logits, labels)
     return torch.minimum(threat.radii(inputs), _ratio(excess.clamp_min(0.0), slope))
 

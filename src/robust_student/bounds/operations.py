@@ -84,18 +84,18 @@ class Affine:
             schur = math.sqrt(rows * columns)
             return schur if self.spectral is None else min(schur, self.spectral())
 
-    def _alone(self, kept: int) -> "Affine":
+    def _alone(self, position: int) -> "Affine":
         """The operation as a function of one of its inputs, the others held at 0."""
 
         def fill(map_: Map) -> Map:
             def filled(x: Tensor) -> Tensor:
                 others = self.zeros(len(x))
-                return map_(*(x if k == kept else other for k, other in enumerate(others)))
+                return map_(*(x if k == position else other for k, other in enumerate(others)))
 
             return filled
 
         absolute = None if self.absolute is None else fill(self.absolute)
-        return Affine(fill(self.apply), (self.shapes[kept],), self.like, absolute)
+        return Affine(fill(self.apply), (self.shapes[position],), self.like, absolute)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +132,7 @@ class Elementwise:
     def pull_slopes(self, rows: Interval, owner: Tensor, parent: Interval) -> Interval:
         """Interval of the gradients with respect to the input, given those with respect to the output."""
         least, greatest = self.function.slopes(*parent)
-        return multiply(rows, (least[owner], greatest[owner]))
+        return _multiply(rows, (least[owner], greatest[owner]))
 
     def lipschitz(self, p: float, parent: float) -> float:
         """The steepest slope times the input's constant."""
@@ -220,7 +220,7 @@ class Maximum:
         greatest = candidates.to(parent[0])
         least = (candidates & (candidates.sum(dim=2, keepdim=True) == 1)).to(parent[0])
         outer = tuple(end.flatten(1)[..., None] for end in rows)
-        low, high = multiply((outer[0], outer[1]), (least[owner], greatest[owner]))
+        low, high = _multiply((outer[0], outer[1]), (least[owner], greatest[owner]))
         return self._rows(low), self._rows(high)
 
     def lipschitz(self, p: float, parent: float) -> float:
@@ -259,7 +259,7 @@ class Maximum:
 Operation: TypeAlias = Affine | Elementwise | Maximum
 
 
-def multiply(first: Interval, second: Interval) -> Interval:
+def _multiply(first: Interval, second: Interval) -> Interval:
     """Interval of the product of two intervals."""
     ends = torch.stack([a * b for a in first for b in second])
     return ends.amin(dim=0), ends.amax(dim=0)

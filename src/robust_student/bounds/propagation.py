@@ -43,11 +43,11 @@ def margin_bounds(layers: Layers, ball: Ball, labels: Labels, method: Method) ->
         return clean - ball.radius[:, None] * slopes
     intervals = bound_steps(layers, ball, linear=method == "linear")
     if method == "interval":
-        return _carry(layers, flat, owner, ball, _stop_at(intervals)).view(rows.shape[:2])
+        return _lower_bounds(layers, flat, owner, ball, _stop_at(intervals)).view(rows.shape[:2])
     relaxation = _Relaxation(layers, intervals)
     parts = _examples(owner)
-    found = [_carry(layers, flat[part], owner[part], ball, relaxation.of(k)) for k, part in parts]
-    return torch.cat(found).view(rows.shape[:2])
+    bounds = [_lower_bounds(layers, flat[part], owner[part], ball, relaxation.of(k)) for k, part in parts]
+    return torch.cat(bounds).view(rows.shape[:2])
 
 
 def margin_slopes(
@@ -62,12 +62,12 @@ def margin_slopes(
     owner = torch.arange(len(labels), device=labels.device).repeat_interleave(rows.shape[1])
     flat = rows.flatten(0, 1).to(ball.inputs)
     if method == "lipschitz":
-        found = _lipschitz(layers, flat, owner, ball)
+        slopes = _lipschitz(layers, flat, owner, ball)
     else:
         intervals = bound_steps(layers, ball, linear=False)
         parts = slices(len(flat), _ROWS)
-        found = torch.cat([_gradient(layers, flat[part], owner[part], ball, intervals) for part in parts])
-    return found.view(rows.shape[:2])
+        slopes = torch.cat([_gradient(layers, flat[part], owner[part], ball, intervals) for part in parts])
+    return slopes.view(rows.shape[:2])
 
 
 def _margin_rows(labels: Labels, classes: int) -> Tensor:
@@ -87,16 +87,16 @@ def bound_steps(layers: Layers, ball: Ball, *, linear: bool) -> list[Interval]:
     affine = [True]
     for number, step in enumerate(layers.steps, start=1):
         operation = step.operation
-        found = operation.intervals(*(intervals[k] for k in step.parents))
+        interval = operation.intervals(*(intervals[k] for k in step.parents))
         affine.append(isinstance(operation, Affine) and all(affine[k] for k in step.parents))
         readers = [later.operation for later in layers.steps if number in later.parents]
         bent = [reader for reader in readers if not isinstance(reader, Affine)]
-        intervals.append(found)
+        intervals.append(interval)
         if bent and affine[number]:
             if ball.norm.p != torch.inf or _depth(layers, number) > 1:
-                intervals[number] = _tighten_affine(layers, number, ball, found)
+                intervals[number] = _tighten_affine(layers, number, ball, interval)
         elif bent and linear and isinstance(operation, Affine):
-            settled = torch.stack([reader.settled(found) for reader in bent]).all(dim=0)
+            settled = torch.stack([reader.settled(interval) for reader in bent]).all(dim=0)
             intervals[number] = _tighten(layers, number, ball, intervals, ~settled)
     return intervals
 
@@ -108,7 +108,7 @@ def _depth(layers: Layers, number: int) -> int:
     return own + max((_depth(layers, k) for k in step.parents if k > 0), default=0)
 
 
-def _tighten_affine(layers: Layers, number: int, ball: Ball, found: Interval) -> Interval:
+def _tighten_affine(layers: Layers, number: int, ball: Ball, interval: Interval) -> Interval:
     """Exact bounds of a step that is an affine function of the input (without a range)."""
     shape = layers.steps[number - 1].shape
     ends = []
@@ -120,20 +120,20 @@ def _tighten_affine(layers: Layers, number: int, ball: Ball, found: Interval) ->
             pulled, bias = _to_input(layers, number, rows)
             columns.append(ball.least_of_all(pulled) + bias)
         ends.append(torch.cat(columns, dim=1).view(len(ball.inputs), *shape))
-    return torch.maximum(found[0], ends[0]), torch.minimum(found[1], -ends[1])
+    return torch.maximum(interval[0], ends[0]), torch.minimum(interval[1], -ends[1])
 
 
-def _tighten(layers: Layers, number: int, ball: Ball, intervals: list[Interval], wanted: Tensor) -> Interval:
-    """Linear bounds, carried back to the input, of the wanted elements of a step."""
+def _tighten(layers: Layers, number: int, ball: Ball, intervals: list[Interval], unsettled: Tensor) -> Interval:
+    """Linear bounds, carried back to the input, of the unsettled elements of a step."""
     shape = layers.steps[number - 1].shape
-    owners, positions = wanted.flatten(1).nonzero(as_tuple=True)
+    owners, positions = unsettled.flatten(1).nonzero(as_tuple=True)
     lower, upper = (end.flatten(1).clone() for end in intervals[number])
     relaxation = _Relaxation(layers, intervals)
     for example, part in _examples(owners):
         owner, position = owners[part], positions[part]
         rows, bend = _unit_rows(position, shape, ball.inputs), relaxation.of(example)
-        least = _carry(layers, rows, owner, ball, bend, number)
-        greatest = -_carry(layers, -rows, owner, ball, bend, number)
+        least = _lower_bounds(layers, rows, owner, ball, bend, number)
+        greatest = -_lower_bounds(layers, -rows, owner, ball, bend, number)
         lower[owner, position] = torch.maximum(lower[owner, position], least)
         upper[owner, position] = torch.minimum(upper[owner, position], greatest)
     whole = (len(lower), *shape)
@@ -150,7 +150,9 @@ _Bend: TypeAlias = Callable[[int, Tensor, Tensor], tuple[Tensor | None, Tensor]]
 """Takes a bent step's number, rows and owners; gives rows of its input (None: stop here) and constants."""
 
 
-def _carry(layers: Layers, rows: Tensor, owner: Tensor, ball: Ball, bend: _Bend, start: int | None = None) -> Tensor:
+def _lower_bounds(
+    layers: Layers, rows: Tensor, owner: Tensor, ball: Ball, bend: _Bend, start: int | None = None
+) -> Tensor:
     """Lower bounds of functionals of a step's output (default: the last), carried back towards the input."""
     total = rows.new_zeros(len(rows))
     pending = {len(layers.steps) if start is None else start: rows}
@@ -224,14 +226,14 @@ def _gradient(layers: Layers, rows: Tensor, owner: Tensor, ball: Ball, intervals
     while max(pending) > 0:
         last = max(pending)
         (low, high), step = pending.pop(last), layers.steps[last - 1]
-        found: list[Interval]
+        pulled: list[Interval]
         if isinstance(step.operation, Affine):
             centres = step.operation.pull((low + high) / 2)
             radii = step.operation.pull_spread((high - low) / 2)
-            found = [(centre - radius, centre + radius) for centre, radius in zip(centres, radii, strict=True)]
+            pulled = [(centre - radius, centre + radius) for centre, radius in zip(centres, radii, strict=True)]
         else:
-            found = [step.operation.pull_slopes((low, high), owner, intervals[step.parents[0]])]
-        for parent, (less, more) in zip(step.parents, found, strict=True):
+            pulled = [step.operation.pull_slopes((low, high), owner, intervals[step.parents[0]])]
+        for parent, (less, more) in zip(step.parents, pulled, strict=True):
             before = pending.get(parent)
             pending[parent] = (less, more) if before is None else (before[0] + less, before[1] + more)
     low, high = pending[0]

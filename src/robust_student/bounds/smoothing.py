@@ -121,8 +121,8 @@ class _Smoothed:
             size = (min(self.chunk, samples - done), *example.shape)
             noise = torch.from_numpy(generator.standard_normal(size, dtype=np.float32)).to(example)
             logits = self.network(example + spread * noise)
-            given = answers(logits).cpu()
-            part = torch.bincount(given[given >= 0], minlength=logits.shape[1]).numpy()
+            classes = answers(logits).cpu()
+            part = torch.bincount(classes[classes >= 0], minlength=logits.shape[1]).numpy()
             counts = part + counts if done else part
         return counts
 

@@ -77,15 +77,15 @@ def _check(graph: Graph, like: Tensor) -> None:
             layers = graph.layers()
             expected = graph.network(points)
             # One by one: no example may depend on another.
-            found = torch.cat([layers(point) for point in torch.split(points, 1)])
+            traced = torch.cat([layers(point) for point in torch.split(points, 1)])
             if points.device.type != "mps":  # certificates are computed in float64
                 precise = graph.layers(torch.float64)
-                found = torch.cat([found, torch.cat([precise(point.double()) for point in torch.split(points, 1)])])
+                traced = torch.cat([traced, torch.cat([precise(point.double()) for point in torch.split(points, 1)])])
                 expected = torch.cat([expected, expected])
         except (RuntimeError, TypeError, IndexError) as error:
             raise UserError(f"certify: the traced network fails ({_reason(error)}); {SMOOTHING}") from None
     scale = float(expected.abs().amax()) + 1e-12
-    if expected.shape != found.shape or not float((expected - found).abs().amax()) <= _TOLERANCE * scale:
+    if expected.shape != traced.shape or not float((expected - traced).abs().amax()) <= _TOLERANCE * scale:
         raise UserError(f"certify: the traced network disagrees with the network itself; {SMOOTHING}")
 
 

@@ -278,8 +278,8 @@ def _pooling_windows(shape: Shape, out: Shape, lists: tuple[Shape, Shape, Shape,
     windows = functional.unfold(padded[:, None], kernel, dilation=dilation, stride=stride)
     sides = zip(padded.shape[1:], kernel, stride, dilation, strict=True)
     grid = [(side - d * (k - 1) - 1) // s + 1 for side, k, s, d in sides]
-    wanted = (1, *out[1:]) if len(shape) == 2 else out[1:]
-    windows = windows.view(shape[0], math.prod(kernel), *grid)[:, :, : wanted[0], : wanted[1]].movedim(1, -1)
+    kept_grid = (1, *out[1:]) if len(shape) == 2 else out[1:]
+    windows = windows.view(shape[0], math.prod(kernel), *grid)[:, :, : kept_grid[0], : kept_grid[1]].movedim(1, -1)
     return windows.reshape(math.prod(out), -1).long()
 
 
@@ -320,9 +320,9 @@ def _along(steps: Steps, call: Call) -> Maximum:
     if not dims or dims[0] == 0:
         raise call.refusal("which mixes the examples of a batch")
     numbers = _positions(parent.shape)
-    kept = [k for k in range(len(parent.shape)) if k + 1 not in dims]
-    windows = numbers.permute(*kept, *(dim - 1 for dim in dims)).reshape(
-        math.prod(parent.shape[k] for k in kept), math.prod(parent.shape[dim - 1] for dim in dims)
+    other_dims = [k for k in range(len(parent.shape)) if k + 1 not in dims]
+    windows = numbers.permute(*other_dims, *(dim - 1 for dim in dims)).reshape(
+        math.prod(parent.shape[k] for k in other_dims), math.prod(parent.shape[dim - 1] for dim in dims)
     )
     value = call.node.meta["val"]
     out = tuple((value if isinstance(value, Tensor) else value[0]).shape)[1:]
