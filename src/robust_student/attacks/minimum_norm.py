@@ -74,12 +74,12 @@ def smallest_decision_change(
     """Upper bound on r_A(x), the smallest `||d||` with x + d in the input range and `argmax_k S_k(x + d) != y`.
 
     `attacks` are names from `MINIMUM_NORM_ATTACKS`; `seeds` holds one number per example. pgd-bisection and fab treat
-    every example alone, up to rounding. Not so ddn, fmn and deepfool, which work in units of the batch's median first-order
-    radius (ddn draws from a generator seeded with the first example's seed where a gradient is zero). Points where a
-    logit is not finite prove nothing and do not count; NaN logits at x count as a wrong decision. The network runs in
-    evaluation mode; its mode and its parameters' gradients stay as they are. The radius of `threat` is the first budget
-    where the gradient says none. Units: those of the norm. Raises UserError
-    for an attack that is unknown, does not serve the norm or is not installed. An upper bound, not a guarantee.
+    every example alone, up to rounding. Not so ddn, fmn and deepfool, which work in units of the batch's median first-
+    order radius (ddn draws from a generator seeded with the first example's seed where a gradient is zero). Points
+    where a logit is not finite prove nothing and do not count; NaN logits at x count as a wrong decision. The network
+    runs in evaluation mode; its mode and its parameters' gradients stay as they are. The radius of `threat` is the
+    first budget where the gradient says none. Units: those of the norm. Raises UserError for an attack that is unknown,
+    does not serve the norm or is not installed. An upper bound, not a guarantee.
     """
 
     def excess(logits: Logits, positions: Tensor) -> PerExample:
