@@ -168,7 +168,7 @@ def test_a_giant_network_is_refused_before_it_is_built(spec: str, monkeypatch: p
 def test_packed_rows_are_unpacked_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "rows.jsonl.xz").write_bytes(lzma.compress(b'{"a": 1}\n' * 100))
     assert len(reading.read_rows(tmp_path)) == 100
-    monkeypatch.setattr(reading, "LARGEST_ROWS", 899)
+    monkeypatch.setattr(reading, "_LARGEST_ROWS", 899)
     assert "unpacks to more than 899 bytes" in message_of(lambda: reading.read_rows(tmp_path))
     monkeypatch.undo()
     (tmp_path / "rows.jsonl.xz").write_bytes(lzma.compress(b'{"a": 1}\n' * 100)[:-20])

@@ -12,7 +12,7 @@ from saved_evaluation import files, save, written
 from robust_student.cli.main import main
 from robust_student.report import contents
 from robust_student.report.document.blocks import Paragraph, Section, Table, Value
-from robust_student.report.evidence.evaluation import Evidence, read
+from robust_student.report.evidence.evaluation import Evidence, read_evaluation
 
 
 def toy(shown: Any) -> Section:
@@ -57,7 +57,7 @@ def test_so_does_one_on_several_evaluations(two: tuple[Path, Path], monkeypatch:
 def test_sections_have_names_of_their_own_and_nothing_to_say_is_no_section(tmp_path: Path) -> None:
     content = files()
     del content["gallery.json"]
-    shown = contents.document(read(save(tmp_path, content)))
+    shown = contents.document(read_evaluation(save(tmp_path, content)))
     anchors = [section.anchor for section in shown.sections]
     assert len(set(anchors)) == len(anchors) < len(contents.EVALUATION)
     assert not {"worst", "examples", "corruptions"} & set(anchors)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from robust_student.cli.arguments import Command, Paths
 from robust_student.core.errors import UserError
-from robust_student.report.formats import Format, Kind, format_of, suffix_of
+from robust_student.report.formats import ReportFormat, ReportKind, format_of, suffix_of
 
 
 class Report(Command):
@@ -18,7 +18,7 @@ class Report(Command):
     """Average models of the same names over evaluations with other seeds: mean, sd, n, Student's t interval."""
     certificates: Path | None = None
     """Directory that `certify` wrote, to be shown below an evaluation."""
-    format: Format | None = None
+    format: ReportFormat | None = None
     """Format to write; None: the one of the output's suffix (.html, .md, .json), or html without a suffix."""
     output: Path | None = None
     """File to write; None: report.html, report.md or report.json (report-with-certificates.*, comparison.*, seeds.*)
@@ -34,7 +34,7 @@ class Report(Command):
             raise UserError("report: name at least one directory")
         if self.compare and self.seeds:
             raise UserError("report: --compare and --seeds exclude each other")
-        kind: Kind = "comparison" if self.compare else "seeds" if self.seeds else "report"
+        kind: ReportKind = "comparison" if self.compare else "seeds" if self.seeds else "report"
         style = self.format or ("html" if self.output is None else format_of(self.output))
         name = kind if self.certificates is None else f"{kind}-with-certificates"
         output = self.output if self.output is not None else self.directories[0] / f"{name}{suffix_of(style)}"

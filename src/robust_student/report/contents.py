@@ -27,7 +27,7 @@ from robust_student.report.sections.radii import radii
 from robust_student.report.sections.training import training
 from robust_student.report.sections.verdict import verdict
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 EVALUATION: tuple[Callable[[Evidence], Section | None], ...] = (
     verdict,
     models,
@@ -86,6 +86,6 @@ def document(shown: Evidence | Certificates | Comparison | Seeds, certificates: 
             return Document(f"Several seeds: {shown.reference.data}", seeds.lead(shown), _made(SEEDS, shown))
 
 
-def _made(sections: Iterable[Callable[[T], Section | None]], shown: T) -> list[Section]:
+def _made(sections: Iterable[Callable[[_T], Section | None]], shown: _T) -> list[Section]:
     """The sections that have something to say."""
     return [section for make in sections if (section := make(shown)) is not None]

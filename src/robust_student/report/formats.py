@@ -5,9 +5,9 @@ from typing import Literal
 
 from robust_student.core.errors import UserError
 
-Kind = Literal["report", "comparison", "seeds"]
-Format = Literal["html", "markdown", "json"]
-SUFFIXES: dict[str, Format] = {
+ReportKind = Literal["report", "comparison", "seeds"]
+ReportFormat = Literal["html", "markdown", "json"]
+SUFFIXES: dict[str, ReportFormat] = {
     ".html": "html",
     ".htm": "html",
     ".md": "markdown",
@@ -17,13 +17,13 @@ SUFFIXES: dict[str, Format] = {
 """The first of a format is the one that its files get where nobody names them."""
 
 
-def format_of(output: Path) -> Format:
+def format_of(output: Path) -> ReportFormat:
     """The format that a file's suffix asks for; UserError where it asks for none."""
     if output.suffix not in SUFFIXES:
         raise UserError(f"output {output}: ends in none of .html, .md and .json; rename it or pass --format")
     return SUFFIXES[output.suffix]
 
 
-def suffix_of(style: Format) -> str:
+def suffix_of(style: ReportFormat) -> str:
     """The usual suffix of a format's files."""
-    return next(suffix for suffix, known in SUFFIXES.items() if known == style)
+    return next(suffix for suffix, format_ in SUFFIXES.items() if format_ == style)

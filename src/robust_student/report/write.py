@@ -17,7 +17,7 @@ from robust_student.report.evidence.certificates import Certificates
 from robust_student.report.evidence.evaluation import Evidence
 from robust_student.report.evidence.seeds import Seeds, check
 from robust_student.report.evidence.side_by_side import Comparison
-from robust_student.report.formats import Format, Kind
+from robust_student.report.formats import ReportFormat, ReportKind
 from robust_student.results.rows import CERTIFICATION
 from robust_student.runtime.files import write_atomically
 
@@ -27,8 +27,8 @@ def write_report(
     output: Path,
     *,
     certificates: Path | None = None,
-    kind: Kind = "report",
-    style: Format = "html",
+    kind: ReportKind = "report",
+    style: ReportFormat = "html",
 ) -> None:
     """Render what `evaluate` or `certify` wrote as one file that needs nothing else; same files, same bytes.
 
@@ -60,7 +60,7 @@ def write_report(
         raise UserError(f"output {output}: cannot write there ({error.strerror})") from None
 
 
-def _one(folders: Sequence[Path], certificates: Path | None, style: Format) -> str:
+def _one(folders: Sequence[Path], certificates: Path | None, style: ReportFormat) -> str:
     """The report of one directory."""
     if len(folders) > 1:
         raise UserError(f"report: {len(folders)} directories; pass --compare or --seeds to take them together")
@@ -68,17 +68,17 @@ def _one(folders: Sequence[Path], certificates: Path | None, style: Format) -> s
     if (folder / CERTIFICATION).exists():
         if certificates is not None:
             raise UserError(f"directory {folder}: holds certificates, so there is no evaluation to add others to")
-        alone = certificates_module.read(folder)
+        alone = certificates_module.read_certificates(folder)
         return _text(document(alone), alone.values(), style)
-    found = evaluation.read(folder)
+    shown = evaluation.read_evaluation(folder)
     if certificates is None:
-        return _text(document(found), found.values(), style)
-    added = certificates_module.read(certificates, found.styles)
-    _require_same_models(found, added)
-    return _text(document(found, added), found.values() | {"certificates": added.values()}, style)
+        return _text(document(shown), shown.values(), style)
+    added = certificates_module.read_certificates(certificates, shown.styles)
+    _require_same_models(shown, added)
+    return _text(document(shown, added), shown.values() | {"certificates": added.values()}, style)
 
 
-def _several(evaluations: Mapping[str, Evidence], kind: Kind, style: Format) -> str:
+def _several(evaluations: Mapping[str, Evidence], kind: ReportKind, style: ReportFormat) -> str:
     """The report of several evaluations."""
     if kind == "seeds":
         check(evaluations)
@@ -86,7 +86,7 @@ def _several(evaluations: Mapping[str, Evidence], kind: Kind, style: Format) -> 
     return _text(document(shown), shown.values(), style)
 
 
-def _text(shown: Document, values: Mapping[str, Any], style: Format) -> str:
+def _text(shown: Document, values: Mapping[str, Any], style: ReportFormat) -> str:
     """The document in a format; in JSON below every figure as plain values."""
     if style == "html":
         return as_html(shown)
@@ -95,7 +95,7 @@ def _text(shown: Document, values: Mapping[str, Any], style: Format) -> str:
     return json.dumps({**values, **as_values(shown)}, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def _read_all(folders: Sequence[Path], kind: Kind) -> dict[str, Evidence]:
+def _read_all(folders: Sequence[Path], kind: ReportKind) -> dict[str, Evidence]:
     """Evaluations by a name of their own: the directory's, with its parent's before it where two are called alike."""
     flag = "--seeds" if kind == "seeds" else "--compare"
     places = [folder.resolve() for folder in folders]
@@ -112,12 +112,12 @@ def _read_all(folders: Sequence[Path], kind: Kind) -> dict[str, Evidence]:
         names = [f"{place.parent.name}/{place.name}" for place in places]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
-    return {name: evaluation.read(folder) for name, folder in zip(names, folders, strict=True)}
+    return {name: evaluation.read_evaluation(folder) for name, folder in zip(names, folders, strict=True)}
 
 
-def _require_same_models(found: Evidence, added: Certificates) -> None:
+def _require_same_models(shown: Evidence, added: Certificates) -> None:
     """Refuse certificates of a model that only shares its name with one that was evaluated."""
-    for name, described in found.details["models"].items():
-        mine, its = described["card"].get("sha256"), added.digest(name)
-        if mine and its and mine != its:
+    for name, described in shown.details["models"].items():
+        evaluated, certified = described["card"].get("sha256"), added.digest(name)
+        if evaluated and certified and evaluated != certified:
             raise UserError(f"certificates: '{name}' has other weights there than in the evaluation")

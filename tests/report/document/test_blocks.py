@@ -22,7 +22,7 @@ TEXT: tuple[Any, ...] = (
 TABLE = b.Table("caption", ["head", "cell"], [["row", TEXT]], "cards", [b.Group("group", [["below", "it"]])])
 BLOCKS: list[b.Block] = [
     *(b.Paragraph(TEXT), b.Paragraph("note", "note"), b.Paragraph("alarm", "fail"), b.Heading("heading", "#000")),
-    *(b.Findings(["finding"]), TABLE, b.Key({HOSTILE: model_style(0)}), b.Key(swatches=[("band", "between")])),
+    *(b.Findings(["finding"]), TABLE, b.Legend({HOSTILE: model_style(0)}), b.Legend(swatches=[("band", "between")])),
     *(b.Facts([("name", "fact")]), b.Facts([("term", "meaning")], "terms"), b.Facts([("a.b", "1")], "long")),
     *(b.Tiles([b.Tile("tile", [("kd", "figure")], "difference")]), b.Folded("folded", [b.Paragraph("inside")])),
     b.Grid([b.Figure("figure", lambda: "<svg></svg>", "what is seen", {HOSTILE: model_style(1)})]),

@@ -14,7 +14,7 @@ from saved_certificates import ALONE, BUDGETS, METHODS, SLOW, STRENGTH, N, Table
 from saved_evaluation import save
 
 from robust_student.core.errors import UserError
-from robust_student.report.evidence.certificates import read
+from robust_student.report.evidence.certificates import read_certificates
 from robust_student.report.write import write_report
 from robust_student.results.intervals import wilson
 from robust_student.results.records import find
@@ -77,7 +77,7 @@ def test_summary_brackets_the_truth_on_the_same_examples(tmp_path: Path) -> None
 
 def test_curves_meet_the_records_at_the_budgets(tmp_path: Path) -> None:
     content = files()
-    view = read(save(tmp_path, content))
+    view = read_certificates(save(tmp_path, content))
     for meaning, noun in (("decision", "accuracy"), ("confidence", "confidence")):
         for budget in BUDGETS:
             sides = view.between("robust", meaning, budget)

@@ -11,7 +11,7 @@ from saved_evaluation import save
 
 from robust_student.cli.main import main
 from robust_student.report.document import figures
-from robust_student.report.evidence.certificates import read
+from robust_student.report.evidence.certificates import read_certificates
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_certificates_below_an_evaluation(both: tuple[Path, Path], tmp_path: Pat
 
 def test_the_same_model_looks_the_same(both: tuple[Path, Path]) -> None:
     shown = {"robust": figures.model_style(0), "other": figures.model_style(1)}
-    styles = read(both[1], shown).styles
+    styles = read_certificates(both[1], shown).styles
     assert styles["robust"] == shown["robust"] and len(set(styles.values())) == 3
     assert not {styles["kd"], styles["teacher"]} & set(shown.values())
 

@@ -8,7 +8,7 @@ import pytest
 from parsed_page import Page
 from saved_evaluation import FAIL, Files, N, adjust, files, html, save
 
-from robust_student.report.evidence.evaluation import read
+from robust_student.report.evidence.evaluation import read_evaluation
 from robust_student.report.sections import attacks, noise, radii
 from robust_student.report.write import write_report
 from robust_student.results import masking
@@ -117,10 +117,10 @@ def test_hero_is_the_best_student_under_autoattack(tmp_path: Path) -> None:
     names = {"robust": "strong", "kd": "weak", "teacher": "middle"}
     content = files(names, baseline=None)
     content["evaluation.json"]["provenance"]["settings"]["teacher"] = "absent"
-    assert read(save(tmp_path, content)).hero == "strong"
+    assert read_evaluation(save(tmp_path, content)).hero == "strong"
     for metric in ("autoattack_linf", "gaussian_snr_db"):
         adjust(content, "strong", "accuracy", metric, value=None)
-    assert read(save(tmp_path, content)).hero == "middle"
+    assert read_evaluation(save(tmp_path, content)).hero == "middle"
 
 
 def test_only_what_is_not_is_called_certified(tmp_path: Path) -> None:
@@ -130,11 +130,13 @@ def test_only_what_is_not_is_called_certified(tmp_path: Path) -> None:
 
 
 def test_figures_show_the_records(tmp_path: Path) -> None:
-    evidence = read(save(tmp_path, files()))
-    ticks = dict(re.findall(r'x="([\d.]+)" y="[\d.]+" [^>]*>(clean|10|−1)</text>', noise.figure(evidence).draw()))
+    evidence = read_evaluation(save(tmp_path, files()))
+    ticks = dict(
+        re.findall(r'x="([\d.]+)" y="[\d.]+" [^>]*>(clean|10|−1)</text>', noise.noise_level_figure(evidence).draw())
+    )
     order = [label for _, label in sorted((float(x), label) for x, label in ticks.items())]
     assert order == ["clean", "10", "−1"]  # noisier to the right
-    linf, l2 = (figure.draw() for figure in attacks.figures(evidence))
+    linf, l2 = (figure.draw() for figure in attacks.budget_figures(evidence))
     assert (
         linf.count("C ") < linf.count("L ") and ">0.10<" in linf and ">1.00<" not in linf
     )  # the masking check's budget
@@ -144,9 +146,9 @@ def test_figures_show_the_records(tmp_path: Path) -> None:
 
 def test_marked_epoch(tmp_path: Path) -> None:
     content = files()
-    assert read(save(tmp_path, content)).marked_epoch("kd") == 4
+    assert read_evaluation(save(tmp_path, content)).marked_epoch("kd") == 4
     content["evaluation.json"]["models"]["kd"]["best_epoch"] = 5
-    assert read(save(tmp_path, content)).marked_epoch("kd") == 5
+    assert read_evaluation(save(tmp_path, content)).marked_epoch("kd") == 5
 
 
 def test_masking_thresholds_are_the_real_ones(page: Callable[..., Page]) -> None:

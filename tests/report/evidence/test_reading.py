@@ -8,7 +8,7 @@ import pytest
 from saved_evaluation import files, html, save
 
 from robust_student.core.errors import UserError
-from robust_student.report.evidence.evaluation import read
+from robust_student.report.evidence.evaluation import read_evaluation
 from robust_student.report.write import write_report
 
 
@@ -47,4 +47,4 @@ def test_compressed_rows_are_read(tmp_path: Path) -> None:
     assert (tmp_path / "report.html").read_text() == page
     (tmp_path / "rows.jsonl.xz").write_bytes(b"nonsense")
     with pytest.raises(UserError, match="not an xz file"):
-        read(tmp_path)
+        read_evaluation(tmp_path)

@@ -7,7 +7,7 @@ from saved_evaluation import FAIL, files, folder, marked, report
 from scipy import stats
 
 from robust_student.cli.main import main
-from robust_student.report.evidence.evaluation import read
+from robust_student.report.evidence.evaluation import read_evaluation
 from robust_student.report.evidence.side_by_side import compare
 
 
@@ -29,7 +29,7 @@ def test_other_or_unknown_test_sets_are_compared_unpaired(
     tmp_path: Path, first: str | None, second: str | None
 ) -> None:
     folders = folder(tmp_path / "a", marked(files(), first)), folder(tmp_path / "b", marked(files(), second))
-    found = compare({place.name: read(place) for place in folders})
+    found = compare({place.name: read_evaluation(place) for place in folders})
     assert found and not any(pair.difference.paired for pair in found)
     assert all(pair.difference.n == (40, 40) and pair.difference.test == "Fisher" for pair in found)
     main(["report", *map(str, folders), "--compare", "--format", "markdown"])
@@ -41,7 +41,7 @@ def test_examples_are_paired_where_half_are_shared(tmp_path: Path) -> None:
     for content, least in ((b, 20), (c, 30)):
         for row in content["rows.jsonl"]:
             row["index"] += least
-    pairs = compare({k: read(folder(tmp_path / k, v)) for k, v in {"a": a, "b": b, "c": c}.items()})
+    pairs = compare({k: read_evaluation(folder(tmp_path / k, v)) for k, v in {"a": a, "b": b, "c": c}.items()})
     n = {pair.first[0]: pair.difference.n for pair in pairs}
     assert n == {"b": (20,), "c": (40, 40)}
 

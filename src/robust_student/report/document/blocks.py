@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeAlias
 
 from robust_student.report.document.figures import Style
 
-Kind = Literal[
+MarkKind = Literal[
     "name",
     "role",
     "more",
@@ -68,7 +68,7 @@ class Small(Inline):
 class Mark(Inline):
     """Text with a meaning of its own."""
 
-    kind: Kind
+    kind: MarkKind
     text: Text
 
 
@@ -189,7 +189,7 @@ class Pictures(Block):
 
 
 @dataclass(frozen=True)
-class Key(Block):
+class Legend(Block):
     """Whose line is whose in the figures below, or what a swatch stands for."""
 
     styles: Mapping[str, Style] | None = None

@@ -18,11 +18,10 @@ from matplotlib.ticker import MaxNLocator
 
 from robust_student.results.calibration import Bin
 from robust_student.results.perturbation import NORMS, Perturbation
+from robust_student.results.radii import Bracket
 from robust_student.results.records import find
 
 Records = Sequence[Mapping[str, Any]]
-Bracket = tuple[float, float, float, float]
-"""Certified, sampled, estimated radius of one example, and the smallest perturbation found; NaN: not measured."""
 
 INK, MUTED, RULE = "#1b1f24", "#59626d", "#d9dee4"
 """Text, secondary text, thin lines."""
@@ -49,7 +48,7 @@ SIDES = {
 """Colour and width of each kind of radius, the same in every figure of certificates and in the page's key."""
 BAND = "#FBE7C6"
 """Fill between what is certified and what an attack reached: the truth lies there."""
-FEW = 5
+_FEW = 5
 """Examples that a bin of confidence must hold to be drawn in a reliability diagram."""
 _CROWD = 400
 """Examples from which on a figure draws marks instead of a line where neighbours differ much."""
@@ -215,15 +214,15 @@ def search_figure(
 
 
 def reliability_figure(bins: Mapping[str, Sequence[Bin]], styles: Mapping[str, Style], name: str) -> str:
-    """Accuracy over confidence, a point per bin of at least `FEW` examples; a model on the diagonal is calibrated."""
+    """Accuracy over confidence, a point per bin of at least `_FEW` examples; a model on the diagonal is calibrated."""
     with matplotlib.rc_context(_RC):
         figure, axes = _panel("confidence (%)", "accuracy (%)")
         axes.plot([0, 100], [0, 100], color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)), zorder=1)
-        for model, found in bins.items():
+        for model, bins_of_model in bins.items():
             full = [
                 (100 * b.confidence, 100 * b.right / b.count)
-                for b in found
-                if b.confidence is not None and b.count >= FEW
+                for b in bins_of_model
+                if b.confidence is not None and b.count >= _FEW
             ]
             x, y = np.asarray(full, dtype=float).reshape(-1, 2).T
             _line(axes, x, y, styles[model])
@@ -235,9 +234,9 @@ def confidence_figure(bins: Mapping[str, Sequence[Bin]], styles: Mapping[str, St
     """Share of examples over confidence, as steps."""
     with matplotlib.rc_context(_RC):
         figure, axes = _panel("confidence (%)", "share of examples (%)")
-        for model, found in bins.items():
-            edges = np.repeat(np.linspace(0, 100, len(found) + 1), 2)[1:-1]
-            heights = np.repeat([100 * b.count / max(sum(b.count for b in found), 1) for b in found], 2)
+        for model, bins_of_model in bins.items():
+            edges = np.repeat(np.linspace(0, 100, len(bins_of_model) + 1), 2)[1:-1]
+            heights = np.repeat([100 * b.count / max(sum(b.count for b in bins_of_model), 1) for b in bins_of_model], 2)
             style = styles[model]
             axes.plot(edges, heights, color=style.color, linewidth=style.width, dashes=style.dash or (None, None))
         axes.set_xlim(-2, 102)
@@ -357,10 +356,10 @@ def _line(axes: Axes, x: Any, y: Any, style: Style, every: int = 1) -> None:
 
 def _marks(axes: Axes, values: Any, length: float, color: str, width: float) -> None:
     """A dash (a dot, where the length is 0) at every example's value, all in one small path; NaN is not drawn."""
-    known = np.flatnonzero(~np.isnan(values))
-    x = known[:, None] + 1 + np.array([-0.5, 0.5, np.nan]) * (length or 1e-3)
+    measured = np.flatnonzero(~np.isnan(values))
+    x = measured[:, None] + 1 + np.array([-0.5, 0.5, np.nan]) * (length or 1e-3)
     cap: Any = "butt" if length else "round"
-    axes.plot(x.ravel(), np.repeat(values[known], 3), color=color, linewidth=width, solid_capstyle=cap)
+    axes.plot(x.ravel(), np.repeat(values[measured], 3), color=color, linewidth=width, solid_capstyle=cap)
 
 
 def _percent_svg(figure: Figure, axes: Axes, name: str) -> str:

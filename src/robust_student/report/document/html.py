@@ -19,7 +19,7 @@ from robust_student.report.document.blocks import (
     Heading,
     Image,
     Inline,
-    Key,
+    Legend,
     Link,
     Mark,
     Paragraph,
@@ -37,7 +37,7 @@ from robust_student.report.document.blocks import (
 )
 from robust_student.report.document.figures import BAND, SIDES, Style
 
-CLASSES = {
+_CLASSES = {
     "name": "who",
     "more": "note",
     "better": "sign better",
@@ -149,7 +149,7 @@ def _block(block: Block) -> Markup:
             return Markup("<figure><h3>{}</h3>{}\n{}</figure>").format(title, _key(key) if key else "", plot)
         case Pictures(title, table):
             return Markup("<figure><h3>{}</h3>\n{}</figure>").format(title, _table(table))
-        case Key(styles, swatches):
+        case Legend(styles, swatches):
             marks = [(Markup(_SWATCHES[side]), words) for side, words in swatches]
             return _key(styles) if styles else _swatch_list(marks)
         case Facts(pairs, look):
@@ -182,7 +182,7 @@ def _inline(inline: Inline) -> Markup:
             spans = Markup(" ").join(Markup("<span>{}</span>").format(_text(piece)) for piece in pieces)
             return Markup("<small>{}</small>").format(spans)
         case Mark(kind, text):
-            return Markup('<span class="{}">{}</span>').format(CLASSES.get(kind, kind), _text(text))
+            return Markup('<span class="{}">{}</span>').format(_CLASSES.get(kind, kind), _text(text))
         case Link(section, text):
             return Markup('<a href="#{}">{}</a>').format(section, text)
         case Subscript(text):
@@ -237,7 +237,7 @@ def _row(cells: Sequence[Text], table: Table, tag: str = "", attributes: str = "
 def _cell(cell: Text, title: Text, table: Table) -> Markup:
     if isinstance(cell, Shade):
         return Markup('<td style="{}"{}>{}</td>').format(
-            heat(cell.value.value), _attribute("title", cell.more), _inline(cell.value)
+            _heat(cell.value.value), _attribute("title", cell.more), _inline(cell.value)
         )
     if table.look == "cards":
         return Markup('<td data-label="{}"><span>{}</span></td>').format(_text(title).striptags(), _text(cell))
@@ -281,7 +281,7 @@ def _svg(paths: Markup) -> Markup:
     return Markup('<svg viewBox="0 0 28 10" aria-hidden="true">{}</svg>').format(paths)
 
 
-def heat(share: float) -> str:
+def _heat(share: float) -> str:
     """Colours of a heat map's cell as CSS: white for 0, dark blue for 1, and text that stays readable on it."""
     share = min(max(share, 0.0), 1.0)
     red, green, blue = (round(255 + share * (end - 255)) for end in (0, 78, 140))

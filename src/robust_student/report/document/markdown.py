@@ -13,7 +13,7 @@ from robust_student.report.document.blocks import (
     Folded,
     Grid,
     Heading,
-    Key,
+    Legend,
     Mark,
     Paragraph,
     Pictures,
@@ -56,7 +56,7 @@ def _block(block: Block) -> list[str]:
             return [_sentence(block.caption), _table(block)]
         case Pictures(title, table):
             return [f"### {_escaped(title)}", *_block(table)]
-        case Figure() | Key():
+        case Figure() | Legend():
             return []
         case Facts(pairs, "terms"):
             return ["\n".join(f"- **{_text(name).strip()}**: {_text(words)}" for name, words in pairs)]

@@ -14,7 +14,7 @@ from robust_student.report.document.blocks import (
     Grid,
     Heading,
     Image,
-    Key,
+    Legend,
     Link,
     Mark,
     Paragraph,
@@ -83,7 +83,7 @@ def _block(block: Block) -> list[dict[str, Any]]:
             return [{"kind": "figure", "title": plain_text(title), "words": plain_text(words)}]
         case Pictures(title, table):
             return [{"kind": "heading", "text": title}, _table(table)]
-        case Key():
+        case Legend():
             return []
         case Facts(pairs):
             return [{"kind": "facts", "pairs": [[plain_text(name), plain_text(value)] for name, value in pairs]}]

@@ -9,9 +9,8 @@ from robust_student.results.perturbation import NORMS, Perturbation
 NOT_MEASURED = Mark("none", "not measured")
 NONE = Mark("none", "\u2013")
 """What stands in a cell where there is nothing."""
-SIGNS = {"PASS": "\u2713", "WARN": "!", "FAIL": "\u2715"}
+_VERDICT_SIGNS = {"PASS": "\u2713", "WARN": "!", "FAIL": "\u2715"}
 """Sign of a masking verdict beside its word."""
-Record = Mapping[str, Any]
 
 
 def number(value: float, form: str = ".3g") -> str:
@@ -49,7 +48,7 @@ def points(value: float) -> Value:
     return Value(value, number(100 * value, "+.1f"))
 
 
-def accuracy(record: Record | None, mark: str = "") -> Text:
+def accuracy(record: Mapping[str, Any] | None, mark: str = "") -> Text:
     """A share with its interval and number of examples: "80.5 % [74.5, 85.4] n = 200"; `mark` follows the share."""
     if record is None or record["value"] is None:
         return NOT_MEASURED
@@ -59,7 +58,7 @@ def accuracy(record: Record | None, mark: str = "") -> Text:
     return share(record["value"]), mark, " ", Small(pieces)
 
 
-def score(record: Record | None, factor: float = 1.0, form: str = ".3g") -> Text:
+def score(record: Mapping[str, Any] | None, factor: float = 1.0, form: str = ".3g") -> Text:
     """A figure times `factor` with its interval and number of examples."""
     if record is None or record["value"] is None:
         return NOT_MEASURED
@@ -69,7 +68,7 @@ def score(record: Record | None, factor: float = 1.0, form: str = ".3g") -> Text
     return Value(record["value"], number(factor * record["value"], form)), " ", Small(pieces)
 
 
-def radius(record: Record | None) -> Text:
+def radius(record: Mapping[str, Any] | None) -> Text:
     """A median radius with its interval; an end that is None is infinite."""
     if record is None or record["n"] == 0:
         return NOT_MEASURED
@@ -81,7 +80,7 @@ def length(value: float | None) -> Text:
     return "\u221e" if value is None else Value(value, number(value))
 
 
-def interval(record: Record, factor: float, form: str) -> Text:
+def interval(record: Mapping[str, Any], factor: float, form: str) -> Text:
     """The ends of a record's interval times `factor`; an end that is None is infinite."""
     ends = [record[end] for end in ("low", "high")]
     low, high = ("\u221e" if end is None else Value(end, number(factor * end, form)) for end in ends)
@@ -109,7 +108,7 @@ def badge(verdict: Mapping[str, Any] | None) -> Text:
     """A masking verdict as a sign and a word."""
     if verdict is None:
         return Mark("none", "not attacked")
-    return Mark(verdict["level"].lower(), f"{SIGNS[verdict['level']]} {verdict['level']}")
+    return Mark(verdict["level"].lower(), f"{_VERDICT_SIGNS[verdict['level']]} {verdict['level']}")
 
 
 def listed(value: Any) -> str:
@@ -121,8 +120,8 @@ def listed(value: Any) -> str:
 
 def leaves(tree: Mapping[str, Any], path: str = "") -> list[tuple[str, str]]:
     """The settings of a nested mapping as (dotted name, value)."""
-    found = []
+    pairs = []
     for name, value in tree.items():
         inner = isinstance(value, Mapping) and value
-        found += leaves(value, f"{path}{name}.") if inner else [(f"{path}{name}", listed(value))]
-    return found
+        pairs += leaves(value, f"{path}{name}.") if inner else [(f"{path}{name}", listed(value))]
+    return pairs

@@ -15,20 +15,19 @@ from robust_student.core.errors import UserError
 from robust_student.core.norms import NormName
 from robust_student.report.document.figures import QUANTILE, Style, model_style
 from robust_student.report.evidence.evaluation import REPORT_SCHEMA
-from robust_student.report.evidence.reading import checked, read_checked, read_rows, require_finished
+from robust_student.report.evidence.reading import Saved, checked, read_checked, read_rows, require_finished
 from robust_student.report.evidence.schema import Number, PlainRecord
 from robust_student.results.intervals import Estimate, wilson
 from robust_student.results.perturbation import Perturbation
 from robust_student.results.radii import MEANINGS, Bracket, brackets, certified_agreement, radii_by_kind, share_beyond
-from robust_student.results.records import find
-from robust_student.results.rows import CERTIFICATION, ROWS, SUMMARY, Key, Row, group
+from robust_student.results.rows import CERTIFICATION, ROWS, SUMMARY, Row, group
 
-SMOOTHED = "certified_smoothed_radius"
+_SMOOTHED = "certified_smoothed_radius"
 _CURVE_POINTS = 161
 """Radii, evenly spaced, at which a curve is drawn; the budgets come on top."""
 
 
-class Record(PlainRecord):
+class CertificateRecord(PlainRecord):
     """One summary record of certificates, which no masking check concerns."""
 
     verdict: NotRequired[None]
@@ -97,34 +96,15 @@ class Between(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Certificates:
+class Certificates(Saved[CertificateRecord]):
     """The saved files of one certification, read and checked; sections ask it for what they show."""
 
     details: _Details
-    records: list[Record]
-    rows: Mapping[Key, Mapping[int, Row]]
-    styles: dict[str, Style]
-    """Each model's colour, marker and dash, in the order of the certification."""
 
     @property
     def settings(self) -> _Settings:
         """What the certification was told."""
         return self.details["fingerprint"]["settings"]
-
-    @property
-    def names(self) -> list[str]:
-        """The models, in the order of the certification."""
-        return list(self.styles)
-
-    @property
-    def data(self) -> str:
-        """What the models were certified on."""
-        return str(self.details["provenance"].get("data", "unnamed data"))
-
-    @property
-    def split(self) -> str:
-        """Which examples every figure is of."""
-        return self.records[0]["split"] if self.records else "test"
 
     @property
     def norm(self) -> str:
@@ -152,8 +132,10 @@ class Certificates:
     @cached_property
     def brackets(self) -> dict[tuple[str, str], dict[int, Bracket]]:
         """The examples of a model between their bounds, by (model, meaning), where there are any."""
-        found = {(m, meaning): brackets(self.columns[m], meaning) for meaning in MEANINGS for m in self.named(meaning)}
-        return {place: examples for place, examples in found.items() if examples}
+        by_place = {
+            (m, meaning): brackets(self.columns[m], meaning) for meaning in MEANINGS for m in self.named(meaning)
+        }
+        return {place: examples for place, examples in by_place.items() if examples}
 
     @cached_property
     def best(self) -> str | None:
@@ -163,16 +145,16 @@ class Certificates:
             held = [self.between(name, "decision", budget).certified for budget in reversed(self.budgets)]
             return [0.0 if share is None else share.value for share in held]
 
-        found = max(self.styles, key=shares)
-        return found if any(shares(found)) else None
+        leader = max(self.styles, key=shares)
+        return leader if any(shares(leader)) else None
 
     @cached_property
-    def violations(self) -> dict[tuple[str, str], Record]:
+    def violations(self) -> dict[tuple[str, str], CertificateRecord]:
         """Counts of certified radii above an attack's, by (model, meaning), where both were measured."""
-        found = {
+        counts = {
             (m, k): self.get(m, "sandwich_violations", f"certified_{k}_radius") for k in MEANINGS for m in self.styles
         }
-        return {place: record for place, record in found.items() if record}
+        return {place: record for place, record in counts.items() if record}
 
     def named(self, meaning: str) -> list[str]:
         """Models of which this meaning says something: the teacher is never less sure than itself."""
@@ -185,17 +167,12 @@ class Certificates:
 
     def kinds(self, meaning: str) -> list[str]:
         """The kinds of radii that were measured: estimates, certificates by method, the best of them, attacks."""
-        found = {kind for name in self.named(meaning) for kind in self.columns[name]}
+        measured = {kind for name in self.named(meaning) for kind in self.columns[name]}
         methods = [f"certified_{method}" for method in self.settings["methods"]]
         heads = ["estimated", "sampled", *methods, "certified", "attack"]
-        return [f"{head}_{meaning}_radius" for head in heads if f"{head}_{meaning}_radius" in found]
+        return [f"{head}_{meaning}_radius" for head in heads if f"{head}_{meaning}_radius" in measured]
 
-    def get(self, model: str, metric: str, perturbation: str = "none", setting: float | None = None) -> Record | None:
-        """The record of one model, metric, perturbation and setting; None where it was not measured."""
-        found = find(self.records, model, metric, perturbation)
-        return next((record for record in found if record["setting"] == setting), None)
-
-    def share(self, model: str, kind: str, budget: float) -> Record | None:
+    def share(self, model: str, kind: str, budget: float) -> CertificateRecord | None:
         """The recorded share of examples that stand at a budget by this kind of radius; None for estimates."""
         noun = "confidence" if "confidence" in kind else "accuracy"
         return self.get(model, f"{kind.partition('_')[0]}_{noun}", kind, budget)
@@ -217,21 +194,21 @@ class Certificates:
         """Share of examples on which teacher and student provably agree, and on which no disagreement was found."""
         best = [self.columns.get(name, {}).get("certified_decision_radius", {}) for name in (model, self.teacher)]
         tried = self.rows.get((model, f"agreement_{self.norm}", budget), {})
-        mine = {index: radius for index, radius in best[0].items() if index in tried or not tried}
-        proved = certified_agreement(mine, best[1], budget)
-        found = self.get(model, "agreement", f"agreement_{self.norm}", budget)
-        return Between(None if proved is None else Share.of(*proved), _share(found))
+        radii = {index: radius for index, radius in best[0].items() if index in tried or not tried}
+        proved = certified_agreement(radii, best[1], budget)
+        empirical = self.get(model, "agreement", f"agreement_{self.norm}", budget)
+        return Between(None if proved is None else Share.of(*proved), _share(empirical))
 
     def smoothed(self) -> dict[str, tuple[Share, Share]]:
         """Of every smoothed classifier: how often it is right at x, and how often it abstains."""
-        found = {}
+        shares_by_model = {}
         for name in self.styles:
-            rows = list(self.rows.get((name, f"{SMOOTHED}_l2", None), {}).values())
+            rows = list(self.rows.get((name, f"{_SMOOTHED}_l2", None), {}).values())
             if rows:
                 right, abstained = sum(bool(row.correct) for row in rows), sum(row.detail == "abstain" for row in rows)
                 shares = [Share.of(wilson(count, len(rows)), len(rows)) for count in (right, abstained)]
-                found[name] = (shares[0], shares[1])
-        return found
+                shares_by_model[name] = (shares[0], shares[1])
+        return shares_by_model
 
     def grid(self, meaning: str) -> list[float]:
         """The radii of the curves, the same for every model: past the budgets and most of what was found."""
@@ -267,7 +244,7 @@ class Certificates:
         }
 
 
-def read(folder: Path, styles: Mapping[str, Style] | None = None) -> Certificates:
+def read_certificates(folder: Path, styles: Mapping[str, Style] | None = None) -> Certificates:
     """The checked files of a certification's directory; UserError, one line, where one is missing or damaged.
 
     Args:
@@ -278,7 +255,7 @@ def read(folder: Path, styles: Mapping[str, Style] | None = None) -> Certificate
         raise UserError(f"directory {folder}: holds no {CERTIFICATION}, so `certify` did not write it")
     require_finished(folder, CERTIFICATION, "certify")
     details = read_checked(folder / CERTIFICATION, TypeAdapter(_Details).validate_python)
-    records = read_checked(folder / SUMMARY, TypeAdapter(list[Record]).validate_python)
+    records = read_checked(folder / SUMMARY, TypeAdapter(list[CertificateRecord]).validate_python)
     rows = group(checked(TypeAdapter(list[Row]).validate_python, read_rows(folder), folder / ROWS))
     taken = dict(styles or {})
     for name in details["models"]:
@@ -292,7 +269,7 @@ def read(folder: Path, styles: Mapping[str, Style] | None = None) -> Certificate
     return made
 
 
-def _share(record: Record | None) -> Share | None:
+def _share(record: CertificateRecord | None) -> Share | None:
     if record is None or record["value"] is None or record["low"] is None or record["high"] is None:
         return None
     return Share(record["value"], record["low"], record["high"], record["n"])

@@ -1,7 +1,6 @@
 """The saved files of one evaluation, read and checked, and what a report shows of them; no model is ever run here."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -11,18 +10,17 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from robust_student.core.errors import UserError
-from robust_student.report.document.figures import Style, model_style
+from robust_student.report.document.figures import model_style
 from robust_student.report.document.words import place
-from robust_student.report.evidence.reading import checked, read_checked, read_rows, require_finished
-from robust_student.report.evidence.schema import Attacked, Details, Example, Masking, Record
+from robust_student.report.evidence.reading import Saved, checked, read_checked, read_rows, require_finished
+from robust_student.report.evidence.schema import Attacked, Details, EvaluationRecord, Example, Masking
 from robust_student.results.breakdown import breakdown
 from robust_student.results.calibration import Bin
 from robust_student.results.comparison import Difference, in_words
 from robust_student.results.intervals import Estimate
 from robust_student.results.masking import CHECKS, Check
 from robust_student.results.perturbation import NORMS, Family, Perturbation
-from robust_student.results.records import find
-from robust_student.results.rows import CERTIFICATION, EVALUATION, GALLERY, ROWS, SUMMARY, Key, Row, group
+from robust_student.results.rows import CERTIFICATION, EVALUATION, GALLERY, ROWS, SUMMARY, Row, group
 
 REPORT_SCHEMA = 1
 """Version of the format of a report in JSON."""
@@ -33,40 +31,18 @@ _LOWER = ("gaussian_snr_db",)
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Evidence(Saved[EvaluationRecord]):
     """The saved files of one evaluation, read and checked; sections ask it for what they show."""
 
     details: Details
-    records: list[Record]
-    rows: Mapping[Key, Mapping[int, Row]]
     gallery: list[Example]
     attacked: list[Attacked]
     """The worst attacked examples."""
-
-    @cached_property
-    def styles(self) -> dict[str, Style]:
-        """Each model's colour, marker and dash, in the order of the evaluation."""
-        return {name: model_style(k) for k, name in enumerate(self.details["models"])}
-
-    @property
-    def names(self) -> list[str]:
-        """The models, in the order of the evaluation."""
-        return list(self.styles)
-
-    @property
-    def data(self) -> str:
-        """What the models were measured on."""
-        return str(self.details["provenance"].get("data", "unnamed data"))
 
     @property
     def others(self) -> list[str]:
         """The models that are compared with the baseline; none where it was not evaluated."""
         return [name for name in self.styles if self.baseline in self.styles and name != self.baseline]
-
-    @property
-    def baseline(self) -> str | None:
-        """The model that the others are compared to."""
-        return self.details["baseline"]
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -111,28 +87,18 @@ class Evidence:
         """Norm of the table's median radius: AutoAttack's, else the first measured."""
         metrics = {r["metric"] for r in self.records}
         norms = [n for n in NORMS if f"median_{Perturbation.radius('estimated', 'decision', n)}" in metrics]
-        wanted = Perturbation.parse(self.attack[0]).norm
-        return wanted if wanted in norms else next(iter(norms), None)
+        attack_norm = Perturbation.parse(self.attack[0]).norm
+        return attack_norm if attack_norm in norms else next(iter(norms), None)
 
     def plan(self, family: Family | None = None, name: str | None = None) -> list[Place]:
         """Measured (perturbation, setting) pairs of a family and a name in it, in order; None: of all."""
-        found = [(r["perturbation"], r["setting"]) for r in self.records if r["metric"] == "accuracy"]
-        kinds = {place: Perturbation.parse(place[0]) for place in found}
+        places = [(r["perturbation"], r["setting"]) for r in self.records if r["metric"] == "accuracy"]
+        kinds = {place: Perturbation.parse(place[0]) for place in places}
         return [at for at, kind in kinds.items() if family in (None, kind.family) and name in (None, kind.name)]
-
-    def get(self, model: str, metric: str, perturbation: str = "none", setting: float | None = None) -> Record | None:
-        """The record of one model, metric, perturbation and setting; None where it was not measured."""
-        found = find(self.records, model, metric, perturbation)
-        return next((record for record in found if record["setting"] == setting), None)
 
     def masking(self, model: str) -> Masking | None:
         """The model's masking verdict; None where it was not attacked."""
         return next((r["verdict"] for r in self.records if r["model"] == model and r["verdict"]), None)
-
-    @cached_property
-    def split(self) -> str:
-        """Which examples every accuracy is of."""
-        return self.records[0]["split"] if self.records else "test"
 
     @property
     def test_set(self) -> str | None:
@@ -149,9 +115,9 @@ class Evidence:
     def main_places(self) -> list[Place]:
         """Clean, the noise level nearest to 0 dB, AutoAttack (else the last PGD budget that is not the check's)."""
         budgets = [at for at in self.plan("attack", "pgd") if at[1] is None or at[1] < self.range_width]
-        wanted = [("none", None), ("gaussian_snr_db", self.level), self.attack]
-        wanted += budgets[-1:] if self.attack[1] is None else []
-        return [at for at in wanted if at in self.plan()]
+        places = [("none", None), ("gaussian_snr_db", self.level), self.attack]
+        places += budgets[-1:] if self.attack[1] is None else []
+        return [at for at in places if at in self.plan()]
 
     def place(self, at: Place) -> str:
         """The name of a cell."""
@@ -159,23 +125,23 @@ class Evidence:
 
     def difference(self, model: str, at: Place) -> Difference | None:
         """The model minus the baseline in a cell, as recorded; None where they were not compared."""
-        found = self.get(model, f"accuracy_minus_{self.baseline}", *at)
-        if found is None or found["value"] is None:
+        recorded = self.get(model, f"accuracy_minus_{self.baseline}", *at)
+        if recorded is None or recorded["value"] is None:
             return None
-        ends = (found["value"], found["low"], found["high"])
+        ends = (recorded["value"], recorded["low"], recorded["high"])
         estimate = Estimate(*(math.nan if end is None else end for end in ends))
         alone, many = (self.get(model, f"{test}_p_against_{self.baseline}", *at) for test in ("mcnemar", "holm"))
         p, adjusted = (None if record is None else record["value"] for record in (alone, many))
-        return Difference(estimate, (found["n"],), p, "McNemar", adjusted, many["n"] if many else 1)
+        return Difference(estimate, (recorded["n"],), p, "McNemar", adjusted, many["n"] if many else 1)
 
     def outcome(self, model: str, at: Place) -> Literal["better", "worse", "not shown", "unknown"]:
         """How the model compares with the baseline in a cell; a difference that is not shown may well be there."""
-        found = self.difference(model, at)
-        if found is None or math.isnan(found.estimate.low):
+        difference = self.difference(model, at)
+        if difference is None or math.isnan(difference.estimate.low):
             return "unknown"
-        if not found.distinguishable:
+        if not difference.distinguishable:
             return "not shown"
-        return "better" if found.estimate.low > 0 else "worse"
+        return "better" if difference.estimate.low > 0 else "worse"
 
     def doubted(self, model: str, at: Place) -> bool:
         """Whether masking makes the comparison of this model with the baseline worthless in a cell.
@@ -185,8 +151,8 @@ class Evidence:
         """
         if not Perturbation.parse(at[0]).is_attack or not {model, self.baseline} & set(self.alarms):
             return False
-        found, baseline = self.difference(model, at), self._alarm(str(self.baseline))
-        gain = found is not None and found.estimate.value > 0
+        difference, baseline = self.difference(model, at), self._alarm(str(self.baseline))
+        gain = difference is not None and difference.estimate.value > 0
         return model in self.alarms or not gain or (baseline is not None and baseline["level"] == "FAIL")
 
     def mark(self, model: str, at: Place) -> str:
@@ -194,12 +160,12 @@ class Evidence:
         doubt = self._alarm(model) if Perturbation.parse(at[0]).is_attack else None
         return f" ({doubt['level']})" if doubt else ""
 
-    def said(self, model: str, at: Place) -> str:
+    def sentence(self, model: str, at: Place) -> str:
         """In words whether the model's difference from the baseline is larger than its uncertainty."""
-        found = self.difference(model, at)
-        if found is None:
+        difference = self.difference(model, at)
+        if difference is None:
             return f"{model} and {self.baseline} were not compared {self.where(at)}"
-        words = in_words(found, model, str(self.baseline), self.where(at))
+        words = in_words(difference, model, str(self.baseline), self.where(at))
         doubt = [f"{name} {verdict['level']}" for name in (model, self.baseline) if (verdict := self._alarm(name))]
         return words + (f"; no evidence: masking verdict of {' and '.join(doubt)}" if self.doubted(model, at) else "")
 
@@ -225,9 +191,9 @@ class Evidence:
         classes: dict[int, dict[str, dict[str, Any]]] = {}
         for entry in self.breakdown:
             if (entry["perturbation"], entry["setting"]) == at:
-                for found in entry["classes"]:
-                    classes.setdefault(found["label"], {})[entry["model"]] = found
-        return dict(sorted(classes.items(), key=lambda item: min(found["value"] for found in item[1].values())))
+                for accuracy in entry["classes"]:
+                    classes.setdefault(accuracy["label"], {})[entry["model"]] = accuracy
+        return dict(sorted(classes.items(), key=lambda item: min(accuracy["value"] for accuracy in item[1].values())))
 
     def bins(self, at: Place) -> dict[str, list[Bin]]:
         """Counts by confidence in a cell, by model, where they were recorded."""
@@ -249,7 +215,7 @@ class Evidence:
 
     def worst_class(self, model: str, at: Place) -> int | None:
         """The class on which a model is least accurate in a cell."""
-        values = {label: found[model]["value"] for label, found in self.by_class(at).items() if model in found}
+        values = {label: by_model[model]["value"] for label, by_model in self.by_class(at).items() if model in by_model}
         return min(values, key=values.__getitem__, default=None)
 
     @cached_property
@@ -262,7 +228,7 @@ class Evidence:
         """The severities of corruption that were measured, growing."""
         return sorted({setting for _, setting in self.plan("corruption") if setting is not None})
 
-    def overall(self, model: str, metric: str) -> Record | None:
+    def overall(self, model: str, metric: str) -> EvaluationRecord | None:
         """The only record of a metric over all corruptions."""
         return next((r for r in self.records if (r["model"], r["metric"]) == (model, metric)), None)
 
@@ -322,7 +288,7 @@ class Evidence:
                 "perturbation": at[0],
                 "setting": at[1],
                 "outcome": self.outcome(name, at),
-                "words": self.said(name, at).replace("\u00a0", " "),
+                "words": self.sentence(name, at).replace("\u00a0", " "),
             }
             for name in self.others
             for at in self.plan()
@@ -350,16 +316,17 @@ class Evidence:
         return [row.radius for row in rows]
 
 
-def read(evaluation: Path) -> Evidence:
+def read_evaluation(evaluation: Path) -> Evidence:
     """The checked files of an evaluation's directory; UserError, one line, where one is missing or damaged."""
     if evaluation.is_dir() and not (evaluation / EVALUATION).exists():
         raise UserError(f"directory {evaluation}: holds neither {EVALUATION} nor {CERTIFICATION}, so nothing to report")
     require_finished(evaluation, EVALUATION, "evaluate")
     details = read_checked(evaluation / EVALUATION, TypeAdapter(Details).validate_python)
-    records = read_checked(evaluation / SUMMARY, TypeAdapter(list[Record]).validate_python)
+    records = read_checked(evaluation / SUMMARY, TypeAdapter(list[EvaluationRecord]).validate_python)
     rows = group(checked(TypeAdapter(list[Row]).validate_python, read_rows(evaluation), evaluation / ROWS))
     growing, attacked = _gallery(evaluation / GALLERY)
-    return Evidence(details, records, rows, growing, attacked)
+    styles = {name: model_style(k) for k, name in enumerate(details["models"])}
+    return Evidence(details, records, rows, styles, growing, attacked)
 
 
 def _gallery(path: Path) -> tuple[list[Example], list[Attacked]]:

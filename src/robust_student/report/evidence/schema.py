@@ -37,7 +37,7 @@ class PlainRecord(TypedDict):
     seed: NotRequired[int]
 
 
-class Record(PlainRecord):
+class EvaluationRecord(PlainRecord):
     """One summary record of an evaluation."""
 
     verdict: Masking | None
@@ -84,6 +84,13 @@ class Fingerprint(TypedDict):
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
     models: dict[str, str]
     test: str
+
+
+class CommonDetails(TypedDict):
+    """What evaluation.json and certification.json both hold."""
+
+    provenance: dict[str, Any]
+    baseline: str | None
 
 
 class Details(TypedDict):
@@ -136,7 +143,7 @@ class Change(TypedDict):
     png: str
 
 
-class Attack(TypedDict):
+class GalleryAttack(TypedDict):
     """The attack of a worst example."""
 
     model: str
@@ -150,7 +157,7 @@ class Attacked(TypedDict):
 
     index: int
     label: int
-    attack: Attack
+    attack: GalleryAttack
     original: Picture
     perturbed: Picture
     change: Change

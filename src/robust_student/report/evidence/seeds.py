@@ -31,14 +31,14 @@ def merge(summaries: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, An
     tables = [{_key(r): r for r in records if _counts(r)} for records in summaries]
     merged = []
     for key, first in tables[0].items():
-        found = [table[key] for table in tables if key in table]
-        if len(found) < len(tables):
+        records_of_seeds = [table[key] for table in tables if key in table]
+        if len(records_of_seeds) < len(tables):
             continue
-        values = [float(r["value"]) for r in found]
+        values = [float(r["value"]) for r in records_of_seeds]
         mean, low, high = mean_of_runs(values)
         if first["metric"] in _SHARES:
             low, high = max(low, 0.0), min(high, 1.0)
-        verdicts = {r["verdict"]["level"] for r in found if r["verdict"]}
+        verdicts = {r["verdict"]["level"] for r in records_of_seeds if r["verdict"]}
         merged.append(
             {
                 **{name: first[name] for name in ("model", "split", "perturbation", "setting", "metric")},
@@ -96,12 +96,12 @@ class Seeds:
     @cached_property
     def repeated(self) -> dict[str, int]:
         """Models with the same weights in several evaluations, and how many different sets of weights they have."""
-        found = {}
+        counts = {}
         for name in self.shared:
             digests = [e.weights(name) for e in self.evaluations.values() if e.weights(name) is not None]
             if len(set(digests)) < len(digests):
-                found[name] = len(set(digests))
-        return found
+                counts[name] = len(set(digests))
+        return counts
 
     @property
     def shared(self) -> list[str]:
@@ -120,19 +120,19 @@ class Seeds:
         ]
         return words
 
-    def said(self, record: Mapping[str, Any]) -> str:
+    def sentence(self, record: Mapping[str, Any]) -> str:
         """In words whether a mean difference is larger than its spread over seeds."""
-        return _said(record, self.reference)
+        return _sentence(record, self.reference)
 
     def values(self) -> dict[str, Any]:
         """Every figure as plain values (docs/results-format.md)."""
         sources = {label: e.details["provenance"] for label, e in self.evaluations.items()}
         head = {"schema": REPORT_SCHEMA, "kind": "seeds", "split": self.reference.split, "evaluations": sources}
-        said = [self.said(record).replace("\u00a0", " ") for record in self.differences]
-        return head | {"words": [*self.caveats, *said], "records": self.records}
+        sentences = [self.sentence(record).replace("\u00a0", " ") for record in self.differences]
+        return head | {"words": [*self.caveats, *sentences], "records": self.records}
 
 
-def _said(record: Mapping[str, Any], reference: Evidence) -> str:
+def _sentence(record: Mapping[str, Any], reference: Evidence) -> str:
     """In words whether a mean difference is larger than its spread over seeds."""
     rival = record["metric"].removeprefix("accuracy_minus_")
     where = reference.where((record["perturbation"], record["setting"]))

@@ -11,7 +11,7 @@ from robust_student.results.comparison import Difference, adjust, in_words, pair
 from robust_student.results.perturbation import Perturbation
 from robust_student.results.rows import outcomes, shared_outcomes
 
-SETTINGS = ("pgd_steps", "autoattack", "autoattack_norm", "autoattack_radius", "seed")
+_SETTINGS = ("pgd_steps", "autoattack", "autoattack_norm", "autoattack_radius", "seed")
 """Settings of an evaluation that change what a number of it means."""
 
 
@@ -50,20 +50,20 @@ def compare(evaluations: Mapping[str, Evidence]) -> list[Pair]:
     return [Pair(p.first, p.second, p.at, d, p.doubts, p.same_weights) for p, d in zip(pairs, adjusted, strict=True)]
 
 
-def _pairs(first: tuple[str, str], mine: Evidence, second: tuple[str, str], its: Evidence) -> list[Pair]:
-    weights = (mine.weights(first[1]), its.weights(second[1]))
+def _pairs(first: tuple[str, str], later: Evidence, second: tuple[str, str], reference: Evidence) -> list[Pair]:
+    weights = (later.weights(first[1]), reference.weights(second[1]))
     pairs = []
-    for at in its.plan():
-        rows = mine.rows.get((first[1], *at), {}), its.rows.get((second[1], *at), {})
+    for at in reference.plan():
+        rows = later.rows.get((first[1], *at), {}), reference.rows.get((second[1], *at), {})
         if rows[0] and rows[1]:
-            same = mine.test_set is not None and mine.test_set == its.test_set
+            same = later.test_set is not None and later.test_set == reference.test_set
             shared = shared_outcomes(rows[0], rows[1]) if same else ([], [])
             if len(shared[0]) * 2 >= min(len(rows[0]), len(rows[1])):
                 difference = paired(*shared)
             else:
                 difference = unpaired(list(outcomes(rows[0]).values()), list(outcomes(rows[1]).values()))
-            doubts = _doubts(first, mine, second, its) if Perturbation.parse(at[0]).is_attack else ()
-            suites = mine.details["autoattack_suite"], its.details["autoattack_suite"]
+            doubts = _doubts(first, later, second, reference) if Perturbation.parse(at[0]).is_attack else ()
+            suites = later.details["autoattack_suite"], reference.details["autoattack_suite"]
             if Perturbation.parse(at[0]).name == "autoattack" and suites[0] != suites[1]:
                 doubts += (f"AutoAttack suites {suites[0]} and {suites[1]} differ",)
             same_weights = weights[0] is not None and weights[0] == weights[1]
@@ -71,12 +71,12 @@ def _pairs(first: tuple[str, str], mine: Evidence, second: tuple[str, str], its:
     return pairs
 
 
-def _doubts(first: tuple[str, str], mine: Evidence, second: tuple[str, str], its: Evidence) -> tuple[str, ...]:
-    verdicts = {f"{name} ({label})": e.masking(name) for (label, name), e in ((first, mine), (second, its))}
+def _doubts(first: tuple[str, str], later: Evidence, second: tuple[str, str], reference: Evidence) -> tuple[str, ...]:
+    verdicts = {f"{name} ({label})": e.masking(name) for (label, name), e in ((first, later), (second, reference))}
     return tuple(f"masking verdict of {who} {v['level']}" for who, v in verdicts.items() if v and v["level"] != "PASS")
 
 
-def said(pair: Pair, where: str) -> str:
+def _sentence(pair: Pair, where: str) -> str:
     """In words whether a pair's difference is larger than its uncertainty."""
     first, second = (f"{name} ({label})" for label, name in (pair.first, pair.second))
     words = in_words(pair.difference, first, second, where)
@@ -100,9 +100,9 @@ class Comparison:
         """What is compared; UserError where the classes differ."""
         return compare(self.evaluations)
 
-    def said(self, pair: Pair) -> str:
+    def sentence(self, pair: Pair) -> str:
         """In words whether a pair's difference is larger than its uncertainty."""
-        return said(pair, self.reference.where(pair.at))
+        return _sentence(pair, self.reference.where(pair.at))
 
     def values(self) -> dict[str, Any]:
         """Every figure as plain values (docs/results-format.md)."""
@@ -121,7 +121,7 @@ class Comparison:
                 "holm_p": p.difference.adjusted_p,
                 "comparisons": p.difference.family,
                 "larger_than_uncertainty": p.difference.distinguishable and not p.doubts,
-                "words": self.said(p).replace("\u00a0", " "),
+                "words": self.sentence(p).replace("\u00a0", " "),
             }
             for p in self.pairs
         ]
@@ -142,7 +142,7 @@ class Comparison:
             words = [
                 "The test sets differ: comparisons between them are unpaired, and the sets may differ in difficulty."
             ]
-        for name in SETTINGS:
+        for name in _SETTINGS:
             values = {label: e.settings.get(name) for label, e in self.evaluations.items()}
             if len(set(values.values())) > 1:
                 told = ", ".join(f"{label} {value}" for label, value in values.items())

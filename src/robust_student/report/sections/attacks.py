@@ -9,7 +9,7 @@ from robust_student.report.document.blocks import (
     Figure,
     Folded,
     Grid,
-    Key,
+    Legend,
     Link,
     Paragraph,
     Section,
@@ -25,15 +25,15 @@ from robust_student.results.perturbation import Perturbation
 
 def attacks(e: Evidence) -> Section:
     """Curves of PGD and stars of AutoAttack by norm; the table of all accuracies."""
-    plots = figures(e)
+    plots = budget_figures(e)
     nothing = Paragraph((Bold("No attack was run"), ", so nothing is claimed about robustness to attacks."))
-    blocks: list[Block] = [_words(e), Key(e.styles), Grid(plots), _note(e)] if plots else [nothing]
+    blocks: list[Block] = [_words(e), Legend(e.styles), Grid(plots), _note(e)] if plots else [nothing]
     return Section(
         "attacks", "Accuracy under attack", [*blocks, Folded("All accuracies", [_table(e)])], short="Attacks"
     )
 
 
-def figures(e: Evidence) -> list[Figure]:
+def budget_figures(e: Evidence) -> list[Figure]:
     """Accuracy over the attack's budget, by norm; the budget of the masking check is left out."""
     kinds = [kind for kind, _ in e.plan("attack", "pgd") + e.plan("attack", "autoattack")]
     limits = {"linf": e.range_width}

@@ -9,7 +9,7 @@ from robust_student.report.document.blocks import (
     Folded,
     Grid,
     Group,
-    Key,
+    Legend,
     Paragraph,
     Section,
     Table,
@@ -20,7 +20,7 @@ from robust_student.report.document.words import score
 from robust_student.report.evidence.evaluation import Evidence, Place
 from robust_student.report.sections.phrases import heads
 
-SCORES = {
+_SCORES = {
     "ECE": ("expected_calibration_error", 100.0, ".1f"),
     "NLL": ("negative_log_likelihood", 1.0, ".3f"),
     "Brier": ("brier_score", 1.0, ".3f"),
@@ -41,7 +41,7 @@ def calibration(e: Evidence) -> Section:
         "Plots: 15 bins of equal width; the reliability diagram leaves out bins of fewer than 5 examples. "
         f"n\u00a0=\u00a0{e.counts(e.calibrated[0])} {e.split} examples."
     )
-    blocks: list[Block] = [Paragraph(words), Key(e.styles), *(_figures(e, at) for at in e.calibrated)]
+    blocks: list[Block] = [Paragraph(words), Legend(e.styles), *(_figures(e, at) for at in e.calibrated)]
     blocks.append(_scores(e, e.calibrated))
     levels = e.plan("noise", "gaussian")
     blocks += [Folded("All noise levels", [_scores(e, levels)])] if levels else []
@@ -74,10 +74,10 @@ def _scores(e: Evidence, places: Sequence[Place]) -> Table:
         "calibrated model does not get 0. NLL: mean of −log p(true class), in nats. Brier: mean squared distance of "
         "the probabilities from the truth, from 0 to 2."
     )
-    groups = [Group(e.place(at), [_row(e, at, title) for title in SCORES]) for at in places]
+    groups = [Group(e.place(at), [_row(e, at, title) for title in _SCORES]) for at in places]
     return Table(caption, heads("Figure", e.names), [], "stacked", groups)
 
 
 def _row(e: Evidence, at: Place, title: str) -> list[Text]:
-    metric, factor, form = SCORES[title]
+    metric, factor, form = _SCORES[title]
     return [title, *(score(e.get(name, metric, *at), factor, form) for name in e.names)]

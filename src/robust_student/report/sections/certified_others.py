@@ -2,15 +2,15 @@
 
 from robust_student.report.document.blocks import Bold, Folded, Group, Paragraph, Section, Table, Text
 from robust_student.report.document.words import accuracy, number, radius
-from robust_student.report.evidence.certificates import Certificates, Record
-from robust_student.report.sections.certified_phrases import column, heads, model, record
-from robust_student.report.sections.phrases import card, origin
+from robust_student.report.evidence.certificates import CertificateRecord, Certificates
+from robust_student.report.sections.certified_phrases import as_record, budget_column, heads_with_roles
+from robust_student.report.sections.phrases import card, model, origin
 
 
 def smoothed(c: Certificates) -> Section | None:
     """Certificates of randomized smoothing; None where it was not run."""
-    found, told = c.smoothed(), c.settings["smoothing"]
-    if not found:
+    by_model, told = c.smoothed(), c.settings["smoothing"]
+    if not by_model:
         return None
     sigma = "unknown" if told["sigma"] is None else number(told["sigma"], "g")
     sure = f"{number(100 * (1 - told['alpha']), 'g')}\u00a0%"
@@ -31,12 +31,12 @@ def smoothed(c: Certificates) -> Section | None:
     rows = [
         [
             model(c, name),
-            accuracy(record(right)),
-            accuracy(record(abstains)),
+            accuracy(as_record(right)),
+            accuracy(as_record(abstains)),
             radius(c.get(name, "median_certified_smoothed_radius")),
             *(accuracy(c.share(name, "certified_smoothed_radius", budget)) for budget in c.budgets),
         ]
-        for name, (right, abstains) in found.items()
+        for name, (right, abstains) in by_model.items()
     ]
     title = "The smoothed classifier"
     return Section(
@@ -49,8 +49,8 @@ def agreement(c: Certificates) -> Section:
     title, short = "Agreement with the teacher", "Agreement"
     students = [name for name in c.names if name != c.teacher]
     if c.teacher not in c.styles or not students:
-        known = c.teacher in c.styles
-        why = "there is no student beside the teacher" if known else f"no model is called {c.teacher}"
+        has_teacher = c.teacher in c.styles
+        why = "there is no student beside the teacher" if has_teacher else f"no model is called {c.teacher}"
         return Section("agreement", title, [Paragraph(f"Not measured: {why}.")], short=short)
     words = (
         *("On how many examples do student and ", Bold(c.teacher)),
@@ -64,10 +64,10 @@ def agreement(c: Certificates) -> Section:
     groups = []
     for budget in c.budgets:
         sides = [c.agreement(name, budget) for name in students]
-        least: list[Text] = ["certified: at least", *(accuracy(record(side.certified)) for side in sides)]
-        most: list[Text] = ["no difference found: at most", *(accuracy(record(side.attack)) for side in sides)]
-        groups.append(Group(column(c, budget), [least, most]))
-    table = Table(caption, heads(c, title.split()[0], students), [], "stacked", groups)
+        least: list[Text] = ["certified: at least", *(accuracy(as_record(side.certified)) for side in sides)]
+        most: list[Text] = ["no difference found: at most", *(accuracy(as_record(side.attack)) for side in sides)]
+        groups.append(Group(budget_column(c, budget), [least, most]))
+    table = Table(caption, heads_with_roles(c, title.split()[0], students), [], "stacked", groups)
     return Section("agreement", title, [Paragraph(words), table], short=short)
 
 
@@ -78,21 +78,21 @@ def records(c: Certificates) -> Section:
         "neither."
     )
     head = ["Model", "Figure", "Kind", "Budget", "Value", "95\u00a0% interval", "n"]
-    table = Table(f"Records of the {c.split} split.", head, [_record(found) for found in c.records])
+    table = Table(f"Records of the {c.split} split.", head, [_record(row) for row in c.records])
     return Section("records", "Every figure", [Paragraph(words), Folded("Records", [table])])
 
 
-def _record(found: Record) -> list[Text]:
-    ends = (found["value"], found["low"], found["high"])
+def _record(row: CertificateRecord) -> list[Text]:
+    ends = (row["value"], row["low"], row["high"])
     value, low, high = (None if end is None else number(end, ".4g") for end in ends)
     return [
-        found["model"],
-        found["metric"].replace("_", " "),
-        "" if found["perturbation"] == "none" else found["perturbation"].replace("_", " "),
-        "" if found["setting"] is None else number(found["setting"], "g"),
+        row["model"],
+        row["metric"].replace("_", " "),
+        "" if row["perturbation"] == "none" else row["perturbation"].replace("_", " "),
+        "" if row["setting"] is None else number(row["setting"], "g"),
         value or "–",
         "" if low is None or high is None else f"[{low}, {high}]",
-        f"{found['n']:,}",
+        f"{row['n']:,}",
     ]
 
 

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from robust_student.report.document.blocks import Bold, Mark, Small, Text, Value
-from robust_student.report.document.words import NOT_MEASURED, accuracy, n_examples, norm, number, share, who
+from robust_student.report.document.words import NOT_MEASURED, accuracy, n_examples, norm, number, share
 from robust_student.report.evidence.certificates import Between, Certificates, Share
+from robust_student.report.sections.phrases import model
 
-METHODS = {
+_METHODS_IN_WORDS = {
     "interval": "intervals, layer by layer",
     "gradient": "bounds of the gradient in the ball",
     "lipschitz": "product of the layers’ Lipschitz constants",
@@ -16,18 +17,12 @@ METHODS = {
 """What each method of certification does."""
 
 
-def model(c: Certificates, name: str) -> Text:
-    """A model's name with its roles."""
-    roles = [role for role, holder in (("baseline", c.details["baseline"]), ("teacher", c.teacher)) if name == holder]
-    return who(name, *roles)
-
-
-def heads(c: Certificates, first: str, names: list[str]) -> list[Text]:
+def heads_with_roles(c: Certificates, first: str, names: list[str]) -> list[Text]:
     """The head of a table with a column per model."""
     return [first, *(model(c, name) for name in names)]
 
 
-def column(c: Certificates, budget: float) -> str:
+def budget_column(c: Certificates, budget: float) -> str:
     """The head of a budget's column."""
     return f"{norm(c.norm)}\u00a0{number(budget, 'g')}"
 
@@ -37,9 +32,9 @@ def budgets(c: Certificates) -> str:
     return ", ".join(number(budget, "g") for budget in c.budgets)
 
 
-def record(found: Share | None) -> Mapping[str, Any] | None:
+def as_record(share: Share | None) -> Mapping[str, Any] | None:
     """A share as records are written."""
-    return None if found is None else found._asdict()
+    return None if share is None else share._asdict()
 
 
 def between(pair: Between) -> Text:
@@ -48,9 +43,9 @@ def between(pair: Between) -> Text:
     if certified is None and attack is None:
         return NOT_MEASURED
     if attack is None:
-        return "at least ", accuracy(record(certified))
+        return "at least ", accuracy(as_record(certified))
     if certified is None:
-        return "at most ", accuracy(record(attack))
+        return "at most ", accuracy(as_record(attack))
     low, high = (Value(end, number(100 * end, ".1f")) for end in (certified.low, attack.high))
     first = Value(certified.value, number(100 * certified.value, ".1f"))
     ends = ("[", low, ", ", high, "]")
@@ -66,6 +61,6 @@ def label(c: Certificates, kind: str) -> Text:
         return "sampled", Mark("role", f"steepest of {c.settings['sampled_points']} points: no guarantee")
     if head == "attack":
         return "attack", Mark("role", "smallest perturbation found: upper bound")
-    if method in METHODS:
-        return f"certified: {method}", Mark("role", METHODS[method])
+    if method in _METHODS_IN_WORDS:
+        return f"certified: {method}", Mark("role", _METHODS_IN_WORDS[method])
     return Bold("certified: best"), Mark("role", "largest of the methods: lower bound")

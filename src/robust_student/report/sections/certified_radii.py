@@ -10,7 +10,7 @@ from robust_student.report.document.blocks import (
     Grid,
     Group,
     Heading,
-    Key,
+    Legend,
     Mark,
     Paragraph,
     Section,
@@ -23,7 +23,15 @@ from robust_student.report.document.blocks import (
 from robust_student.report.document.figures import SIDES, Style, sandwich_figure, standing_figure
 from robust_student.report.document.words import NONE, accuracy, interval, length, n_examples, norm, number, radius
 from robust_student.report.evidence.certificates import Certificates
-from robust_student.report.sections.certified_phrases import between, budgets, column, heads, label, model, record
+from robust_student.report.sections.certified_phrases import (
+    as_record,
+    between,
+    budget_column,
+    budgets,
+    heads_with_roles,
+    label,
+)
+from robust_student.report.sections.phrases import model
 from robust_student.results.perturbation import Meaning
 
 _SIDE_STYLES = {
@@ -53,7 +61,7 @@ def standing(c: Certificates) -> Section | None:
     for name in c.names:
         count = len(c.brackets.get((name, "decision"), {}))
         note += [Bold(name), f" {n_examples(count)}{'.' if name == c.names[-1] else '; '}"]
-    blocks: list[Block] = [Paragraph(words), Key(c.styles), Grid(plots), Paragraph(tuple(note), "note")]
+    blocks: list[Block] = [Paragraph(words), Legend(c.styles), Grid(plots), Paragraph(tuple(note), "note")]
     return Section("standing", title, blocks, short="Certified accuracy")
 
 
@@ -106,12 +114,12 @@ def _confident(c: Certificates) -> Table:
     rows = [
         [
             model(c, name),
-            accuracy(record(c.possible(name))),
+            accuracy(as_record(c.possible(name))),
             *(between(c.between(name, "confidence", budget)) for budget in c.budgets),
         ]
         for name in c.named("confidence")
     ]
-    head: list[Text] = ["Model", (*surer, " at x"), *(column(c, budget) for budget in c.budgets)]
+    head: list[Text] = ["Model", (*surer, " at x"), *(budget_column(c, budget) for budget in c.budgets)]
     return Table(caption, head, rows, "stacked")
 
 
@@ -132,7 +140,7 @@ def _overview(c: Certificates, side: Literal["certified", "attack"]) -> Figure |
 
 def _reading(c: Certificates) -> list[Block]:
     """How the plots of one model are read."""
-    key = Key(
+    key = Legend(
         swatches=[
             ("certified", "certified (guarantee): the radius is at least this"),
             ("attack", "attack (upper bound): the smallest perturbation found"),
@@ -164,10 +172,10 @@ def _plots(c: Certificates, meaning: Meaning) -> list[Block]:
 
 
 def _examples(c: Certificates, name: str, meaning: Meaning) -> Figure:
-    found = list(c.brackets[name, meaning].values())
-    draw = partial(sandwich_figure, found, c.norm, f"sandwich-{meaning}-{c.names.index(name)}")
+    examples = list(c.brackets[name, meaning].values())
+    draw = partial(sandwich_figure, examples, c.norm, f"sandwich-{meaning}-{c.names.index(name)}")
     words = (
-        f"Certified, sampled and estimated {meaning} radius of each of {len(found)} examples of {name} and the "
+        f"Certified, sampled and estimated {meaning} radius of each of {len(examples)} examples of {name} and the "
         "smallest perturbation an attack found."
     )
     return Figure("Radius of each example", draw, words)
@@ -186,7 +194,7 @@ def _shares(c: Certificates, name: str, meaning: Meaning) -> Figure:
 
 def _tables(c: Certificates, meaning: Meaning) -> list[Block]:
     """Medians and violations, shares at the budgets, ratios to the baseline."""
-    baseline, names = c.details["baseline"], c.named(meaning)
+    baseline, names = c.baseline, c.named(meaning)
     rivals = [name for name in names if name != baseline] if baseline in names else []
     tables: list[Block] = [_medians(c, meaning, names), _at_budgets(c, meaning, names)]
     return [*tables, _ratios(c, meaning, rivals)] if rivals else tables
@@ -203,14 +211,14 @@ def _medians(c: Certificates, meaning: Meaning, names: list[str]) -> Table:
         [label(c, kind), *(radius(c.get(name, f"median_{kind}")) for name in names)] for kind in c.kinds(meaning)
     ]
     rows.append(["violations", *(_violations(c, name, meaning) for name in names)])
-    return Table(caption, heads(c, "Median radius", names), rows, "stacked")
+    return Table(caption, heads_with_roles(c, "Median radius", names), rows, "stacked")
 
 
 def _violations(c: Certificates, name: str, meaning: Meaning) -> Text:
-    found = c.violations.get((name, meaning))
-    if found is None or found["value"] is None:
+    count = c.violations.get((name, meaning))
+    if count is None or count["value"] is None:
         return Mark("none", "not checked")
-    return Value(found["value"], number(found["value"], ".0f")), " ", Small([f"of {found['n']:,}"])
+    return Value(count["value"], number(count["value"], ".0f")), " ", Small([f"of {count['n']:,}"])
 
 
 def _at_budgets(c: Certificates, meaning: Meaning, names: list[str]) -> Table:
@@ -221,16 +229,16 @@ def _at_budgets(c: Certificates, meaning: Meaning, names: list[str]) -> Table:
     kinds = [kind for kind in c.kinds(meaning) if kind.startswith(("certified_", "attack_"))]
     groups = [
         Group(
-            column(c, budget),
+            budget_column(c, budget),
             [[label(c, kind), *(accuracy(c.share(name, kind, budget)) for name in names)] for kind in kinds],
         )
         for budget in c.budgets
     ]
-    return Table(caption, heads(c, "Share that stands", names), [], "stacked", groups)
+    return Table(caption, heads_with_roles(c, "Share that stands", names), [], "stacked", groups)
 
 
 def _ratios(c: Certificates, meaning: Meaning, rivals: list[str]) -> Table:
-    baseline = str(c.details["baseline"])
+    baseline = str(c.baseline)
     caption = (
         *(f"Median {meaning} radius divided by that of ", Bold(baseline)),
         " on the same examples, with 95\u00a0% bootstrap intervals; – where the baseline’s median is 0. An estimate "
@@ -240,11 +248,11 @@ def _ratios(c: Certificates, meaning: Meaning, rivals: list[str]) -> Table:
         [label(c, kind), *(_ratio(c, name, f"median_{kind}_over_{baseline}") for name in rivals)]
         for kind in c.kinds(meaning)
     ]
-    return Table(caption, heads(c, "Ratio of medians", rivals), rows, "stacked")
+    return Table(caption, heads_with_roles(c, "Ratio of medians", rivals), rows, "stacked")
 
 
 def _ratio(c: Certificates, name: str, metric: str) -> Text:
-    found = c.get(name, metric)
-    if found is None or found["value"] is None:
+    ratio = c.get(name, metric)
+    if ratio is None or ratio["value"] is None:
         return NONE
-    return length(found["value"]), "× ", Small([interval(found, 1.0, ".3g"), n_examples(found["n"])])
+    return length(ratio["value"]), "× ", Small([interval(ratio, 1.0, ".3g"), n_examples(ratio["n"])])

@@ -5,12 +5,13 @@ from typing import Literal
 from robust_student.report.document.blocks import Block, Bold, Facts, Paragraph, Section, Swatch, Table, Text
 from robust_student.report.document.words import accuracy, norm, number
 from robust_student.report.evidence.certificates import Certificates
-from robust_student.report.sections.certified_phrases import between, budgets, column, model, record
+from robust_student.report.sections.certified_phrases import as_record, between, budget_column, budgets
+from robust_student.report.sections.phrases import model
 
 
 def summary(c: Certificates) -> Section:
     """The best model's certified share, every model between its bounds, and whether any bound is on the wrong side."""
-    broken = sum(int(found["value"] or 0) for found in c.violations.values())
+    broken = sum(int(count["value"] or 0) for count in c.violations.values())
     picked: Text = ""
     if len(c.names) > 1 and c.best:
         picked = (" ", Bold(c.best), " was picked for the sentence above by these very results.")
@@ -40,12 +41,12 @@ def _proved(c: Certificates) -> Text:
     more = ", and no model here has more" if len(c.names) > 1 else ""
     attacked: Text = ""
     if held[most].attack:
-        left = accuracy(record(held[most].attack))
+        left = accuracy(as_record(held[most].attack))
         attacked = (" Attacks broke all but ", left, ": the share that truly stands lies between the two.")
     return (
         f"It is proved that no perturbation of {norm(c.norm)} size up to {number(most, 'g')} changes the right "
         "decision of ",
-        *(Bold(c.best), " on ", accuracy(record(held[most].certified)), f" of the examples{more}.", attacked),
+        *(Bold(c.best), " on ", accuracy(as_record(held[most].certified)), f" of the examples{more}.", attacked),
     )
 
 
@@ -63,11 +64,11 @@ def _table(c: Certificates) -> Table:
         ]
         for name in c.names
     ]
-    return Table(caption, ["Model", "Clean", *(column(c, budget) for budget in c.budgets)], rows, "stacked")
+    return Table(caption, ["Model", "Clean", *(budget_column(c, budget) for budget in c.budgets)], rows, "stacked")
 
 
 def _violations(c: Certificates, broken: int) -> Paragraph:
-    checked = sum(found["n"] for found in c.violations.values())
+    checked = sum(violations["n"] for violations in c.violations.values())
     if broken:
         count = Bold(f"✕ {broken} sandwich {'violation' if broken == 1 else 'violations'}")
         words = (

@@ -46,13 +46,13 @@ def _tables(e: Evidence, at: Place) -> list[Block]:
 
 
 def _rows(e: Evidence, at: Place, labels: Sequence[int]) -> list[list[Text]]:
-    found = e.by_class(at)
+    by_class = e.by_class(at)
     worst = {name: e.worst_class(name, at) for name in e.names}
     rows: list[list[Text]] = []
     for label in labels:
         cells: list[Text] = []
         for name in e.names:
-            record = found[label].get(name)
+            record = by_class[label].get(name)
             if record is None:
                 cells.append(NONE)
                 continue

@@ -30,7 +30,7 @@ def differences(c: Comparison) -> Section:
     if not c.pairs:
         nothing = Paragraph("No cell was measured in both for models that belong together.")
         return Section("differences", "Differences", [nothing])
-    findings = [f"{c.said(pair)}." for pair in c.pairs if pair.at in c.reference.main_places]
+    findings = [f"{c.sentence(pair)}." for pair in c.pairs if pair.at in c.reference.main_places]
     caption = (
         f"Differences of accuracy on the {c.reference.split} split with 95 % intervals. Paired (the same examples): "
         "bootstrap interval, McNemar's exact test; unpaired: Newcombe's interval, Fisher's exact test. "
@@ -42,16 +42,18 @@ def differences(c: Comparison) -> Section:
 
 
 def _row(c: Comparison, pair: Pair) -> list[Text]:
-    found = pair.difference
-    d, low, high = (number(100 * value, "+.1f") for value in found.estimate)
-    n = " and ".join(f"{count:,}" for count in found.n)
-    evidence = f"{'paired' if found.paired else 'unpaired'}, n = {n}; {found.test} {p_text(found.p or 0.0)}"
+    difference = pair.difference
+    d, low, high = (number(100 * value, "+.1f") for value in difference.estimate)
+    n = " and ".join(f"{count:,}" for count in difference.n)
+    evidence = (
+        f"{'paired' if difference.paired else 'unpaired'}, n = {n}; {difference.test} {p_text(difference.p or 0.0)}"
+    )
     return [
         f"{pair.first[1]} ({pair.first[0]}) − {pair.second[1]} ({pair.second[0]})",
         c.reference.place(pair.at),
         f"{d} [{low}, {high}]",
-        f"{evidence}; Holm {p_text(found.adjusted_p or 0.0)}",
-        "no evidence" if pair.doubts else "yes" if found.distinguishable else "no",
+        f"{evidence}; Holm {p_text(difference.adjusted_p or 0.0)}",
+        "no evidence" if pair.doubts else "yes" if difference.distinguishable else "no",
     ]
 
 

@@ -29,7 +29,7 @@ def differences(e: Evidence) -> Section:
             Bold(str(e.baseline)),
             f" on the very same {e.split} examples, in percentage points.",
         )
-        findings = [f"{e.said(name, at)}." for name in e.others for at in e.main_places]
+        findings = [f"{e.sentence(name, at)}." for name in e.others for at in e.main_places]
         blocks = [Paragraph(words), Findings(findings, "words"), _note(e), _table(e, e.plain_plan)]
         corruptions = e.plan("corruption")
         blocks += [Folded("Corruptions", [_table(e, corruptions)])] if corruptions else []

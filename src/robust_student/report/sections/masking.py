@@ -32,8 +32,8 @@ def verdicts(e: Evidence, before: Sequence[Text] = ()) -> list[list[Text]]:
         verdict = e.masking(name)
         reasons: Text = NONE if verdict is None else Mark("prose", "; ".join(verdict["reasons"]) or "none")
         lacking: dict[str, str] = dict(verdict or {}).get("not_run", {})  # type: ignore[assignment]
-        said = "; ".join(f"{check.replace('_', ' ')}: {why}" for check, why in lacking.items())
-        rows.append([*before, who(name), badge(verdict), reasons, Mark("prose", said) if said else NONE])
+        missing = "; ".join(f"{check.replace('_', ' ')}: {why}" for check, why in lacking.items())
+        rows.append([*before, who(name), badge(verdict), reasons, Mark("prose", missing) if missing else NONE])
     return rows
 
 
@@ -47,9 +47,9 @@ def _figures(e: Evidence) -> Table:
 
 def _row(e: Evidence, figure: str) -> list[Text]:
     check, title = e.check(figure), figure.replace("_", " ")
-    found: list[Any] = [dict(e.masking(name) or {}).get(figure) for name in e.names]
+    figures: list[Any] = [dict(e.masking(name) or {}).get(figure) for name in e.names]
     if check is None:
-        return [title, NONE, NONE, *(NONE if value is None else Value(value, number(value)) for value in found)]
+        return [title, NONE, NONE, *(NONE if value is None else Value(value, number(value)) for value in figures)]
     fail = NONE if check.fail is None else f"{number(100 * check.fail, '.1f')}\u00a0%"
     warn = f"{number(100 * check.warn, '.1f')}\u00a0%"
-    return [(f"{title}: ", Mark("more", check.words)), warn, fail, *map(share, found)]
+    return [(f"{title}: ", Mark("more", check.words)), warn, fail, *map(share, figures)]

@@ -27,11 +27,11 @@ def noise(e: Evidence) -> Section:
         f"n\u00a0=\u00a0{e.counts(('gaussian_snr_db', e.level))} {e.split} examples, the same noise for every model. "
         f"{WILSON}. Empirical: what happened on these examples under this noise, not certified."
     )
-    blocks = [Paragraph(words), Grid([figure(e), _realised(e)]), Paragraph(note, "note")]
+    blocks = [Paragraph(words), Grid([noise_level_figure(e), _realised(e)]), Paragraph(note, "note")]
     return Section("noise", title, blocks, short="Noise")
 
 
-def figure(e: Evidence) -> Figure:
+def noise_level_figure(e: Evidence) -> Figure:
     """Accuracy over SNR."""
     words = (
         f"Accuracy against signal-to-noise ratio, a line for each of {', '.join(e.names)}; the numbers are in the "

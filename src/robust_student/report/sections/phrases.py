@@ -6,16 +6,17 @@ from typing import Any
 from robust_student.report.document.blocks import Block, Facts, Heading, Mark, Paragraph, Text
 from robust_student.report.document.words import NOT_MEASURED, leaves, listed, number, points, who
 from robust_student.report.evidence.evaluation import Evidence, Place
+from robust_student.report.evidence.reading import Saved
 
 WILSON = "The bands and brackets are 95\u00a0% Wilson intervals"
-SIGNS = {"better": "\u25b2 better", "worse": "\u25bc worse", "not shown": "\u25cb not shown"}
+_OUTCOME_SIGNS = {"better": "\u25b2 better", "worse": "\u25bc worse", "not shown": "\u25cb not shown"}
 _MADE = ("version", "git_commit", "created", "seed", "data", "hardware", "python", "torch", "source")
 """What a provenance record says beside its settings."""
-CARD = ("network", "input_shape", "input_range", "classes", "sha256")
+_CARD = ("network", "input_shape", "input_range", "classes", "sha256")
 """What a model's card says."""
 
 
-def model(e: Evidence, name: str) -> Text:
+def model(e: Saved[Any], name: str) -> Text:
     """A model's name with its roles."""
     roles = [role for role, holder in (("baseline", e.baseline), ("teacher", e.teacher)) if name == holder]
     return who(name, *roles)
@@ -53,7 +54,7 @@ def signed(e: Evidence, name: str, at: Place, unit: str = "") -> Text:
         return Mark("worse", "\u2715 no evidence (masking)"), " ", gap(record, unit)
     outcome = e.outcome(name, at)
     kind = outcome if outcome in ("better", "worse") else "unsettled"
-    return Mark(kind, SIGNS.get(outcome, "? no interval")), " ", gap(record, unit)
+    return Mark(kind, _OUTCOME_SIGNS.get(outcome, "? no interval")), " ", gap(record, unit)
 
 
 def origin(record: Mapping[str, Any]) -> list[Block]:
@@ -67,7 +68,7 @@ def origin(record: Mapping[str, Any]) -> list[Block]:
 def card(described: Mapping[str, Any]) -> list[Block]:
     """A model's card, and the record of its training."""
     shown = described["card"]
-    facts: list[tuple[Text, Text]] = [(n.replace("_", " "), listed(shown[n])) for n in CARD if n in shown]
+    facts: list[tuple[Text, Text]] = [(n.replace("_", " "), listed(shown[n])) for n in _CARD if n in shown]
     made = shown.get("provenance") or {}
     return [Facts(facts), *(origin(made) if made else [Paragraph("No record of its training.", "note")])]
 

@@ -19,7 +19,7 @@ from robust_student.report.document.words import number, who
 from robust_student.report.evidence.evaluation import Evidence
 from robust_student.report.evidence.schema import Attacked, Example, Prediction
 
-ANSWERS = (Mark("right", "✓ right"), ", ", Mark("wrong", "✗ wrong"))
+_ANSWERS = (Mark("right", "✓ right"), ", ", Mark("wrong", "✗ wrong"))
 
 
 def worst(e: Evidence) -> Section | None:
@@ -30,7 +30,7 @@ def worst(e: Evidence) -> Section | None:
         f"Of every model, the {e.split} examples that PGD broke although the model was surest of the right answer: "
         "chosen by result, to show the failures. The change is magnified around grey. The point was made against the "
         "model named; the others see it too. ",
-        *(*ANSWERS, ", with the model’s own confidence."),
+        *(*_ANSWERS, ", with the model’s own confidence."),
     )
     shown: list[Block] = [_attacked(e, example) for example in e.attacked]
     return Section("worst", "Worst attacked examples", [Paragraph(words), Grid(shown)], short="Worst examples")
@@ -42,7 +42,7 @@ def examples(e: Evidence) -> Section | None:
         return None
     words = (
         f"The first examples of the {e.split} sample, not chosen by result. ",
-        *(*ANSWERS, ", with the model’s own confidence in its answer."),
+        *(*_ANSWERS, ", with the model’s own confidence in its answer."),
     )
     shown: list[Block] = [_growing(e, example) for example in e.gallery]
     return Section("examples", "Examples under growing noise", [Paragraph(words), Grid(shown)], short="Examples")
@@ -86,14 +86,19 @@ def _pictures(
     truth = e.class_name(label)
     rows: list[list[Text]] = [["", *(Image(png, f"{truth}, {name}") for name, png in pictures.items())]]
     for name in e.names:
-        rows.append([who(name), *("" if said is None else _answer(e, said.get(name), label) for said in answers)])
+        rows.append(
+            [
+                who(name),
+                *("" if predictions is None else _answer(e, predictions.get(name), label) for predictions in answers),
+            ]
+        )
     return Pictures(title, Table(caption, [first, *pictures], rows, "pictures"))
 
 
-def _answer(e: Evidence, said: Prediction | None, label: int) -> Text:
-    if said is None:
+def _answer(e: Evidence, prediction: Prediction | None, label: int) -> Text:
+    if prediction is None:
         return "–"
-    right = said["prediction"] == label
-    mark = Mark("right" if right else "wrong", f"{'✓' if right else '✗'}\u00a0{e.class_name(said['prediction'])}")
-    sure = said["confidence"]
+    right = prediction["prediction"] == label
+    mark = Mark("right" if right else "wrong", f"{'✓' if right else '✗'}\u00a0{e.class_name(prediction['prediction'])}")
+    sure = prediction["confidence"]
     return mark if sure is None else (mark, " ", Small([f"{number(100 * sure, '.0f')}\u00a0%"]))

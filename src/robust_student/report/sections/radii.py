@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from functools import partial
 
-from robust_student.report.document.blocks import Block, Bold, Figure, Grid, Key, Paragraph, Section, Table
+from robust_student.report.document.blocks import Block, Bold, Figure, Grid, Legend, Paragraph, Section, Table
 from robust_student.report.document.figures import radius_figure
 from robust_student.report.document.words import norm, radius
 from robust_student.report.evidence.evaluation import Evidence
@@ -14,7 +14,7 @@ from robust_student.results.radii import MEANINGS
 
 
 @dataclass(frozen=True)
-class Kind:
+class RadiusKind:
     """A meaning and a norm, with every model's estimated radii."""
 
     meaning: str
@@ -29,13 +29,13 @@ class Kind:
     @property
     def infinite(self) -> dict[str, int]:
         """How many radii of each model are infinite."""
-        return {name: sum(map(math.isinf, found)) for name, found in self.radii.items()}
+        return {name: sum(map(math.isinf, values)) for name, values in self.radii.items()}
 
 
 def radii(e: Evidence) -> Section:
     """The share of examples with a larger radius, a plot for each kind, and the medians."""
-    title, found = "Estimated radii", kinds(e)
-    if not found:
+    title, measured = "Estimated radii", kinds(e)
+    if not measured:
         return Section("radii", title, [Paragraph("No radius was estimated.")])
     words = (
         "How large a change of the input would it take? The ",
@@ -49,25 +49,25 @@ def radii(e: Evidence) -> Section:
     note = (
         f"n\u00a0=\u00a0{e.details['sample']['attacked']:,} {e.split} examples; the curve is one minus the empirical "
         "distribution, higher is better; the axis ends where 98\u00a0% of the finite radii lie. Estimated (first "
-        f"order at x), not a guarantee. Infinite estimates (no slope at x): {_infinite(found)}."
+        f"order at x), not a guarantee. Infinite estimates (no slope at x): {_infinite(measured)}."
     )
-    blocks: list[Block] = [Paragraph(words), Key(e.styles), Grid([_figure(e, kind) for kind in found])]
-    blocks += [Paragraph(note, "note"), _medians(e, found)]
+    blocks: list[Block] = [Paragraph(words), Legend(e.styles), Grid([_figure(e, kind) for kind in measured])]
+    blocks += [Paragraph(note, "note"), _medians(e, measured)]
     return Section("radii", title, blocks)
 
 
-def kinds(e: Evidence) -> list[Kind]:
+def kinds(e: Evidence) -> list[RadiusKind]:
     """The kinds of radius that were estimated."""
-    found = []
+    measured_kinds = []
     for meaning in MEANINGS:
         for name in NORMS:
             every = {model: e.radii(model, str(Perturbation.radius("estimated", meaning, name))) for model in e.names}
             measured = {model: values for model, values in every.items() if values}
-            found += [Kind(meaning, name, measured)] if measured else []
-    return found
+            measured_kinds += [RadiusKind(meaning, name, measured)] if measured else []
+    return measured_kinds
 
 
-def _figure(e: Evidence, kind: Kind) -> Figure:
+def _figure(e: Evidence, kind: RadiusKind) -> Figure:
     words = (
         f"Share of examples whose estimated {kind.meaning} radius is larger than r, a line for each of "
         f"{', '.join(kind.radii)}."
@@ -76,18 +76,18 @@ def _figure(e: Evidence, kind: Kind) -> Figure:
     return Figure(f"Estimated {kind.title}", draw, words)
 
 
-def _infinite(found: list[Kind]) -> str:
-    counts = [", ".join(f"{name} {n}" for name, n in kind.infinite.items() if n) or "none" for kind in found]
-    return "; ".join(f"{kind.meaning} {norm(kind.norm)}: {count}" for kind, count in zip(found, counts, strict=True))
+def _infinite(measured: list[RadiusKind]) -> str:
+    counts = [", ".join(f"{name} {n}" for name, n in kind.infinite.items() if n) or "none" for kind in measured]
+    return "; ".join(f"{kind.meaning} {norm(kind.norm)}: {count}" for kind, count in zip(measured, counts, strict=True))
 
 
-def _medians(e: Evidence, found: list[Kind]) -> Table:
+def _medians(e: Evidence, measured: list[RadiusKind]) -> Table:
     rows = [
         [
             f"median estimated {kind.title}",
             *(radius(e.get(name, f"median_estimated_{kind.meaning}_radius_{kind.norm}")) for name in e.names),
         ]
-        for kind in found
+        for kind in measured
     ]
     caption = f"Median over the {e.split} examples with its 95\u00a0% interval from order statistics, in input units."
     return Table(caption, heads("Estimated, not a guarantee", e.names), rows, "stacked")

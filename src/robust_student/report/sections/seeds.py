@@ -16,7 +16,7 @@ _TITLES = {
     "brier_score": "Brier score",
 }
 """The figures that are shown, and what they are called."""
-SCORES = ("negative_log_likelihood", "brier_score")
+_UNSCALED = ("negative_log_likelihood", "brier_score")
 """Metrics that are shown as they are, not times 100."""
 
 
@@ -41,7 +41,7 @@ def differences(s: Seeds) -> Section | None:
     if not s.differences:
         return None
     main = set(s.reference.main_places)
-    findings = [f"{s.said(r)}." for r in s.differences if (r["perturbation"], r["setting"]) in main]
+    findings = [f"{s.sentence(r)}." for r in s.differences if (r["perturbation"], r["setting"]) in main]
     blocks: list[Block] = [Findings(findings)]
     for metric in dict.fromkeys(record["metric"] for record in s.differences):
         blocks += _tables(s, metric, f"accuracy minus that of {metric.removeprefix('accuracy_minus_')} in points")
@@ -57,14 +57,14 @@ def figures(s: Seeds) -> Section:
 
 def _tables(s: Seeds, metric: str, title: str) -> list[Table]:
     """Cells by models: mean, sd and interval; no table where nothing was measured."""
-    found = {((r["perturbation"], r["setting"]), r["model"]): r for r in s.records if r["metric"] == metric}
-    if not found:
+    cells = {((r["perturbation"], r["setting"]), r["model"]): r for r in s.records if r["metric"] == metric}
+    if not cells:
         return []
-    names = [name for name in s.reference.names if any(model == name for _, model in found)]
-    places = [at for at in s.reference.plan() if any(place == at for place, _ in found)]
-    factor, form = (1.0, ".3f") if metric in SCORES else (100.0, ".1f")
-    rows = [[s.reference.place(at), *(_cell(found.get((at, name)), factor, form) for name in names)] for at in places]
-    seeds = next(iter(found.values()))["seeds"]
+    names = [name for name in s.reference.names if any(model == name for _, model in cells)]
+    places = [at for at in s.reference.plan() if any(place == at for place, _ in cells)]
+    factor, form = (1.0, ".3f") if metric in _UNSCALED else (100.0, ".1f")
+    rows = [[s.reference.place(at), *(_cell(cells.get((at, name)), factor, form) for name in names)] for at in places]
+    seeds = next(iter(cells.values()))["seeds"]
     caption = f"Mean {title} over {seeds} seeds (sd) [95 % t interval], {s.reference.split} split."
     return [Table(caption, ["Perturbation", *names], rows, "dense")]
 

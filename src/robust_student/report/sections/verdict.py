@@ -8,7 +8,7 @@ from robust_student.report.document.words import accuracy, compact, number
 from robust_student.report.evidence.evaluation import Evidence, Place
 from robust_student.report.sections.phrases import at_noise, gap, signed, worth
 
-CLEAN: Place = ("none", None)
+_CLEAN: Place = ("none", None)
 
 
 def verdict(e: Evidence) -> Section:
@@ -28,39 +28,39 @@ def _look(e: Evidence) -> Literal["plain", "warn", "fail"]:
 
 
 def _compared(e: Evidence, hero: str) -> Text:
-    mine, its = e.masking(hero), e.masking(str(e.baseline))
+    hero_verdict, baseline_verdict = e.masking(hero), e.masking(str(e.baseline))
     student = "the student " if e.teacher in e.styles else ""
     clean, noise = (
-        _clause(e, hero, CLEAN, "on clean inputs"),
+        _clause(e, hero, _CLEAN, "on clean inputs"),
         _clause(e, hero, ("gaussian_snr_db", e.level), at_noise(e)),
     )
     baseline = Bold(str(e.baseline))
-    if mine and mine["level"] != "PASS":
+    if hero_verdict and hero_verdict["level"] != "PASS":
         return (
-            *("The masking verdict of ", student, Bold(hero), _size(e, hero), " is ", Bold(mine["level"])),
-            f": its figures under attack are {worth(mine)} of robustness and nothing is claimed from them; compared "
-            "with ",
+            *("The masking verdict of ", student, Bold(hero), _size(e, hero), " is ", Bold(hero_verdict["level"])),
+            f": its figures under attack are {worth(hero_verdict)} of robustness and nothing is claimed from them; "
+            "compared with ",
             *(baseline, " on the same test examples it ", clean, " and ", noise, "."),
         )
     head = ("Compared with ", baseline, " on the same test examples, ", student, Bold(hero), _size(e, hero), " ", clean)
     if e.attack[1] is None:
         return (*head, " and ", noise, "; AutoAttack was not run, so nothing is claimed about attacks.")
     if e.doubted(hero, e.attack):
-        level = its["level"] if its else "missing"
+        level = baseline_verdict["level"] if baseline_verdict else "missing"
         why = ("; under attack the two are not compared, because the masking verdict of ", baseline, f" is {level}.")
         return (*head, " and ", noise, *why)
     attack = _clause(e, hero, e.attack, f"under {e.place(e.attack)}")
-    said = mine["level"] if mine else "missing"
+    hero_level = hero_verdict["level"] if hero_verdict else "missing"
     weaker: Text = ""
-    if its and its["level"] != "PASS":
-        but = f" is {its['level']}: it can only be weaker than measured, so the gain is not overstated)"
+    if baseline_verdict and baseline_verdict["level"] != "PASS":
+        but = f" is {baseline_verdict['level']}: it can only be weaker than measured, so the gain is not overstated)"
         weaker = (" (that of ", baseline, but)
-    return (*head, ", ", noise, " and ", attack, f"; masking verdict {said}", weaker, ".")
+    return (*head, ", ", noise, " and ", attack, f"; masking verdict {hero_level}", weaker, ".")
 
 
 def _alone(e: Evidence) -> Text:
-    known = e.baseline in e.styles
-    why = "no student beside the baseline and the teacher" if known else "no baseline to compare with"
+    has_baseline = e.baseline in e.styles
+    why = "no student beside the baseline and the teacher" if has_baseline else "no baseline to compare with"
     models = [part for name in e.names for part in ("; ", *_one_model(e, name))]
     return (f"There is {why}. ", *models[1:], ".")
 
@@ -97,14 +97,14 @@ def _clause(e: Evidence, name: str, at: Place, where: str) -> Text:
 
 def _size(e: Evidence, name: str) -> Text:
     """A model's parameters, and how many times fewer they are than the teacher's."""
-    mine, its = _parameters(e.get(name, "parameters")), _parameters(e.get(e.teacher, "parameters"))
-    if not mine:
+    count, teacher_count = _parameters(e.get(name, "parameters")), _parameters(e.get(e.teacher, "parameters"))
+    if not count:
         return ""
     fewer = ""
-    if its and its > mine:
-        times = number(its / mine, ".2g" if its < 10 * mine else ".0f")
+    if teacher_count and teacher_count > count:
+        times = number(teacher_count / count, ".2g" if teacher_count < 10 * count else ".0f")
         fewer = f", {times}\u00d7 fewer than the teacher"
-    return (" (", Value(mine, compact(mine)), " parameters", fewer, ")")
+    return (" (", Value(count, compact(count)), " parameters", fewer, ")")
 
 
 def _parameters(record: Mapping[str, Any] | None) -> float | None:
@@ -112,13 +112,13 @@ def _parameters(record: Mapping[str, Any] | None) -> float | None:
 
 
 def _tiles(e: Evidence, hero: str) -> list[Tile]:
-    places = [("Clean inputs", CLEAN)]
+    places = [("Clean inputs", _CLEAN)]
     places += [(e.place(at), at) for at in (("gaussian_snr_db", e.level), e.attack) if at[1] is not None]
     tiles = []
     for title, at in places:
-        found = [(name, e.get(name, "accuracy", *at)) for name in (hero, str(e.baseline))]
-        if all(record for _, record in found):
-            figures = [(name, accuracy(record)) for name, record in found]
+        records = [(name, e.get(name, "accuracy", *at)) for name in (hero, str(e.baseline))]
+        if all(record for _, record in records):
+            figures = [(name, accuracy(record)) for name, record in records]
             tiles.append(Tile(title, figures, signed(e, hero, at, "\u00a0points")))
     return tiles
 
