@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from spoiled import idx, png, table
 
-from robust_student.data.images import Format, decode, look
+from robust_student.data.images import ImageFormat, decode, read_header
 from robust_student.data.readers.load import load_data
 
 LABELS = "mnist/train-labels-idx1-ubyte"
@@ -130,7 +130,7 @@ def test_a_damaged_image_is_read_or_refused(kind: str) -> None:
     @given(EDITS)
     def check(edits: list[Edit]) -> None:
         content = damaged(stream.getvalue(), edits)
-        read_or_refused(lambda: look(content, "image x"))
-        read_or_refused(lambda: decode(content, form=Format(3, 8, 8), place="image x"))
+        read_or_refused(lambda: read_header(content, "image x"))
+        read_or_refused(lambda: decode(content, form=ImageFormat(3, 8, 8), place="image x"))
 
     check()

@@ -34,8 +34,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache directory that every set of more than 100 bytes goes to, in blocks of 64 bytes."""
     folder = tmp_path / "cache"
     monkeypatch.setenv(cache_module.VARIABLE, str(folder))
-    monkeypatch.setattr(cache_module, "IN_MEMORY", 100)
-    monkeypatch.setattr(cache_module, "BLOCK", 64)
+    monkeypatch.setattr(cache_module, "_IN_MEMORY", 100)
+    monkeypatch.setattr(cache_module, "_BLOCK", 64)
     monkeypatch.setattr(decoding, "_BATCH", 3)
     return folder
 
@@ -71,7 +71,7 @@ def files(folder: Path, suffix: str) -> list[Path]:
 
 
 def test_a_small_folder_stays_in_memory(photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache_module, "IN_MEMORY", 14 * 3 * 5 * 4)
+    monkeypatch.setattr(cache_module, "_IN_MEMORY", 14 * 3 * 5 * 4)
     train = load_data(f"folder:{photos}").training_examples
     assert not train.mapped and torch.equal(train.inputs, expected(photos)) and not cache.exists()
 
@@ -195,8 +195,8 @@ def test_the_format_of_many_images_is_remembered(photos: Path, cache: Path, monk
 def test_many_small_images_are_kept_in_a_file_and_held_in_memory(
     photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache_module, "IN_MEMORY", 10**9)
-    monkeypatch.setattr(cache_module, "KEPT", 4)
+    monkeypatch.setattr(cache_module, "_IN_MEMORY", 10**9)
+    monkeypatch.setattr(cache_module, "_KEPT", 4)
     for _ in range(2):
         train = load_data(f"folder:{photos}").training_examples
         assert not train.mapped and torch.equal(train.inputs, expected(photos))
@@ -205,8 +205,8 @@ def test_many_small_images_are_kept_in_a_file_and_held_in_memory(
 
 
 def test_what_fits_into_memory_needs_no_cache(photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache_module, "IN_MEMORY", 10**9)
-    monkeypatch.setattr(cache_module, "KEPT", 4)
+    monkeypatch.setattr(cache_module, "_IN_MEMORY", 10**9)
+    monkeypatch.setattr(cache_module, "_KEPT", 4)
     with_cache = load_data(f"folder:{photos}").training_examples
     shutil.rmtree(cache)
     cache.write_text("a file where the directory should be")
@@ -220,7 +220,7 @@ def test_training_on_mapped_images_is_training_on_images_in_memory(
     settings = TrainingSettings(epochs=2, batch_size=4, validation_fraction=0.2)
     weights = []
     for limit in (10**9, 100):
-        monkeypatch.setattr(cache_module, "IN_MEMORY", limit)
+        monkeypatch.setattr(cache_module, "_IN_MEMORY", limit)
         data = load_data(f"folder:{photos}")
         assert data.training_examples.mapped == (limit == 100)
         weights.append(train("mlp:4", data, settings).model.state_dict())
@@ -244,7 +244,7 @@ def test_checksums_are_those_of_the_blocks_however_the_rows_arrive(count: int, s
     pixels = rows(count, 3)
     data = pixels.tobytes()
     with pytest.MonkeyPatch.context() as patch, Path(os.devnull).open("r+b") as file:
-        patch.setattr(cache_module, "BLOCK", block)
+        patch.setattr(cache_module, "_BLOCK", block)
         patch.setattr(os, "fsync", lambda handle: None)
         found = cache_module._write(file, in_blocks(pixels, size), Path(), len(data))
     assert found == [hashlib.sha256(data[k : k + block]).hexdigest() for k in range(0, len(data), block)]
@@ -330,7 +330,7 @@ def test_two_that_want_the_same_file_make_it_once(cache: Path) -> None:
 def test_of_a_very_large_file_evenly_spread_blocks_are_checked(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = rows(64, 10)  # ten blocks of 64 bytes
     store(pixels.shape, lambda: in_blocks(pixels), {"some": "key"})
-    monkeypatch.setattr(cache_module, "CHECKED", 320)
+    monkeypatch.setattr(cache_module, "_CHECKED_BYTES", 320)
     (path,) = files(cache, ".pixels")
     content = bytearray(path.read_bytes())
     for block, noticed in ((1, False), (2, True)):

@@ -19,13 +19,13 @@ from torch import Tensor
 from robust_student.core.errors import UserError
 from robust_student.core.tensors import Pixels, Shape
 
-IN_MEMORY = 256 * 2**20
+_IN_MEMORY = 256 * 2**20
 """Bytes of pixels up to which a part of a set is held in memory; larger parts are mapped from a file."""
-KEPT = 10_000
+_KEPT = 10_000
 """Images from which on decoded pixels are kept in a file even if they fit into memory."""
-BLOCK = 16 * 2**20
+_BLOCK = 16 * 2**20
 """Bytes per checksum of a cache file."""
-CHECKED = 4 * 2**30
+_CHECKED_BYTES = 4 * 2**30
 """Bytes of a cache file that are compared with their checksums when it is opened, in evenly spread blocks."""
 VARIABLE = "ROBUST_STUDENT_CACHE"
 """Environment variable that names the cache directory."""
@@ -49,14 +49,14 @@ def cache_directory() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "robust-student"
 
 
-class CacheError(UserError):
+class _CacheError(UserError):
     """The cache directory cannot be used."""
 
 
 def store(shape: Shape, blocks: Callable[[], Iterable[Pixels]], key: Mapping[str, Any] | None) -> Stored:
-    """The pixels `(n, *shape)` that `blocks` yields in order, in memory up to IN_MEMORY, else mapped from a file.
+    """The pixels `(n, *shape)` that `blocks` yields in order, in memory up to _IN_MEMORY, else mapped from a file.
 
-    KEPT or more rows are written to a file even if they fit into memory: reading it is faster than decoding again.
+    _KEPT or more rows are written to a file even if they fit into memory: reading it is faster than decoding again.
 
     Args:
         shape: of all of them together; `blocks` yields arrays of whole rows that add up to it.
@@ -66,10 +66,10 @@ def store(shape: Shape, blocks: Callable[[], Iterable[Pixels]], key: Mapping[str
     A file that is damaged or half written is made anew. Raises UserError where the disk is full or not writable;
     nothing half-written is left then.
     """
-    if int(np.prod(shape)) > IN_MEMORY:
+    if int(np.prod(shape)) > _IN_MEMORY:
         return _mapped(shape, blocks, key)
-    if key is not None and shape[0] >= KEPT:
-        with contextlib.suppress(CacheError):  # then without it
+    if key is not None and shape[0] >= _KEPT:
+        with contextlib.suppress(_CacheError):  # then without it
             return Stored(_mapped(shape, blocks, key).inputs.clone(), mapped=False, content=None)
     return Stored(_gathered(shape, blocks()), mapped=False, content=None)
 
@@ -88,14 +88,14 @@ def remember(key: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
 
 def stamps(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
     """Name, size in bytes and time of change in nanoseconds of each file; UserError names one that is not there."""
-    found = []
+    entries = []
     for path in paths:
         try:
             status = path.stat()
         except OSError as error:
             raise UserError(f"data file {path}: cannot read it ({error.strerror})") from None
-        found.append((str(path.absolute()), status.st_size, status.st_mtime_ns))
-    return found
+        entries.append((str(path.absolute()), status.st_size, status.st_mtime_ns))
+    return entries
 
 
 def _gathered(shape: Shape, blocks: Iterable[Pixels]) -> Tensor:
@@ -120,11 +120,11 @@ def _mapped(shape: Shape, blocks: Callable[[], Iterable[Pixels]], key: Mapping[s
             checksums = _write(file, blocks(), folder, total)
             return Stored(_map(file, shape), mapped=True, content=_content(shape, checksums))
     path = folder / f"{_name(key, shape)}.pixels"
-    found = _opened(path, shape)
-    if found is None:
+    stored = _opened(path, shape)
+    if stored is None:
         with _alone(path, total):
-            found = _opened(path, shape) or _made(path, shape, blocks)
-    return found
+            stored = _opened(path, shape) or _made(path, shape, blocks)
+    return stored
 
 
 def _opened(path: Path, shape: Shape) -> Stored | None:
@@ -133,11 +133,11 @@ def _opened(path: Path, shape: Shape) -> Stored | None:
         checksums = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["checksums"]
         total = int(np.prod(shape))
         with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size != total or len(checksums) != -(-total // BLOCK):
+            if os.fstat(file.fileno()).st_size != total or len(checksums) != -(-total // _BLOCK):
                 return None
-            for k in range(0, len(checksums), max(1, -(-len(checksums) * BLOCK // CHECKED))):
-                file.seek(k * BLOCK)
-                if hashlib.sha256(file.read(BLOCK)).hexdigest() != checksums[k]:
+            for k in range(0, len(checksums), max(1, -(-len(checksums) * _BLOCK // _CHECKED_BYTES))):
+                file.seek(k * _BLOCK)
+                if hashlib.sha256(file.read(_BLOCK)).hexdigest() != checksums[k]:
                     return None
             return Stored(_map(file, shape), mapped=True, content=_content(shape, checksums))
     except (OSError, ValueError, KeyError, TypeError):
@@ -172,10 +172,10 @@ def _write(file: BinaryIO, blocks: Iterable[Pixels], folder: Path, total: int) -
             file.write(data)
         written += len(data)
         while len(data):
-            piece = data[: BLOCK - filled]
+            piece = data[: _BLOCK - filled]
             current.update(piece)
             data, filled = data[len(piece) :], filled + len(piece)
-            if filled == BLOCK:
+            if filled == _BLOCK:
                 checksums.append(current.hexdigest())
                 current, filled = hashlib.sha256(), 0
     with _writing(folder, total):
@@ -237,5 +237,5 @@ def _writing(folder: Path, total: int) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             room = f"{total / 1e9:.1f} GB of decoded images, {shutil.disk_usage(folder).free / 1e9:.1f} GB free"
-            raise CacheError(f"cache {folder}: disk full ({room}); {remedy}") from None
-        raise CacheError(f"cache {folder}: cannot write there ({error.strerror or error}); {remedy}") from None
+            raise _CacheError(f"cache {folder}: disk full ({room}); {remedy}") from None
+        raise _CacheError(f"cache {folder}: cannot write there ({error.strerror or error}); {remedy}") from None

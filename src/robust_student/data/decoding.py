@@ -16,7 +16,7 @@ from robust_student.core.errors import UserError
 from robust_student.core.tensors import Pixels
 from robust_student.data.cache import remember, store
 from robust_student.data.examples import Examples
-from robust_student.data.images import Format, Look, decode, look, quiet
+from robust_student.data.images import Header, ImageFormat, decode, quiet, read_header
 from robust_student.data.spec import Spec
 
 ALONE = 2_000
@@ -39,7 +39,7 @@ class Numbered(Sequence[str]):
 
 
 @dataclass(frozen=True)
-class Pictures:
+class EncodedImages:
     """Encoded images of one part of a set, not read yet."""
 
     images: Sequence[Any]
@@ -50,7 +50,7 @@ class Pictures:
     """All that the images depend on, as JSON values; None: nothing is kept for the next time."""
 
 
-def decode_all(pictures: Pictures, labels: Sequence[int], form: Format, workers: int) -> Examples:
+def decode_all(pictures: EncodedImages, labels: Sequence[int], form: ImageFormat, workers: int) -> Examples:
     """All images in the format, with their labels; in memory or, where they are many, mapped from the cache.
 
     The pixels do not depend on the number of `workers`, the processes that decode. Raises UserError that names an
@@ -66,35 +66,36 @@ def decode_all(pictures: Pictures, labels: Sequence[int], form: Format, workers:
     return Examples(pixels.inputs, numbers, mapped=pixels.mapped, content=pixels.content)
 
 
-def look_all(pictures: Pictures, workers: int) -> list[Look]:
+def read_headers(pictures: EncodedImages, workers: int) -> list[Header]:
     """What the header of each image says."""
-    return [one for batch in _batches(pictures, look, workers, "looking at images") for one in batch]
+    return [one for batch in _batches(pictures, read_header, workers, "looking at images") for one in batch]
 
 
-def uniform_format(parts: Mapping[str, Pictures], spec: Spec) -> Format:
+def uniform_format(parts: Mapping[str, EncodedImages], spec: Spec) -> ImageFormat:
     """What a model expects; else the size asked for, or the one that all images have; grey only if every image is.
 
     Raises UserError where nobody asked for a size and the images differ. Remembered where they are many.
     """
     if spec.shape is not None:
-        return Format(*spec.shape)
+        return ImageFormat(*spec.shape)
 
-    def compute() -> Format:
-        looks = {part: look_all(pictures, spec.workers) for part, pictures in parts.items()}
-        first = next(iter(looks.values()))[0]
-        for part, found in looks.items():
-            odd = next((row for row, one in enumerate(found) if one.size != first.size), None)
+    def compute() -> ImageFormat:
+        headers = {part: read_headers(pictures, spec.workers) for part, pictures in parts.items()}
+        first = next(iter(headers.values()))[0]
+        for part, headers_of_part in headers.items():
+            odd = next((row for row, one in enumerate(headers_of_part) if one.size != first.size), None)
             if odd is not None and spec.size is None:
-                sizes = "the image is {}x{}, the first is {}x{}".format(*found[odd].size, *first.size)
+                sizes = "the image is {}x{}, the first is {}x{}".format(*headers_of_part[odd].size, *first.size)
                 raise UserError(f"{parts[part].places[odd]}: {sizes}; ask for one size with --image-size")
-        return Format(
-            1 if all(one.grey for found in looks.values() for one in found) else 3, *(spec.size or first.size)
+        return ImageFormat(
+            1 if all(one.grey for headers_of_part in headers.values() for one in headers_of_part) else 3,
+            *(spec.size or first.size),
         )
 
     keys = {part: pictures.key for part, pictures in parts.items()}
     if None in keys.values() or sum(len(pictures.images) for pictures in parts.values()) <= ALONE:
         return compute()
-    return Format(*remember({"what": "uniform format", "parts": keys, "size": spec.size}, compute))
+    return ImageFormat(*remember({"what": "uniform format", "parts": keys, "size": spec.size}, compute))
 
 
 def in_order(batches: Dataset[Any], count: int, workers: int) -> Iterator[Any]:
@@ -125,7 +126,7 @@ def in_order(batches: Dataset[Any], count: int, workers: int) -> Iterator[Any]:
 class _Work(Dataset[Any]):
     """Batch k of what is found out about each image, or what is wrong with one of them."""
 
-    def __init__(self, pictures: Pictures, work: Callable[..., Any]) -> None:
+    def __init__(self, pictures: EncodedImages, work: Callable[..., Any]) -> None:
         self.pictures, self.work = pictures, work
 
     def __len__(self) -> int:
@@ -143,12 +144,12 @@ class _Work(Dataset[Any]):
             return error
 
 
-def _batches(pictures: Pictures, work: Callable[..., Any], workers: int, what: str) -> Iterator[list[Any]]:
+def _batches(pictures: EncodedImages, work: Callable[..., Any], workers: int, what: str) -> Iterator[list[Any]]:
     """What `work` finds out about the images, in order, with a progress bar where they are many."""
     batches, many, console = _Work(pictures, work), len(pictures.images) > ALONE, Console(stderr=True)
-    found = in_order(batches, len(batches), workers if many else 1)
+    results = in_order(batches, len(batches), workers if many else 1)
     shown = many and console.is_terminal
-    yield from track(found, what, len(batches), console=console, disable=not shown, transient=True)
+    yield from track(results, what, len(batches), console=console, disable=not shown, transient=True)
 
 
 def _as_it_is(element: Any) -> Any:

@@ -79,10 +79,10 @@ class Examples:
             parts = [self.content.encode()] + ([] if self.rows is None else [_bytes(self.rows)])
         else:
             parts = [f"{self.stored.dtype} {tuple(self.stored.shape)}".encode(), _bytes(self.inputs)]
-        found = hashlib.sha256()
+        checksum = hashlib.sha256()
         for part in (*parts, _bytes(self.labels)):
-            found.update(hashlib.sha256(part).digest())
-        return found.hexdigest()
+            checksum.update(hashlib.sha256(part).digest())
+        return checksum.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)

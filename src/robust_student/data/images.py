@@ -17,21 +17,21 @@ from robust_student.core.errors import UserError, require_file
 from robust_student.core.tensors import Pixels
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 """Formats that are read, by Pillow's names."""
 _LARGEST_PIXELS = 90_000_000
 """Images of more pixels are refused before they are decoded: 300 bytes can claim gigabytes."""
 _LARGEST_KEPT = 64
-"""Images of one common size up to this many pixels a side keep it; others become DEFAULT_SIDE wide and high."""
-DEFAULT_SIDE = 32
+"""Images of one common size up to this many pixels a side keep it; others become _DEFAULT_SIDE wide and high."""
+_DEFAULT_SIDE = 32
 GREY = frozenset({"1", "L", "LA", "I", "I;16", "F"})
 """Modes of Pillow with one channel besides transparency."""
 _DEEP = frozenset({"I", "I;16", "F"})
 
-Found = TypeVar("Found")
+_Used = TypeVar("_Used")
 
 
-class Look(NamedTuple):
+class Header(NamedTuple):
     """What the header of an image file says."""
 
     grey: bool
@@ -39,7 +39,7 @@ class Look(NamedTuple):
     """(height, width) in pixels."""
 
 
-class Format(NamedTuple):
+class ImageFormat(NamedTuple):
     """What every image of a set is made into."""
 
     channels: int
@@ -47,28 +47,28 @@ class Format(NamedTuple):
     width: int
 
 
-def look(file: Path | bytes, place: str) -> Look:
+def read_header(file: Path | bytes, place: str) -> Header:
     """Read only the header of an image; `place` names it in a UserError."""
-    return _open(file, place, lambda image: Look(image.mode in GREY, (image.size[1], image.size[0])))
+    return _open(file, place, lambda image: Header(image.mode in GREY, (image.size[1], image.size[0])))
 
 
-def common_format(looks: Iterable[Look], size: tuple[int, int] | None = None) -> Format:
+def common_format(headers: Iterable[Header], size: tuple[int, int] | None = None) -> ImageFormat:
     """Grey only if every image is; the size asked for, else the common one if at most 64 pixels a side, else 32x32."""
-    found = Counter(looks)
-    channels = 1 if all(one.grey for one in found) else 3
-    sizes = {one.size for one in found}
-    height, width = next(iter(sizes)) if len(sizes) == 1 else (DEFAULT_SIDE, DEFAULT_SIDE)
+    distinct = Counter(headers)
+    channels = 1 if all(one.grey for one in distinct) else 3
+    sizes = {one.size for one in distinct}
+    height, width = next(iter(sizes)) if len(sizes) == 1 else (_DEFAULT_SIDE, _DEFAULT_SIDE)
     if max(height, width) > _LARGEST_KEPT:
-        height, width = DEFAULT_SIDE, DEFAULT_SIDE
-    return Format(channels, *(size or (height, width)))
+        height, width = _DEFAULT_SIDE, _DEFAULT_SIDE
+    return ImageFormat(channels, *(size or (height, width)))
 
 
-def decode(file: Path | bytes, *, form: Format, place: str) -> Pixels:
+def decode(file: Path | bytes, *, form: ImageFormat, place: str) -> Pixels:
     """Pixels `(channels, height, width)`: upright, converted and resized (bilinear); `place` names a bad image."""
     return _open(file, place, lambda image: as_pixels(image, form))
 
 
-def as_pixels(image: Image.Image, form: Format) -> Pixels:
+def as_pixels(image: Image.Image, form: ImageFormat) -> Pixels:
     """An opened image in the format: upright as its camera noted; 16 bits and floats are scaled to 8, not clipped."""
     image = ImageOps.exif_transpose(image)
     if image.mode in _DEEP:
@@ -88,7 +88,7 @@ def read_image(path: Path, shape: Sequence[int]) -> Tensor:
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise UserError(f"image {path}: the model expects inputs of shape {tuple(shape)}, not images")
     with quiet():
-        pixels = decode(path, form=Format(*shape), place=f"image {path}").copy()
+        pixels = decode(path, form=ImageFormat(*shape), place=f"image {path}").copy()
     return torch.from_numpy(pixels).float() / 255
 
 
@@ -100,13 +100,13 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def _open(file: Path | bytes, place: str, use: Callable[[Image.Image], Found]) -> Found:
+def _open(file: Path | bytes, place: str, use: Callable[[Image.Image], _Used]) -> _Used:
     """What `use` makes of an opened image. Only FORMATS are tried: some others of Pillow run programs (PostScript)."""
     if isinstance(file, Path):
         require_file(file, f"{place}: cannot read it")
     try:
         with io.BytesIO(file) if isinstance(file, bytes) else file.open("rb") as stream:
-            image = Image.open(stream, formats=FORMATS)
+            image = Image.open(stream, formats=_FORMATS)
             if image.size[0] * image.size[1] > _LARGEST_PIXELS:
                 raise ValueError(f"{image.size[0]} x {image.size[1]} pixels are more than {_LARGEST_PIXELS:,}")
             return use(image)

@@ -42,10 +42,10 @@ def nested_sample(
     part of the sample that the sizes before it leave together, so that a later size never changes an earlier one's
     examples.
     """
-    wanted = min(examples or len(labels), len(labels))
-    positions = stratified_sample(labels, wanted, seed)
-    counts = [min(wanted if count is None else count, wanted) for count in inner]
-    borders = {0, wanted}
+    size = min(examples or len(labels), len(labels))
+    positions = stratified_sample(labels, size, seed)
+    counts = [min(size if count is None else count, size) for count in inner]
+    borders = {0, size}
     for count in counts:
         if count not in borders:
             low, high = max(b for b in borders if b < count), min(b for b in borders if b > count)
@@ -64,9 +64,9 @@ def split(examples: Examples, fraction: float, seed: int) -> tuple[Examples, Exa
     if count >= len(examples):
         raise UserError(f"split: {len(examples)} examples are too few to hold out a fraction of {fraction}")
     held_out = stratified_sample(examples.labels, count, seed)
-    kept = torch.ones(len(examples), dtype=torch.bool)
-    kept[held_out] = False
-    return examples.subset(kept.nonzero()[:, 0]), examples.subset(held_out.sort().values)
+    is_rest = torch.ones(len(examples), dtype=torch.bool)
+    is_rest[held_out] = False
+    return examples.subset(is_rest.nonzero()[:, 0]), examples.subset(held_out.sort().values)
 
 
 def training_and_validation(data: Data, fraction: float, seed: int) -> tuple[Examples | Stream, Examples]:

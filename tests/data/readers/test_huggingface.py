@@ -166,7 +166,7 @@ def test_grey_images_stay_grey_unless_some_are_coloured(tmp_path: Path) -> None:
 
 def test_many_images_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "cache"))
-    monkeypatch.setattr(cache, "IN_MEMORY", 100)
+    monkeypatch.setattr(cache, "_IN_MEMORY", 100)
     monkeypatch.setattr(decoding, "ALONE", 3)
     spec = write(parts(train=7, test=4), tmp_path / "some", "saved")
     first = load_data(spec, workers=2).training_examples

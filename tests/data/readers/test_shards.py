@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from streamed import png
 
-from robust_student.data.images import Format
+from robust_student.data.images import ImageFormat
 from robust_student.data.readers import shards
-from robust_student.data.readers.shards import Sample, ShardedStream, Shards, mixed
+from robust_student.data.readers.shards import EncodedExample, ShardedStream, Shards, mixed
 
 
 class Counted(Shards):
@@ -23,10 +23,10 @@ class Counted(Shards):
     def __len__(self) -> int:
         return len(self.sizes)
 
-    def read(self, shard: int) -> Iterator[Sample]:
+    def read(self, shard: int) -> Iterator[EncodedExample]:
         self.reads.append(shard)
         start = sum(self.sizes[:shard])
-        return iter([Sample(png(0), start + k, "somewhere") for k in range(self.sizes[shard])])
+        return iter([EncodedExample(png(0), start + k, "somewhere") for k in range(self.sizes[shard])])
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=6), st.integers(1, 40), st.integers(1, 5), st.integers(0, 9))
@@ -54,11 +54,11 @@ def test_a_buffer_reads_no_further_than_it_must() -> None:
 def test_only_its_own_examples_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     decoded = list[str]()
 
-    def decode(image: bytes, *, form: Format, place: str) -> Any:
+    def decode(image: bytes, *, form: ImageFormat, place: str) -> Any:
         decoded.append(place)
         return np.zeros(form, np.uint8)
 
     monkeypatch.setattr(shards, "decode", decode)
-    stream = ShardedStream(Counted([12]), Format(3, 5, 4), 12)
+    stream = ShardedStream(Counted([12]), ImageFormat(3, 5, 4), 12)
     assert len(list(stream.batches(epoch=1, batch_size=2, seed=0, skip=1, rank=1, world=2))) == 2
     assert len(decoded) == 4

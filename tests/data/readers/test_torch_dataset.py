@@ -106,7 +106,7 @@ def test_many_items_are_mapped_and_the_number_of_workers_changes_nothing(
 ) -> None:
     cache = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv(cache_module.VARIABLE, str(cache))
-    monkeypatch.setattr(cache_module, "IN_MEMORY", 100)
+    monkeypatch.setattr(cache_module, "_IN_MEMORY", 100)
     monkeypatch.setattr(torch_dataset, "_BATCH", 3)
     found = [of(list(PIXELS), workers=workers).training_examples for workers in (1, 2)]
     assert all(one.mapped for one in found) and torch.equal(found[0].inputs, found[1].inputs)

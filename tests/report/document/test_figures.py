@@ -6,19 +6,21 @@ import re
 import pytest
 
 from robust_student.report.document import figures
+from robust_student.results.radii import Bracket
 
 
 def test_figures_are_bounded_and_keyed_by_kind() -> None:
-    wide = [(0.0, math.nan, math.inf, 0.0), (0.1, 0.2, 0.3, 0.4), (0.2, 0.1, 0.1, math.inf)]
+    ends = [(0.0, math.nan, math.inf, 0.0), (0.1, 0.2, 0.3, 0.4), (0.2, 0.1, 0.1, math.inf)]
+    wide = [Bracket(*radii) for radii in ends]
     svg = figures.sandwich_figure(wide, "linf", "x")
     assert all(color.lower() in svg.lower() for color, _ in figures.SIDES.values()) and figures.BAND.lower() in svg
     assert "nan" not in svg and "inf" not in svg.replace("L∞", "")
     x = [float(value) for value in re.findall(r"[ML] ([\d.-]+) [\d.-]+", svg)]
     assert max(x) < 340 and min(x) > -10
-    many = [(k / 1000, math.nan, 0.5, 0.1 + k / 1000) for k in range(1000)]
+    many = [Bracket(k / 1000, math.nan, 0.5, 0.1 + k / 1000) for k in range(1000)]
     crowd = figures.sandwich_figure(many, "l2", "x")
     assert len(crowd) < 200_000 and crowd == figures.sandwich_figure(many, "l2", "x")
-    only = figures.sandwich_figure([(0.1, math.nan, math.nan, math.nan)], "l1", "x")
+    only = figures.sandwich_figure([Bracket(0.1, math.nan, math.nan, math.nan)], "l1", "x")
     assert "nan" not in only
 
 

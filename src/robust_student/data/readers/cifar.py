@@ -13,10 +13,10 @@ from robust_student.data.readers.parquet import read_parquet
 from robust_student.data.readers.pickles import read_pickle
 from robust_student.data.spec import Spec
 
-SHAPE = (3, 32, 32)
+_SHAPE = (3, 32, 32)
 
 
-class Layout(NamedTuple):
+class _Layout(NamedTuple):
     """The files of one of the two sets, and the names of what they hold."""
 
     folder: str
@@ -28,7 +28,7 @@ class Layout(NamedTuple):
     classes: int
 
 
-_CIFAR10 = Layout(
+_CIFAR10 = _Layout(
     "cifar-10-batches-py",
     tuple(f"data_batch_{number}" for number in range(1, 6)),
     "test_batch",
@@ -37,7 +37,7 @@ _CIFAR10 = Layout(
     "label_names",
     10,
 )
-_CIFAR100 = Layout("cifar-100-python", ("train",), "test", "fine_labels", "meta", "fine_label_names", 100)
+_CIFAR100 = _Layout("cifar-100-python", ("train",), "test", "fine_labels", "meta", "fine_label_names", 100)
 
 
 def read_cifar10(spec: Spec) -> Data:
@@ -50,7 +50,7 @@ def read_cifar100(spec: Spec) -> Data:
     return _read(spec, _CIFAR100)
 
 
-def _read(spec: Spec, layout: Layout) -> Data:
+def _read(spec: Spec, layout: _Layout) -> Data:
     """Whatever of the two layouts is in the folder; UserError where it is not that set."""
     folder = spec.folder / layout.folder if (spec.folder / layout.folder).is_dir() else spec.folder
     if (folder / layout.test).is_file():
@@ -64,7 +64,7 @@ def _read(spec: Spec, layout: Layout) -> Data:
     return data
 
 
-def _read_batches(folder: Path, layout: Layout) -> Data:
+def _read_batches(folder: Path, layout: _Layout) -> Data:
     meta = folder / layout.meta
     names = _entry(read_pickle(meta), layout.names, meta)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -74,7 +74,7 @@ def _read_batches(folder: Path, layout: Layout) -> Data:
     return Data(folder.resolve().name, train, _read_batch(folder / layout.test, layout), tuple(names), UNIT_RANGE)
 
 
-def _read_batch(path: Path, layout: Layout) -> Examples:
+def _read_batch(path: Path, layout: _Layout) -> Examples:
     """One file: rows of 3072 bytes, the red plane first, and as many labels."""
     content = read_pickle(path)
     pixels, labels = _entry(content, "data", path), _entry(content, layout.labels, path)
@@ -85,7 +85,7 @@ def _read_batch(path: Path, layout: Layout) -> Examples:
     wrong = [label for label in labels if not 0 <= label < layout.classes]
     if wrong:
         raise UserError(f"data file {path}: label {wrong[0]} is out of range for {layout.classes} classes")
-    return Examples(torch.from_numpy(pixels.reshape(-1, *SHAPE).copy()), torch.tensor(labels, dtype=torch.int64))
+    return Examples(torch.from_numpy(pixels.reshape(-1, *_SHAPE).copy()), torch.tensor(labels, dtype=torch.int64))
 
 
 def _entry(content: Any, name: str, path: Path) -> Any:

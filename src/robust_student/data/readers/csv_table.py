@@ -19,7 +19,7 @@ _DELIMITERS = ",;\t|"
 _LARGEST = float(np.finfo(np.float32).max)
 
 
-class Table(NamedTuple):
+class FeatureTable(NamedTuple):
     """One file: feature names, feature rows `(n, features)`, and the text of each label."""
 
     features: tuple[str, ...]
@@ -56,7 +56,7 @@ def read_csv(spec: Spec) -> Data:
     return standardised(spec.path.stem, parts, classes)
 
 
-def read_table(path: Path, label: str) -> Table:
+def read_table(path: Path, label: str) -> FeatureTable:
     """A CSV file in UTF-8 whose header names its columns; UserError names the row (the header is row 0) and column.
 
     The delimiter is the comma, semicolon, tab or bar that the header holds most of.
@@ -92,7 +92,7 @@ def read_table(path: Path, label: str) -> Table:
         if not labels[-1]:
             raise UserError(f"{place}, column '{label}': the label is missing")
         rows[k] = [_number(cell, f"{place}, column '{name}'") for name, cell in zip(features, line, strict=True)]
-    return Table(features, rows, labels)
+    return FeatureTable(features, rows, labels)
 
 
 def _number(cell: str, place: str) -> float:

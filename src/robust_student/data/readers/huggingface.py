@@ -9,14 +9,14 @@ from robust_student.core.errors import UserError, nearest
 from robust_student.core.extras import require
 from robust_student.core.tensors import UNIT_RANGE
 from robust_student.data.cache import stamps
-from robust_student.data.decoding import Numbered, Pictures, decode_all, uniform_format
+from robust_student.data.decoding import EncodedImages, Numbered, decode_all, uniform_format
 from robust_student.data.examples import Data, Examples, numbered
 from robust_student.data.samples import TEST_FRACTION, split
 from robust_student.data.spec import Spec
 
 OPTIONS = ("config", "image", "label", "train", "test", "validation")
 """Names that may follow the place: the configuration, the two columns, the splits to use for each part."""
-VALIDATION = ("validation", "valid", "val", "dev")
+_VALIDATION = ("validation", "valid", "val", "dev")
 """Splits that are taken for validation, in this order."""
 _IMAGES, _LABELS = ("image", "img", "picture"), ("label", "labels", "fine_label")
 
@@ -37,7 +37,7 @@ def read_hf(spec: Spec) -> Data:
     Images are decoded by this package, once where they are many. Needs the extra `data`. No code of a dataset is run.
     """
     spec.require_images()
-    parts = choose_splits(load(spec, streaming=False), spec)
+    parts = choose_splits(load_splits(spec, streaming=False), spec)
     columns = find_columns(parts["train"].features, spec)
     labels = {part: list(dataset[columns.label]) for part, dataset in parts.items()}
     classes = columns.classes or _names(labels["train"], f"data '{spec.text}'")
@@ -54,7 +54,7 @@ def read_hf(spec: Spec) -> Data:
     return Data(name, sets["train"], sets["test"], classes, UNIT_RANGE, validation=sets.get("validation"))
 
 
-def load(spec: Spec, *, streaming: bool) -> Mapping[str, Any]:
+def load_splits(spec: Spec, *, streaming: bool) -> Mapping[str, Any]:
     """The dataset's splits by name, not decoded; UserError where it cannot be loaded."""
     library, path = _require_datasets(spec), spec.path
     local = path.exists()
@@ -62,16 +62,16 @@ def load(spec: Spec, *, streaming: bool) -> Mapping[str, Any]:
         spec.refuse("no such file or folder")
     try:
         if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-            found = library.load_from_disk(str(path))
+            dataset = library.load_from_disk(str(path))
         elif path.is_file():
-            found = library.load_dataset("parquet", data_files=str(path), streaming=streaming)
+            dataset = library.load_dataset("parquet", data_files=str(path), streaming=streaming)
         else:
             name = str(path.resolve()) if local else spec.place
-            found = library.load_dataset(name, spec.options.get("config"), streaming=streaming)
+            dataset = library.load_dataset(name, spec.options.get("config"), streaming=streaming)
     except Exception as error:  # the library raises many kinds for what is a wrong name, file or connection
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:240]
         raise UserError(f"data '{spec.text}': datasets cannot load it ({reason})") from None
-    return found if isinstance(found, dict) else {"train": found}
+    return dataset if isinstance(dataset, dict) else {"train": dataset}
 
 
 def choose_splits(splits: Mapping[str, Any], spec: Spec) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def choose_splits(splits: Mapping[str, Any], spec: Spec) -> dict[str, Any]:
     names.setdefault("train", "train")
     if names["train"] not in splits:
         spec.refuse(f"no split 'train' (there are: {', '.join(splits)}); name one with train=SPLIT")
-    present = [name for name in VALIDATION if name in splits and name not in names.values()]
+    present = [name for name in _VALIDATION if name in splits and name not in names.values()]
     if "validation" not in names and present:
         names["validation"] = present[0]
     if "test" not in names and "test" in splits and "test" not in names.values():
@@ -146,12 +146,12 @@ class _Rows(Sequence[bytes | Path]):
         return encoded(self.dataset[row][self.column], self.places[row])
 
 
-def _pictures(dataset: Any, column: str, spec: Spec, part: str) -> Pictures:
+def _pictures(dataset: Any, column: str, spec: Spec, part: str) -> EncodedImages:
     places = Numbered(f"data '{spec.text}': {part} row", len(dataset))
     files = [Path(entry["filename"]) for entry in dataset.cache_files]
     key = {"what": "datasets", "files": stamps(files), "column": column, "rows": len(dataset)} if files else None
     images = undecoded(dataset.select_columns([column]), column, spec)
-    return Pictures(_Rows(images, column, places), places, key)
+    return EncodedImages(_Rows(images, column, places), places, key)
 
 
 def _column(option: str, kinds: Mapping[str, str], kind: str, names: Sequence[str], spec: Spec) -> str:
@@ -160,7 +160,7 @@ def _column(option: str, kinds: Mapping[str, str], kind: str, names: Sequence[st
         if asked not in kinds:
             spec.refuse(f"no column '{asked}'" + nearest(asked, list(kinds)))
         return asked
-    typed = [name for name, found in kinds.items() if found == kind]
+    typed = [name for name, kind_of_column in kinds.items() if kind_of_column == kind]
     named = [name for name in names if name in (typed or kinds)]
     if not named and len(typed) != 1:
         spec.refuse(f"which column is the {option}? Say {option}=COLUMN (there are: {', '.join(kinds)})")

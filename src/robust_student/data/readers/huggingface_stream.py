@@ -12,11 +12,18 @@ from robust_student.data.readers.huggingface import (
     class_number,
     encoded,
     find_columns,
-    load,
+    load_splits,
     undecoded,
 )
 from robust_student.data.readers.shards import OPTIONS as SHARED
-from robust_student.data.readers.shards import Sample, Shards, asked_format, class_names, number_option, streamed
+from robust_student.data.readers.shards import (
+    EncodedExample,
+    Shards,
+    asked_format,
+    class_names,
+    number_option,
+    streamed,
+)
 from robust_student.data.spec import Spec
 
 OPTIONS = (*NAMED, *SHARED)
@@ -30,7 +37,7 @@ def read_hf_stream(spec: Spec) -> Data:
     A shard is a file of the dataset. `length` is known where the dataset says it. Needs the extra `data`.
     """
     form = asked_format(spec)
-    splits = choose_splits(load(spec, streaming=True), spec)
+    splits = choose_splits(load_splits(spec, streaming=True), spec)
     lengths = {part: _length(dataset) for part, dataset in splits.items()}
     if "length" not in spec.options and lengths["train"] is None:
         spec.refuse("the dataset does not state the number of its training examples; add length=N")
@@ -40,13 +47,13 @@ def read_hf_stream(spec: Spec) -> Data:
     if not classes:
         spec.refuse("the dataset has no class names; add classes=FILE (one per line) or their number, as in classes=10")
     parts: dict[str, Shards] = {
-        part: HubShards(undecoded(dataset, columns.image, spec), columns, classes, f"data '{spec.text}': {part}")
+        part: _HubShards(undecoded(dataset, columns.image, spec), columns, classes, f"data '{spec.text}': {part}")
         for part, dataset in datasets.items()
     }
     return streamed(spec, parts, classes, number_option(spec, "length", lengths["train"] or 1), form)
 
 
-class HubShards(Shards):
+class _HubShards(Shards):
     """The files of one split."""
 
     def __init__(self, dataset: Any, columns: Columns, classes: tuple[str, ...], source: str) -> None:
@@ -55,14 +62,14 @@ class HubShards(Shards):
     def __len__(self) -> int:
         return int(self.dataset.num_shards)
 
-    def read(self, shard: int) -> Iterator[Sample]:
+    def read(self, shard: int) -> Iterator[EncodedExample]:
         """The rows of a shard in their order, their images as files."""
         rows = self.dataset.shard(num_shards=len(self), index=shard)
         try:
             for position, row in enumerate(rows):
                 place = f"{self.source} shard {shard} row {position}"
                 label = class_number(row[self.columns.label], self.classes, place)
-                yield Sample(encoded(row[self.columns.image], place), label, place)
+                yield EncodedExample(encoded(row[self.columns.image], place), label, place)
         except UserError:
             raise
         except Exception as error:  # whatever the library makes of a damaged file or a lost connection
@@ -82,5 +89,5 @@ def _length(dataset: Any) -> int | None:
     if hasattr(dataset, "to_iterable_dataset"):
         return len(dataset)
     splits = dataset.info.splits or {}
-    found = splits.get(str(dataset.split)) if dataset.split is not None else None
-    return None if found is None or not found.num_examples else int(found.num_examples)
+    split = splits.get(str(dataset.split)) if dataset.split is not None else None
+    return None if split is None or not split.num_examples else int(split.num_examples)

@@ -5,13 +5,13 @@ from pathlib import Path
 from robust_student.core.errors import UserError
 from robust_student.core.tensors import UNIT_RANGE
 from robust_student.data.cache import remember, stamps
-from robust_student.data.decoding import ALONE, Pictures, decode_all, look_all
+from robust_student.data.decoding import ALONE, EncodedImages, decode_all, read_headers
 from robust_student.data.examples import Data, Examples
-from robust_student.data.images import IMAGE_SUFFIXES, Format, common_format
+from robust_student.data.images import IMAGE_SUFFIXES, ImageFormat, common_format
 from robust_student.data.samples import held_out_by_name
 from robust_student.data.spec import Spec
 
-VALIDATION = ("validation", "val", "valid")
+_VALIDATION = ("validation", "val", "valid")
 """Names of the folder of validation images."""
 Listing = dict[str, list[Path]]
 """The image files of each class."""
@@ -46,7 +46,7 @@ def read_folder(spec: Spec) -> Data:
 def _roots(folder: Path) -> dict[str, Path]:
     """The folder of each part; `train` alone is the whole folder where there are no parts."""
     train, test = folder / "train", folder / "test"
-    validation = [folder / name for name in VALIDATION if (folder / name).is_dir()]
+    validation = [folder / name for name in _VALIDATION if (folder / name).is_dir()]
     if len(validation) > 1:
         names = " and ".join(f"'{path.name}'" for path in validation)
         raise UserError(f"data folder {folder}: {names} may both hold the validation images; keep one")
@@ -83,24 +83,24 @@ def _divide(listing: Listing, folder: Path, spec: Spec) -> tuple[Listing, Listin
     return train, test
 
 
-def _format(paths: list[Path], spec: Spec) -> Format:
+def _format(paths: list[Path], spec: Spec) -> ImageFormat:
     """What a model expects; else what suits all images, remembered where they are many."""
     if spec.shape is not None:
-        return Format(*spec.shape)
+        return ImageFormat(*spec.shape)
 
-    def compute() -> Format:
-        return common_format(look_all(_pictures(paths), spec.workers), spec.size)
+    def compute() -> ImageFormat:
+        return common_format(read_headers(_pictures(paths), spec.workers), spec.size)
 
     if len(paths) <= ALONE:
         return compute()
-    return Format(*remember({"what": "format", "files": stamps(paths), "size": spec.size}, compute))
+    return ImageFormat(*remember({"what": "format", "files": stamps(paths), "size": spec.size}, compute))
 
 
-def _decode(listing: Listing, classes: list[str], form: Format, workers: int) -> Examples:
+def _decode(listing: Listing, classes: list[str], form: ImageFormat, workers: int) -> Examples:
     paths = [path for name in classes for path in listing.get(name, [])]
     labels = [label for label, name in enumerate(classes) for _ in listing.get(name, [])]
     return decode_all(_pictures(paths), labels, form, workers)
 
 
-def _pictures(paths: list[Path]) -> Pictures:
-    return Pictures(paths, [f"image {path}" for path in paths], {"what": "files", "files": stamps(paths)})
+def _pictures(paths: list[Path]) -> EncodedImages:
+    return EncodedImages(paths, [f"image {path}" for path in paths], {"what": "files", "files": stamps(paths)})

@@ -30,7 +30,7 @@ from robust_student.data.spec import Spec, parse_options
 from robust_student.data.streams import Stream as Stream
 from robust_student.runtime.hardware import usable_cores
 
-SMALLEST_SIDE, LARGEST_SIDE = 4, 4096
+_SMALLEST_IMAGE_SIZE, _LARGEST_IMAGE_SIZE = 4, 4096
 """Pixels to which a side of an image may be resized."""
 
 
@@ -67,14 +67,16 @@ def load_data(
         sources = ", ".join(f"{kind}:" for kind, entry in READERS.items() if entry.decodes)
         raise UserError(f"data '{spec}': image_size applies to image files only ({sources})")
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    wrong = next((side for side in size or () if not SMALLEST_SIDE <= side <= LARGEST_SIDE), None)
+    wrong = next((side for side in size or () if not _SMALLEST_IMAGE_SIZE <= side <= _LARGEST_IMAGE_SIZE), None)
     if wrong is not None:
-        raise UserError(f"data '{spec}': image_size {wrong} is not between {SMALLEST_SIDE} and {LARGEST_SIDE} pixels")
+        raise UserError(
+            f"data '{spec}': image_size {wrong} is not between {_SMALLEST_IMAGE_SIZE} and {_LARGEST_IMAGE_SIZE} pixels"
+        )
     place, options = parse_options(spec, rest, reader.options)
-    wanted = None if shape is None else tuple(shape)
-    data = reader.read(Spec(spec, place, options, wanted, size, usable_cores() if workers is None else workers))
-    if wanted is not None and wanted != data.shape:
-        raise UserError(f"data '{spec}': inputs have shape {data.shape}, the model expects {wanted}")
+    expected_shape = None if shape is None else tuple(shape)
+    data = reader.read(Spec(spec, place, options, expected_shape, size, usable_cores() if workers is None else workers))
+    if expected_shape is not None and expected_shape != data.shape:
+        raise UserError(f"data '{spec}': inputs have shape {data.shape}, the model expects {expected_shape}")
     require_sound(data, spec)
     return data
 

@@ -23,10 +23,10 @@ def read_idx(spec: Spec) -> Data:
     arrays = {}
     for part in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
         names = [f"{part}-ubyte", f"{part}-ubyte.gz", f"{part.replace('-idx', '.idx')}-ubyte"]
-        found = [folder / name for name in names if (folder / name).exists()]
-        if not found:
+        files = [folder / name for name in names if (folder / name).exists()]
+        if not files:
             spec.refuse(f"no file {part}-ubyte or {part}-ubyte.gz there")
-        arrays[part] = torch.from_numpy(_read_array(found[0]))
+        arrays[part] = torch.from_numpy(_read_array(files[0]))
     splits = []
     for part in ("train", "t10k"):
         images, labels = arrays[f"{part}-images-idx3"], arrays[f"{part}-labels-idx1"]

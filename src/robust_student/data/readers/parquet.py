@@ -8,16 +8,16 @@ from robust_student.core.errors import UserError
 from robust_student.core.extras import require
 from robust_student.core.tensors import UNIT_RANGE
 from robust_student.data.cache import stamps
-from robust_student.data.decoding import Pictures, decode_all, uniform_format
+from robust_student.data.decoding import EncodedImages, decode_all, uniform_format
 from robust_student.data.examples import Data, numbered
 from robust_student.data.spec import Spec
 
 _IMAGES, _LABELS = ("image", "img"), ("label", "labels", "fine_label")
 _ROWS = 512  # read at a time
-PARTS = ("train", "test", "validation")
+_PARTS = ("train", "test", "validation")
 
 
-class Rows(NamedTuple):
+class _Part(NamedTuple):
     """One part of a set: encoded images, class numbers, class names, each row's place for a complaint, the files."""
 
     images: list[bytes]
@@ -34,7 +34,7 @@ def read_parquet(spec: Spec) -> Data:
     """
     folder = spec.folder
     spec.require_images()
-    parts = {part: rows for part in PARTS if (rows := _read_part(folder, part, spec)) is not None}
+    parts = {part: rows for part in _PARTS if (rows := _read_part(folder, part, spec)) is not None}
     if "train" not in parts or len(parts) < 2:
         missing = "train" if "train" not in parts else "test"
         spec.refuse(f"no file {missing}*.parquet there")
@@ -49,7 +49,7 @@ def read_parquet(spec: Spec) -> Data:
     return Data(name, sets["train"], sets["test"], parts["train"].classes, UNIT_RANGE, validation=validation)
 
 
-def _read_part(folder: Path, part: str, spec: Spec) -> Rows | None:
+def _read_part(folder: Path, part: str, spec: Spec) -> _Part | None:
     """The rows of `PART*.parquet`, files in the order of their names; None where there is no such file.
 
     An image column holds encoded files (`image: {bytes, path}` or plain bytes); class names come from the schema's
@@ -63,7 +63,7 @@ def _read_part(folder: Path, part: str, spec: Spec) -> Rows | None:
     if len(set(named)) > 1 or 0 < len(named) < len(files):
         spec.refuse(f"its {part} files differ in class names")
     labels = [label for file in files for label in file.labels]
-    return Rows(
+    return _Part(
         [image for file in files for image in file.images],
         labels,
         named[0] if named else numbered(max(labels), f"data '{spec.text}': its {part} files"),
@@ -72,7 +72,7 @@ def _read_part(folder: Path, part: str, spec: Spec) -> Rows | None:
     )
 
 
-def _read_file(path: Path) -> Rows:
+def _read_file(path: Path) -> _Part:
     pyarrow = require("pyarrow", "parquet", "data 'parquet:...'")
     parquet = require("pyarrow.parquet", "parquet", "data 'parquet:...'")
     images: list[bytes] = []
@@ -96,14 +96,14 @@ def _read_file(path: Path) -> Rows:
     if not images:
         raise UserError(f"data {path}: holds no rows")
     places = [f"data {path}: row {row}" for row in range(len(images))]
-    return Rows(images, labels, _classes(file.schema_arrow.metadata or {}, label), places, [path])
+    return _Part(images, labels, _classes(file.schema_arrow.metadata or {}, label), places, [path])
 
 
-def _column(names: list[str], wanted: tuple[str, ...], path: Path) -> str:
-    found = [name for name in wanted if name in names]
-    if not found:
-        raise UserError(f"data {path}: no column {' or '.join(wanted)} (there are: {', '.join(names)})")
-    return found[0]
+def _column(names: list[str], alternatives: tuple[str, ...], path: Path) -> str:
+    columns = [name for name in alternatives if name in names]
+    if not columns:
+        raise UserError(f"data {path}: no column {' or '.join(alternatives)} (there are: {', '.join(names)})")
+    return columns[0]
 
 
 def _classes(metadata: dict[bytes, bytes], label: str) -> tuple[str, ...]:
@@ -115,5 +115,5 @@ def _classes(metadata: dict[bytes, bytes], label: str) -> tuple[str, ...]:
         return ()
 
 
-def _pictures(rows: Rows) -> Pictures:
-    return Pictures(rows.images, rows.places, {"what": "parquet", "files": stamps(rows.paths)})
+def _pictures(rows: _Part) -> EncodedImages:
+    return EncodedImages(rows.images, rows.places, {"what": "parquet", "files": stamps(rows.paths)})

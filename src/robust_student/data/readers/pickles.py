@@ -58,16 +58,16 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """A stand-in for the parts of numpy that a pickled array names, made anew so that none can be altered."""
         module = module.replace("numpy._core", "numpy.core")
-        known: dict[tuple[str, str], Callable[..., Any] | str] = {
+        allowed: dict[tuple[str, str], Callable[..., Any] | str] = {
             ("numpy.core.multiarray", "_reconstruct"): lambda kind, shape, letter: _Array(),
             ("numpy.core.numeric", "_frombuffer"): lambda *state: _frombuffer(*state),
             ("numpy", "ndarray"): "ndarray",
             ("numpy", "dtype"): lambda name, align=False, copy=False: _Type(name),
             ("_codecs", "encode"): lambda text, encoding: _encode(text, encoding),
         }
-        if (module, name) not in known:
+        if (module, name) not in allowed:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no array needs")
-        return known[module, name]
+        return allowed[module, name]
 
 
 def read_pickle(path: Path) -> Any:

@@ -15,7 +15,7 @@ from robust_student.core.tensors import InputRange
 from robust_student.data.cache import store
 from robust_student.data.decoding import ALONE, in_order
 from robust_student.data.examples import Data, Examples, measured, numbered, require_sound
-from robust_student.data.images import GREY, Format, as_pixels
+from robust_student.data.images import GREY, ImageFormat, as_pixels
 from robust_student.runtime.hardware import usable_cores
 
 _BATCH = 64
@@ -49,15 +49,15 @@ def data_from_datasets(
 
     Raises UserError that names the item that is not as described.
     """
-    given: dict[str, Dataset[Any] | None] = {"train": train, "test": test, "validation": validation}
+    datasets: dict[str, Dataset[Any] | None] = {"train": train, "test": test, "validation": validation}
     parts = {
         part: _read(dataset, f"data '{name}': {part}", workers)
-        for part, dataset in given.items()
+        for part, dataset in datasets.items()
         if dataset is not None
     }
-    known = classes if classes is not None else getattr(train, "classes", None)
+    class_names = classes if classes is not None else getattr(train, "classes", None)
     largest = max(int(examples.labels.max()) for examples in parts.values())
-    names = [str(entry) for entry in known] if known is not None else numbered(largest, f"data '{name}'")
+    names = [str(entry) for entry in class_names] if class_names is not None else numbered(largest, f"data '{name}'")
     if input_range is None:
         data = measured(name, parts, names)
     else:
@@ -123,7 +123,7 @@ def _read(dataset: Dataset[Any], source: str, workers: int | None) -> Examples:
 def _as_array(value: Any, place: str) -> npt.NDArray[Any]:
     if isinstance(value, Image.Image):
         width, height = value.size
-        return as_pixels(value, Format(1 if value.mode in GREY else 3, height, width))
+        return as_pixels(value, ImageFormat(1 if value.mode in GREY else 3, height, width))
     if not isinstance(value, Tensor | np.ndarray):
         raise UserError(f"{place}: the input is a {type(value).__name__}, not an image, array or tensor")
     array: npt.NDArray[Any] = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
@@ -149,8 +149,8 @@ def _like(array: npt.NDArray[Any], first: npt.NDArray[Any], place: str) -> npt.N
     if array.ndim == 3 and array.shape[0] == 1 and first.shape[0] == 3 and array.shape[1:] == first.shape[1:]:
         array = array.repeat(3, axis=0)
     if array.shape != first.shape or array.dtype != first.dtype:
-        found = f"{array.dtype} of shape {array.shape}, the first is {first.dtype} of shape {first.shape}"
-        raise UserError(f"{place}: the input is {found}")
+        description = f"{array.dtype} of shape {array.shape}, the first is {first.dtype} of shape {first.shape}"
+        raise UserError(f"{place}: the input is {description}")
     return array
 
 
@@ -158,5 +158,5 @@ def _require_inside(examples: Examples, limits: InputRange, source: str) -> None
     for indices in torch.split(torch.arange(len(examples)), _BATCH):
         inputs = examples.floats(indices)
         if float(inputs.min()) < limits.lower or float(inputs.max()) > limits.upper:
-            found = f"from {float(inputs.min()):g} to {float(inputs.max()):g}"
-            raise UserError(f"{source}: holds values {found}, outside the input range {tuple(limits)}")
+            ends = f"from {float(inputs.min()):g} to {float(inputs.max()):g}"
+            raise UserError(f"{source}: holds values {ends}, outside the input range {tuple(limits)}")

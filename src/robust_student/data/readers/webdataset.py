@@ -14,7 +14,14 @@ from robust_student.data.examples import Data
 from robust_student.data.images import IMAGE_SUFFIXES
 from robust_student.data.readers.huggingface import class_number
 from robust_student.data.readers.shards import OPTIONS as SHARED
-from robust_student.data.readers.shards import Sample, Shards, asked_format, class_names, number_option, streamed
+from robust_student.data.readers.shards import (
+    EncodedExample,
+    Shards,
+    asked_format,
+    class_names,
+    number_option,
+    streamed,
+)
 from robust_student.data.spec import Spec
 
 OPTIONS = ("test", "validation", *SHARED)
@@ -37,16 +44,16 @@ def read_wds(spec: Spec) -> Data:
     if not classes:
         spec.refuse("needs the class names; add classes=FILE (one per line) or their number, as in classes=10")
     patterns = {"train": spec.place} | {part: spec.options[part] for part in OPTIONS[:2] if part in spec.options}
-    shards = {part: WebShards(_expanded(pattern, spec), classes) for part, pattern in patterns.items()}
+    shards = {part: _WebShards(_expanded(pattern, spec), classes) for part, pattern in patterns.items()}
     train = shards["train"]
     if "length" not in spec.options and not all(_is_local(url) for url in train.urls):
         spec.refuse("needs the number of training examples, because only local shards can be counted; add length=N")
     length = number_option(spec, "length", 1) if "length" in spec.options else sum(map(_count, train.urls))
-    parts: dict[str, Shards] = {part: found for part, found in shards.items()}
+    parts: dict[str, Shards] = {part: shards_of_part for part, shards_of_part in shards.items()}
     return streamed(spec, parts, classes, length, form)
 
 
-class WebShards(Shards):
+class _WebShards(Shards):
     """Tar files of one part of a set."""
 
     def __init__(self, urls: list[str], classes: tuple[str, ...]) -> None:
@@ -55,7 +62,7 @@ class WebShards(Shards):
     def __len__(self) -> int:
         return len(self.urls)
 
-    def read(self, shard: int) -> Iterator[Sample]:
+    def read(self, shard: int) -> Iterator[EncodedExample]:
         """The examples of a shard in their order, as bytes: webdataset takes the files apart, it decodes nothing."""
         from webdataset.gopen import gopen
         from webdataset.tariterators import group_by_keys, tar_file_expander
@@ -63,31 +70,31 @@ class WebShards(Shards):
         url = self.urls[shard]
         try:
             with gopen(url, "rb") as stream:
-                files = tar_file_expander([{"url": url, "stream": stream}], select_files=_wanted)
+                files = tar_file_expander([{"url": url, "stream": stream}], select_files=_is_image_or_label)
                 for content in group_by_keys(files):
                     yield self._sample(content, f"data shard {url}: example '{content['__key__']}'")
         except (OSError, ValueError, EOFError, tarfile.TarError) as error:
             reason = " ".join(str(error.args[0] if error.args else error).split())[:200]
             raise UserError(f"data shard {url}: cannot read it ({reason})") from None
 
-    def _sample(self, content: dict[str, Any], place: str) -> Sample:
+    def _sample(self, content: dict[str, Any], place: str) -> EncodedExample:
         images = [name for name in content if name in _IMAGES]
         labels = [name for name in _LABELS if name in content]
         if len(images) != 1:
             raise UserError(f"{place}: holds {len(images)} images, not one")
         if not labels:
             raise UserError(f"{place}: holds no label ({', '.join(_LABELS)})")
-        return Sample(content[images[0]], self._label(labels[0], content[labels[0]], place), place)
+        return EncodedExample(content[images[0]], self._label(labels[0], content[labels[0]], place), place)
 
     def _label(self, kind: str, content: bytes, place: str) -> int:
         try:
             text = content.decode("utf-8").strip()
-            found = json.loads(text)["label"] if kind == "json" else text
+            label = json.loads(text)["label"] if kind == "json" else text
         except (UnicodeDecodeError, ValueError, KeyError, TypeError):
             raise UserError(f"{place}: its {kind} file holds no label") from None
-        if isinstance(found, str) and found not in self.classes and found.isdecimal() and len(found) < 10:
-            found = int(found)
-        return class_number(found, self.classes, place)
+        if isinstance(label, str) and label not in self.classes and label.isdecimal() and len(label) < 10:
+            label = int(label)
+        return class_number(label, self.classes, place)
 
 
 def _expanded(pattern: str, spec: Spec) -> list[str]:
@@ -98,12 +105,12 @@ def _expanded(pattern: str, spec: Spec) -> list[str]:
     for url in expand_urls(pattern):
         if urlparse(url).scheme not in _SCHEMES or url == "-":
             spec.refuse(f"cannot read shards from '{url[:60]}'; give files, or addresses of {', '.join(_SCHEMES[1:])}")
-        found = [url]
+        matches = [url]
         if _is_local(url) and "*" in url:
-            found = [str(path) for path in sorted(Path(url).parent.glob(Path(url).name))]
-        if not found or (_is_local(url) and not Path(found[0]).is_file()):
+            matches = [str(path) for path in sorted(Path(url).parent.glob(Path(url).name))]
+        if not matches or (_is_local(url) and not Path(matches[0]).is_file()):
             spec.refuse(f"no shard {url}")
-        urls += found
+        urls += matches
     return urls
 
 
@@ -111,7 +118,7 @@ def _is_local(url: str) -> bool:
     return urlparse(url).scheme == ""
 
 
-def _wanted(name: str) -> bool:
+def _is_image_or_label(name: str) -> bool:
     """Whether a file is an image or a label; anything else is not even read."""
     suffix = name.rpartition("/")[2].partition(".")[2].lower()
     return suffix in _IMAGES or suffix in _LABELS
@@ -127,7 +134,7 @@ def _count(url: str) -> int:
         try:
             with tarfile.open(url) as tar:
                 for entry in tar:
-                    if entry.isreg() and _wanted(entry.name):
+                    if entry.isreg() and _is_image_or_label(entry.name):
                         key, _ = base_plus_ext(entry.name)
                         count, last = count + (key != last), key
         except (OSError, EOFError, tarfile.TarError) as error:
