@@ -25,7 +25,7 @@ from robust_student.data.augmentation import AugmentationSettings, augment
 from robust_student.data.readers.load import Examples
 from robust_student.models.registry import build
 from robust_student.training.batches import Batches, MicroBatch
-from robust_student.training.optimisation import Optimisation, any_failure, averaged, limit_gradient, mean_of
+from robust_student.training.optimisation import Optimisation, any_failure, averaged_model, limit_gradient, mean_of
 from robust_student.training.settings import TrainingSettings
 
 ROUNDS, WARM_UP, BATCH, SHAPE, CLASSES, IMAGES = 60, 5, 128, (1, 28, 28), 10, 12_800
@@ -46,7 +46,7 @@ def parts() -> dict[str, tuple[str, Callable[[], object]]]:
     settings = TrainingSettings()
     optimisation = Optimisation(student, settings, 10**6)
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3)
-    average = averaged(student, 0.999)
+    average = averaged_model(student, 0.999)
     assert average is not None
     terms = objective(Batch(part.inputs, part.labels, part.examples, known[part.examples]))
     torch.autograd.backward(terms.loss)

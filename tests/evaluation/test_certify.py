@@ -55,7 +55,7 @@ def small_run(output: Path, subjects: Mapping[str, nn.Module] | None = None, **c
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(radius_measurements, "smallest_decision_change", partial(smallest_decision_change, effort=less))
         patch.setattr(radius_measurements, "smallest_confidence_loss", partial(smallest_confidence_loss, effort=less))
-        patch.setattr(radius_measurements, "AGREEMENT_STEPS", 5)
+        patch.setattr(radius_measurements, "_AGREEMENT_STEPS", 5)
         certify(two, DATA, CertificationSettings.parse(SMALL | changes), output=output)
     return read_json(output / SUMMARY)
 

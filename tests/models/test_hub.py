@@ -19,7 +19,7 @@ from robust_student.models.hub import folder_of, is_repository, read_repository
 from robust_student.models.model import as_model
 from robust_student.models.open_model import open_model
 from robust_student.models.preprocessing import Preprocessing
-from robust_student.models.registry import build, read
+from robust_student.models.registry import build, read_recipe
 from robust_student.models.run_directory import load, save
 
 DATA = toy_data()  # 1x4x4, three classes
@@ -121,7 +121,7 @@ def test_a_config_may_name_a_built_in_network_and_say_everything_else(tmp_path: 
     write(tmp_path, config, network, preprocessor_config={"image_mean": [0.3], "image_std": [0.2], "size": 4})
     model, inputs = open_model(str(tmp_path), DATA), DATA.test.floats()
     torch.testing.assert_close(model(inputs), network((inputs - 0.3) / 0.2)[:, [2, 0, 1]])
-    assert model.card.network == "mlp:4" and read(str(tmp_path)).preprocessing.size == (4, 4)
+    assert model.card.network == "mlp:4" and read_recipe(str(tmp_path)).preprocessing.size == (4, 4)
 
 
 def test_a_run_of_ours_is_opened_from_the_hubs_place_for_it(tmp_path: Path) -> None:

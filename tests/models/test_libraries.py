@@ -18,7 +18,7 @@ from robust_student.models.costs import count_parameters
 from robust_student.models.libraries import LibraryNetwork, library_module
 from robust_student.models.model import as_model
 from robust_student.models.preprocessing import Preprocessing
-from robust_student.models.registry import build, read
+from robust_student.models.registry import build, read_recipe
 from robust_student.models.run_directory import load, save
 
 COLOUR = toy_data(shape=(3, 32, 32))
@@ -244,11 +244,11 @@ def test_googlenets_weights_keep_their_transformation_of_the_input() -> None:
     ],
 )
 def test_what_a_network_expects_of_its_inputs(spec: str, expected: Preprocessing) -> None:
-    assert read(spec).preprocessing == expected
+    assert read_recipe(spec).preprocessing == expected
 
 
 def test_torchvisions_weights_bring_the_names_of_their_classes() -> None:
-    preprocessing = read("torchvision:resnet18,pretrained").preprocessing
+    preprocessing = read_recipe("torchvision:resnet18,pretrained").preprocessing
     assert (
         preprocessing.classes is not None and len(preprocessing.classes) == 1000 and preprocessing.classes[0] == "tench"
     )

@@ -9,8 +9,9 @@ import torch
 from reference import affine, assert_state, message_of, state_of, toy_data
 from torch import nn
 
-from robust_student.core.tensors import UNBOUNDED, InputRange
-from robust_student.models.model import Model, as_model, require_fit
+from robust_student.core.tensors import UNBOUNDED, InputRange, Shape
+from robust_student.models.card import ModelCard
+from robust_student.models.model import Model, as_model, network_shape, require_fit
 
 DATA = toy_data()
 
@@ -45,6 +46,21 @@ def test_a_model_that_fits_is_passed_on_as_it_is() -> None:
 @pytest.mark.parametrize("network", ["linaer", affine(torch.zeros(4, 16)), affine(torch.zeros(3, 15))])
 def test_a_network_that_does_not_fit_the_data_is_refused(network: str | nn.Module) -> None:
     message_of(lambda: as_model(network, DATA))
+
+
+@pytest.mark.parametrize("inputs", [(1, 4, 5), (3, 4, 5), (6,), (1,)])
+@pytest.mark.parametrize("std", [(), (1,), (6,), (3, 1, 1), (0, 1, 1)])
+@pytest.mark.parametrize(
+    "mean", [(), (0,), (1,), (5,), (6,), (1, 1, 1), (2, 1, 1), (3, 1, 1), (1, 4, 1), (1, 4, 5), (1, 1, 1, 1)]
+)
+def test_normalisation_fits_where_it_broadcasts_and_changes_no_side(mean: Shape, std: Shape, inputs: Shape) -> None:
+    card = ModelCard(network="linear", input_shape=inputs, classes=("a", "b"))
+    try:
+        reached = tuple((torch.zeros(mean) + torch.zeros(std) + torch.zeros(inputs)).shape)
+    except RuntimeError:
+        reached = ()
+    expected = reached if len(reached) == len(inputs) and reached[1:] == inputs[1:] else None
+    assert network_shape(card, torch.zeros(mean), torch.zeros(std)) == expected
 
 
 # Logits ---------------------------------------------------------------------------------------------------------------

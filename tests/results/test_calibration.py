@@ -43,12 +43,12 @@ def test_stored_scores_are_those_of_scikit_learn() -> None:
     """What `measurements` stores per example averages to sklearn's log loss and Brier score."""
     import torch
 
-    from robust_student.evaluation.measurements import Batch, _scored
+    from robust_student.evaluation.measurements import MeasuredBatch, _scored
     from robust_student.results.perturbation import CLEAN
 
     logits = 3 * torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(50) % 3
-    rows = _scored(Batch("m", list(range(50)), logits, labels, None), CLEAN, None, logits)
+    rows = _scored(MeasuredBatch("m", list(range(50)), logits, labels, None), CLEAN, None, logits)
     probabilities = logits.double().softmax(dim=1).numpy()
     nll, brier = [row.nll for row in rows], [row.brier for row in rows]
     assert np.mean([x for x in nll if x is not None]) == pytest.approx(
@@ -63,11 +63,11 @@ def test_stored_scores_are_those_of_scikit_learn() -> None:
 def test_scores_that_are_not_finite_are_not_stored_and_extreme_ones_are() -> None:
     import torch
 
-    from robust_student.evaluation.measurements import Batch, _scored
+    from robust_student.evaluation.measurements import MeasuredBatch, _scored
     from robust_student.results.perturbation import CLEAN
 
     logits = torch.tensor([[math.nan, 0.0], [0.0, 5000.0]])
-    broken, sure = _scored(Batch("m", [0, 1], logits, torch.tensor([0, 0]), None), CLEAN, None, logits)
+    broken, sure = _scored(MeasuredBatch("m", [0, 1], logits, torch.tensor([0, 0]), None), CLEAN, None, logits)
     assert (broken.confidence, broken.nll, broken.brier) == (None, None, None)
     assert (sure.confidence, sure.nll, sure.brier) == (1.0, 5000.0, 2.0)
 

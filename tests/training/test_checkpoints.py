@@ -12,14 +12,14 @@ import torch
 from reference import message_of
 
 from robust_student.training import checkpoints
-from robust_student.training.checkpoints import FOLDER, Checkpoints
+from robust_student.training.checkpoints import CHECKPOINT_FOLDER, Checkpoints
 
 STATE: dict[str, Any] = {"weights": {"a": torch.tensor([1.5, -2.0])}, "history": [{"epoch": 1, "rate": 0.1}], "done": 3}
 
 
 def named(run: Path, step: int, content: bytes) -> Path:
     """A file with the right name for its content."""
-    path = run / FOLDER / f"step-{step:09d}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
+    path = run / CHECKPOINT_FOLDER / f"step-{step:09d}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
     return path
@@ -39,7 +39,7 @@ def test_the_newest_state_comes_back_and_one_before_it_is_kept(tmp_path: Path) -
     found = Checkpoints(tmp_path).latest()
     assert found is not None and found[0] == found[1]["done"] == 100
     assert torch.equal(found[1]["weights"]["a"], STATE["weights"]["a"]) and found[1]["history"] == STATE["history"]
-    assert len(list((tmp_path / FOLDER).iterdir())) == 2
+    assert len(list((tmp_path / CHECKPOINT_FOLDER).iterdir())) == 2
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped bit", "empty"])
@@ -47,7 +47,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path: Path
     store = Checkpoints(tmp_path)
     for step in (5, 20):
         store.save(step, STATE | {"done": step})
-    newest = next((tmp_path / FOLDER).glob("step-000000020*"))
+    newest = next((tmp_path / CHECKPOINT_FOLDER).glob("step-000000020*"))
     content = bytearray(newest.read_bytes())
     if damage == "flipped bit":
         content[len(content) // 2] ^= 1
@@ -61,7 +61,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path: Path
 def test_when_all_are_damaged_it_says_so(tmp_path: Path) -> None:
     store = Checkpoints(tmp_path)
     store.save(5, STATE)
-    next((tmp_path / FOLDER).iterdir()).write_bytes(b"nonsense")
+    next((tmp_path / CHECKPOINT_FOLDER).iterdir()).write_bytes(b"nonsense")
     assert "no other checkpoint is whole" in message_of(lambda: Checkpoints(tmp_path).latest())
 
 
@@ -90,8 +90,8 @@ def test_a_compressed_or_foreign_file_is_refused(tmp_path: Path) -> None:
     path.unlink()
     named(tmp_path, 1, b"PK not really")
     assert "not readable" in message_of(lambda: Checkpoints(tmp_path).latest())
-    (tmp_path / FOLDER).joinpath("step-1.pt").write_bytes(b"not ours")
-    next((tmp_path / FOLDER).glob("step-000*")).unlink()
+    (tmp_path / CHECKPOINT_FOLDER).joinpath("step-1.pt").write_bytes(b"not ours")
+    next((tmp_path / CHECKPOINT_FOLDER).glob("step-000*")).unlink()
     named(tmp_path, 1, saved([1, 2]))
     assert "holds list" in message_of(lambda: Checkpoints(tmp_path).latest())
 
@@ -99,7 +99,7 @@ def test_a_compressed_or_foreign_file_is_refused(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_the_earlier_checkpoint_intact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Checkpoints(tmp_path)
     store.save(5, STATE)
-    before = {path.name: path.read_bytes() for path in (tmp_path / FOLDER).iterdir()}
+    before = {path.name: path.read_bytes() for path in (tmp_path / CHECKPOINT_FOLDER).iterdir()}
 
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
@@ -107,19 +107,19 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_intact(tmp_path: Path, monkey
     monkeypatch.setattr(os, "fsync", full)
     message = message_of(lambda: store.save(6, STATE))
     assert "No space left on device" in message and "the one of step 5 is intact" in message
-    assert {path.name: path.read_bytes() for path in (tmp_path / FOLDER).iterdir()} == before
+    assert {path.name: path.read_bytes() for path in (tmp_path / CHECKPOINT_FOLDER).iterdir()} == before
 
 
 def test_what_a_killed_write_leaves_behind_is_cleared_away(tmp_path: Path) -> None:
     Checkpoints(tmp_path).save(5, STATE)
-    (tmp_path / FOLDER / ".step-000000006.pt.abc").write_bytes(b"half a file")
+    (tmp_path / CHECKPOINT_FOLDER / ".step-000000006.pt.abc").write_bytes(b"half a file")
     found = Checkpoints(tmp_path).latest()
     assert found is not None and found[0] == 5
-    assert [path.name[:14] for path in (tmp_path / FOLDER).iterdir()] == ["step-000000005"]
+    assert [path.name[:14] for path in (tmp_path / CHECKPOINT_FOLDER).iterdir()] == ["step-000000005"]
 
 
 def test_clearing_removes_all(tmp_path: Path) -> None:
     store = Checkpoints(tmp_path)
     store.save(5, STATE)
     store.clear()
-    assert not (tmp_path / checkpoints.FOLDER).exists()
+    assert not (tmp_path / checkpoints.CHECKPOINT_FOLDER).exists()

@@ -9,7 +9,7 @@ from reference import message_of, toy_data
 
 from robust_student.models.run_directory import load
 from robust_student.training.settings import SelectionSettings, TrainingSettings
-from robust_student.training.tracking import FOLDER
+from robust_student.training.tracking import TRACKING_FOLDER
 from robust_student.training.train import train
 
 DATA = toy_data(train=60, noise=0.4)
@@ -23,7 +23,7 @@ def test_tensorboard_gets_every_epoch(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     history = train("linear", DATA, TRACKED, output=tmp_path / "run").history
-    events = EventAccumulator(str(tmp_path / "run" / FOLDER))
+    events = EventAccumulator(str(tmp_path / "run" / TRACKING_FOLDER))
     events.Reload()
 
     def series(name: str) -> list[Any]:
@@ -40,7 +40,7 @@ def test_tensorboard_gets_every_epoch(tmp_path: Path) -> None:
 
 def test_without_trackers_nothing_is_tracked(tmp_path: Path) -> None:
     train("linear", DATA, TRACKED.model_copy(update={"track": ()}), output=tmp_path / "run")
-    assert not (tmp_path / "run" / FOLDER).exists()
+    assert not (tmp_path / "run" / TRACKING_FOLDER).exists()
 
 
 def test_tracking_needs_an_output() -> None:

@@ -28,7 +28,7 @@ from robust_student.objectives.settings import ObjectiveSettings
 from robust_student.runtime.files import write_atomically
 from robust_student.runtime.interruption import Interrupted, StopRequest
 from robust_student.training import checkpoints
-from robust_student.training.checkpoints import FOLDER, Checkpoints
+from robust_student.training.checkpoints import CHECKPOINT_FOLDER, Checkpoints
 from robust_student.training.settings import DistillSettings, SelectionSettings, TrainingSettings
 from robust_student.training.train import Trained, distill, train
 from robust_student.training.unfinished_run import UnfinishedRun
@@ -130,7 +130,7 @@ def test_with_the_newest_checkpoint_damaged_it_ends_the_same(
     killing.append(-9)
     with pytest.raises(Killed):
         student(tmp_path / "run", *CASES["secant"])
-    newest = sorted((tmp_path / "run" / FOLDER).iterdir())[-1]
+    newest = sorted((tmp_path / "run" / CHECKPOINT_FOLDER).iterdir())[-1]
     newest.write_bytes(newest.read_bytes()[:-1])
     trained = student(tmp_path / "run", *CASES["secant"])
     assert same_state(trained.model, state_of(whole.model)) and outcome(trained) == outcome(whole)
@@ -155,7 +155,7 @@ def test_a_wish_to_stop_is_granted_after_the_step_and_the_same_call_goes_on(
     with pytest.raises(Interrupted, match="interrupted after step 4 of 18.*same command") as stopped:
         train(network(), DATA, rarely, output=tmp_path / "run")
     assert stopped.value.number == signal.SIGTERM
-    assert [path.name[:14] for path in (tmp_path / "run" / FOLDER).iterdir()] == ["step-000000004"]
+    assert [path.name[:14] for path in (tmp_path / "run" / CHECKPOINT_FOLDER).iterdir()] == ["step-000000004"]
     trained = train(network(), DATA, rarely, output=tmp_path / "run")
     assert same_state(trained.model, state_of(whole.model)) and outcome(trained) == outcome(whole)
 
@@ -341,7 +341,7 @@ def command(output: Path) -> "subprocess.Popen[str]":
 def wait_for_steps(process: "subprocess.Popen[str]", output: Path, more_than: int) -> int:
     """Wait until a checkpoint of a later step is there; its step."""
     while process.poll() is None:
-        steps = [int(path.name[5:14]) for path in (output / FOLDER).glob("step-*")]
+        steps = [int(path.name[5:14]) for path in (output / CHECKPOINT_FOLDER).glob("step-*")]
         if steps and max(steps) > more_than:
             return max(steps)
         time.sleep(0.01)

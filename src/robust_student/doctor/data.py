@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from robust_student.data.readers.load import Data, Examples, Stream
-from robust_student.doctor.findings import Finding, Level
+from robust_student.doctor.findings import Finding, Severity
 from robust_student.runtime.hardware import readable
 
-LOOKED_AT = 1_000_000_000
+_LOOKED_AT = 1_000_000_000
 """Bytes of each part whose content is looked at, evenly spread; a thousand examples at least."""
 _IMBALANCE = 10
 """Times as many examples in the largest class as in the smallest from which on it is a note."""
-GRAVE = 0.01
+_GRAVE = 0.01
 """Share of the examples from which on a fault is a problem rather than a note."""
 _FEW_TESTED = 100
 """Test examples below which an accuracy has a 95 % interval wider than 20 points."""
@@ -25,7 +25,7 @@ _BATCH = 500
 def check_data(data: Data, examples: int | None = None) -> list[Finding]:
     """Sizes, classes, ranges and faults of content; `examples` of each part are looked at (None: LOOKED_AT bytes)."""
     if examples is None:
-        examples = max(1000, LOOKED_AT // math.prod(data.shape))
+        examples = max(1000, _LOOKED_AT // math.prod(data.shape))
     train = _beginning(data.train, examples) if isinstance(data.train, Stream) else _spread(data.train, examples)
     test = _spread(data.test, examples)
     whole = len(train) == len(data.train) and len(test) == len(data.test)
@@ -33,7 +33,7 @@ def check_data(data: Data, examples: int | None = None) -> list[Finding]:
     findings = [_sizes(data)]
     findings += _classes(data, train)
     findings += _ranges(data, train)
-    findings += [_graded(*found, looked) for found in _faults(train, test) if found[1] > 0]
+    findings += [_graded(*fault, looked) for fault in _faults(train, test) if fault[1] > 0]
     if len(data.test) < _FEW_TESTED:
         text = f"only {len(data.test)} test examples: every accuracy has an interval of 20 points or more"
         findings.append(Finding("data", "note", text, "hold out more examples for testing"))
@@ -46,8 +46,10 @@ def _sizes(data: Data) -> Finding:
     size = readable(len(data.train) * math.prod(data.shape))
     inside = "in [{:g}, {:g}]".format(*data.input_range) if data.input_range.bounded else "without a range"
     parts = f"{len(data.train):,} training and {len(data.test):,} test examples"
-    kept = f", {len(data.validation):,} for validation" if data.validation is not None else ""
-    text = f"{data.name}: {parts}{kept}, shape {data.shape}, {len(data.classes)} classes, {inside}, {size} as bytes"
+    validation = f", {len(data.validation):,} for validation" if data.validation is not None else ""
+    text = (
+        f"{data.name}: {parts}{validation}, shape {data.shape}, {len(data.classes)} classes, {inside}, {size} as bytes"
+    )
     return Finding("data", "fine", text)
 
 
@@ -97,13 +99,13 @@ def _ranges(data: Data, train: Examples) -> list[Finding]:
 
 def _faults(train: Examples, test: Examples) -> list[tuple[str, int, int, str]]:
     """(what, how many, of how many, fix) of every fault of content that is counted."""
-    known: dict[bytes, set[int]] = {}
+    labels_by_key: dict[bytes, set[int]] = {}
     repeated = 0
     for key, label in zip(_keys(train), train.labels.tolist(), strict=True):
-        repeated += key in known
-        known.setdefault(key, set()).add(label)
-    leaked = sum(key in known for key in _keys(test))
-    contradictory = sum(len(labels) > 1 for labels in known.values())
+        repeated += key in labels_by_key
+        labels_by_key.setdefault(key, set()).add(label)
+    leaked = sum(key in labels_by_key for key in _keys(test))
+    contradictory = sum(len(labels) > 1 for labels in labels_by_key.values())
     still = sum(_constant(part) for part in (train, test)) if math.prod(train.shape) > 1 else 0
     return [
         (
@@ -126,7 +128,7 @@ def _faults(train: Examples, test: Examples) -> list[tuple[str, int, int, str]]:
 
 
 def _graded(what: str, count: int, of: int, fix: str, looked: str) -> Finding:
-    level: Level = "problem" if count >= GRAVE * of else "note"
+    level: Severity = "problem" if count >= _GRAVE * of else "note"
     return Finding("data", level, f"{count:,} of {of:,} {what}{looked}", fix)
 
 

@@ -25,9 +25,9 @@ from robust_student.models.open_model import expected_shape, open_model
 from robust_student.models.settings import TeacherSettings
 from robust_student.runtime.hardware import resolve_device
 from robust_student.training.settings import TrainingSettings
-from robust_student.training.teacher import CHECKED
+from robust_student.training.teacher import CHECKED_EXAMPLES
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 def examine(
@@ -64,12 +64,12 @@ def examine(
         shape = None
         with suppress(UserError):  # opening the teacher finds it
             shape = expected_shape([teacher]) if teacher is not None else None
-        loaded, found = _opened(lambda: load_data(data, shape=shape), "data")
-        findings += found
+        loaded, problems = _opened(lambda: load_data(data, shape=shape), "data")
+        findings += problems
         findings += check_data(loaded) if loaded is not None else []
     if teacher is not None:
-        guide, found = _opened(lambda: open_model(teacher, loaded, settings, trust=trust, role="teacher"), "teacher")
-        findings += found
+        guide, problems = _opened(lambda: open_model(teacher, loaded, settings, trust=trust, role="teacher"), "teacher")
+        findings += problems
         findings += _examine_teacher(guide.to(chosen), loaded, settings) if guide is not None else []
     return findings
 
@@ -96,10 +96,10 @@ def validation_sample(data: Data) -> Examples | None:
         _, examples = training_and_validation(data, defaults.validation_fraction, defaults.seed)
     except UserError:
         return None
-    return examples.subset(stratified_sample(examples.labels, min(CHECKED, len(examples)), seed=0))
+    return examples.subset(stratified_sample(examples.labels, min(CHECKED_EXAMPLES, len(examples)), seed=0))
 
 
-def _opened(load_it: Callable[[], T], area: str) -> tuple[T | None, list[Finding]]:
+def _opened(load_it: Callable[[], _T], area: str) -> tuple[_T | None, list[Finding]]:
     """What is loaded, or the finding that says why it cannot be."""
     try:
         return load_it(), []

@@ -2,7 +2,7 @@
 
 from typing import Literal, NamedTuple
 
-Level = Literal["fine", "note", "problem"]
+Severity = Literal["fine", "note", "problem"]
 """note: worth knowing, nothing to repair before work can begin."""
 
 
@@ -11,7 +11,7 @@ class Finding(NamedTuple):
 
     area: str
     """What was looked at: packages, devices, arithmetic, output, data or teacher."""
-    level: Level
+    level: Severity
     text: str
     """What was found, without a full stop."""
     fix: str = ""

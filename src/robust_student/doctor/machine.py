@@ -19,7 +19,7 @@ from robust_student.doctor.findings import Finding
 from robust_student.runtime.files import require_writable
 from robust_student.runtime.hardware import available_memory, physical_memory, readable, resolve_device, usable_cores
 
-PACKAGE = "robust-student"
+_PACKAGE = "robust-student"
 LEAST_MEMORY, LEAST_DISK = 1_000_000_000, 200_000_000
 """Bytes below which training or writing results is likely to fail."""
 _LITTLE_DISK = 2_000_000_000
@@ -51,9 +51,9 @@ def check_packages(
         importable: imports a module by name or raises.
     """
     if requires is None:
-        requires = metadata.requires(PACKAGE) or []
+        requires = metadata.requires(_PACKAGE) or []
     python, system = platform.python_version(), platform.platform(terse=True)
-    line = f"{PACKAGE} {version(PACKAGE)}, Python {python}, torch {version('torch')}, {system}"
+    line = f"{_PACKAGE} {version(_PACKAGE)}, Python {python}, torch {version('torch')}, {system}"
     findings = [Finding("packages", "fine", line)]
     parsed = [Requirement(text) for text in requires]
     for needed in parsed:
@@ -61,13 +61,13 @@ def check_packages(
             findings.append(Finding("packages", "problem", _shortfall(needed, version), f"pip install '{needed}'"))
     for extra in sorted({extra for needed in parsed for extra in _extras(needed)} - {"dev"}):
         of_extra = [needed for needed in parsed if extra in _extras(needed)]
-        command = f"pip install '{PACKAGE}[{extra}]'"
+        command = f"pip install '{_PACKAGE}[{extra}]'"
         missing = [needed for needed in of_extra if not _met(needed, version)]
         if missing:
             what = ", ".join(_shortfall(needed, version) for needed in missing)
             findings.append(Finding("packages", "note", f"extra {extra} is not complete ({what})", command))
             continue
-        broken = [found for needed in of_extra if (found := _broken(needed.name, importable)) is not None]
+        broken = [reason for needed in of_extra if (reason := _broken(needed.name, importable)) is not None]
         if broken:
             again = f"{command.replace('install', 'install --force-reinstall')} beside the installed torch"
             findings.append(Finding("packages", "note", f"extra {extra}: {broken[0]}", again))
@@ -85,13 +85,13 @@ def _extras(needed: Requirement) -> Iterator[str]:
 
 
 def _met(needed: Requirement, version: Callable[[str], str | None]) -> bool:
-    found = version(needed.name)
-    return found is not None and needed.specifier.contains(found, prereleases=True)
+    installed = version(needed.name)
+    return installed is not None and needed.specifier.contains(installed, prereleases=True)
 
 
 def _shortfall(needed: Requirement, version: Callable[[str], str | None]) -> str:
-    found = version(needed.name)
-    return f"{needed.name} is missing" if found is None else f"{needed.name} is {found}, not {needed.specifier}"
+    installed = version(needed.name)
+    return f"{needed.name} is missing" if installed is None else f"{needed.name} is {installed}, not {needed.specifier}"
 
 
 def _broken(name: str, importable: Callable[[str], object]) -> str | None:
@@ -150,7 +150,7 @@ class Machine:
         )
 
 
-def check_devices(wanted: str, machine: Machine | None = None) -> list[Finding]:
+def check_devices(device_name: str, machine: Machine | None = None) -> list[Finding]:
     """What there is to compute with, and whether the device that is wanted is among it."""
     machine = machine if machine is not None else Machine.here()
     memory = "unknown memory" if machine.memory is None else f"{readable(machine.memory)} of memory"
@@ -174,11 +174,11 @@ def check_devices(wanted: str, machine: Machine | None = None) -> list[Finding]:
     elif not machine.accelerators:
         findings.append(Finding("devices", "note", "no GPU: everything runs on the CPU"))
     try:
-        device = resolve_device(wanted)
+        device = resolve_device(device_name)
     except UserError as error:
         fix = f"choose {', '.join(['auto', 'cpu', *(name.split()[0] for name in machine.accelerators)])}"
         return [*findings, Finding("devices", "problem", str(error).partition("; choose")[0], fix)]
-    return [*findings, Finding("devices", "fine", f"device {wanted} is {device}")]
+    return [*findings, Finding("devices", "fine", f"device {device_name} is {device}")]
 
 
 # Arithmetic -----------------------------------------------------------------------------------------------------------
@@ -221,8 +221,8 @@ def check_arithmetic(
         fix = "set CUBLAS_WORKSPACE_CONFIG=:4096:8 and call torch.use_deterministic_algorithms(True)"
         findings.append(Finding("arithmetic", "note", text, fix))
     try:
-        found = curvature(device)
-        wrong = "" if abs(found - 36) < 1e-3 else f"gives {found:g}, not 36"
+        value = curvature(device)
+        wrong = "" if abs(value - 36) < 1e-3 else f"gives {value:g}, not 36"
     except RuntimeError as complaint:
         wrong = f"fails ({' '.join(str(complaint).split())[:120]})"
     if wrong:

@@ -13,9 +13,9 @@ from robust_student.data.readers.load import Examples
 from robust_student.doctor.findings import Finding
 from robust_student.models.costs import count_parameters
 from robust_student.models.model import Model
-from robust_student.training.teacher import CHECKED, check_teacher
+from robust_student.training.teacher import CHECKED_EXAMPLES, check_teacher
 
-GRAVE = 0.01
+_GRAVE = 0.01
 """Share of the examples without a usable gradient from which on it is a problem."""
 _CHANCE = 0.001  # error probability of the tests on accuracy
 _CLOSE = 1e-3  # largest difference between two passes, relative to the largest logit, that is rounding
@@ -75,7 +75,7 @@ def check_gradients(teacher: Model, inputs: Tensor) -> list[Finding]:
         if count:
             text = f"the input gradient of its margin is {what} on {count} of {len(inputs)} examples"
             fix = "look for saturated or non-differentiable operations: no attack by gradient can judge it there"
-            findings.append(Finding("teacher", "problem" if count >= GRAVE * len(inputs) else "note", text, fix))
+            findings.append(Finding("teacher", "problem" if count >= _GRAVE * len(inputs) else "note", text, fix))
     return findings
 
 
@@ -112,7 +112,7 @@ def check_accuracy(teacher: Model, validation: Examples, declared: float | None 
     except UserError as error:
         text, _, fix = str(error).partition(": ")
         return Finding("teacher", "problem", text, fix)
-    n = min(len(validation), CHECKED)
+    n = min(len(validation), CHECKED_EXAMPLES)
     right, text = round(accuracy * n), f"accuracy on validation is {100 * accuracy:.1f} % (n = {n:,})"
     largest = float(torch.bincount(validation.labels.cpu()).max()) / len(validation)
     if binom.sf(right - 1, n, largest) > _CHANCE:
@@ -131,6 +131,6 @@ def _recorded(teacher: Model) -> float | None:
     """Clean validation accuracy of the epoch that was kept; None where that is not recorded."""
     for record in teacher.history:
         if record.get("epoch") == teacher.card.provenance.get("epoch"):
-            found = record.get("validation", {}).get("clean")
-            return found if isinstance(found, float) else None
+            accuracy = record.get("validation", {}).get("clean")
+            return accuracy if isinstance(accuracy, float) else None
     return None

@@ -13,7 +13,7 @@ from robust_student.bounds.certified import Certifier
 from robust_student.core.rng import example_seeds
 from robust_student.core.tensors import answers
 from robust_student.core.threat_model import ThreatModel
-from robust_student.evaluation.measurements import Batch, Measure, Measurement, rows_of
+from robust_student.evaluation.measurements import Measure, MeasuredBatch, Measurement, rows_of
 from robust_student.evaluation.settings import EvaluationSettings
 from robust_student.evaluation.threats import Threats
 from robust_student.models.model import Model
@@ -27,13 +27,13 @@ def attack_plan(threats: Threats, classes: int, settings: EvaluationSettings, at
     Raises UserError, before anything is measured, for an attack that does not exist or cannot serve the budget's norm.
     """
     options = Options(classes, settings.pgd_steps, "fast" if settings.autoattack == "none" else settings.autoattack)
-    wanted = [("pgd", threat, attacked) for budgets in threats.pgd.values() for threat in budgets]
+    attempts = [("pgd", threat, attacked) for budgets in threats.pgd.values() for threat in budgets]
     if threats.whole is not None:
-        wanted.append(("pgd", threats.whole, min(attacked, settings.masking.examples)))
+        attempts.append(("pgd", threats.whole, min(attacked, settings.masking.examples)))
     further = dict.fromkeys([*(["autoattack"] if settings.autoattack != "none" else []), *settings.attacks])
-    wanted += [(name, threats.autoattack, attacked) for name in further]
+    attempts += [(name, threats.autoattack, attacked) for name in further]
     cells: dict[tuple[str, float | None], Measurement] = {}
-    for name, threat, count in wanted:
+    for name, threat, count in attempts:
         attacks, kind = attacks_named(name, options, threat), Perturbation.attack(name, threat.norm.name)
         run = _alone(kind, attacks[0], threat, settings.seed)
         if len(attacks) > 1:
@@ -43,7 +43,7 @@ def attack_plan(threats: Threats, classes: int, settings: EvaluationSettings, at
 
 
 def _alone(kind: Perturbation, attack: Attack, threat: ThreatModel, seed: int) -> Measure:
-    def run(model: Model, batch: Batch) -> list[Row]:
+    def run(model: Model, batch: MeasuredBatch) -> list[Row]:
         points = attack.propose(model, batch.inputs, batch.labels, threat, example_seeds(seed, batch.indices))
         return rows_of(batch, kind, threat.budget, grade(model, batch, points, threat).tolist())
 
@@ -54,7 +54,7 @@ def _in_turn(kind: Perturbation, attacks: Sequence[Attack], threat: ThreatModel,
     """Rows whose detail is the attack that broke the example first, or `clean`, `certified`, `none`."""
     certifiers: dict[str, Certifier] = {}
 
-    def run(model: Model, batch: Batch) -> list[Row]:
+    def run(model: Model, batch: MeasuredBatch) -> list[Row]:
         predictions = answers(model.logits(batch.inputs)).to(batch.labels.device)
         standing = predictions == batch.labels
         outcome = np.where(standing.cpu().numpy(), "none", "clean").astype(object)
@@ -69,9 +69,9 @@ def _in_turn(kind: Perturbation, attacks: Sequence[Attack], threat: ThreatModel,
             left = standing.nonzero()[:, 0]
             part = batch.at(left)
             points = attack.propose(model, part.inputs, part.labels, threat, example_seeds(seed, part.indices))
-            found = grade(model, part, points, threat).to(batch.labels.device)
-            fooled = left[found != part.labels]
-            predictions[fooled] = found[found != part.labels]
+            graded = grade(model, part, points, threat).to(batch.labels.device)
+            fooled = left[graded != part.labels]
+            predictions[fooled] = graded[graded != part.labels]
             standing[fooled] = False
             outcome[fooled.cpu().numpy()] = attack.name
         rows = rows_of(batch, kind, threat.budget, predictions.tolist())
@@ -80,12 +80,12 @@ def _in_turn(kind: Perturbation, attacks: Sequence[Attack], threat: ThreatModel,
     return run
 
 
-def grade(model: Model, batch: Batch, points: Tensor, threat: ThreatModel) -> Tensor:
+def grade(model: Model, batch: MeasuredBatch, points: Tensor, threat: ThreatModel) -> Tensor:
     """Predictions at the proposed points after forcing them into the ball and the range; wrong stays wrong.
 
     Attacks never grade themselves. An example that is wrong without any perturbation counts as broken: its clean
     prediction is returned.
     """
     clean = answers(model.logits(batch.inputs))
-    found = answers(model.logits(threat.project(points, batch.inputs)))
-    return torch.where(clean == batch.labels.cpu(), found, clean)
+    attacked = answers(model.logits(threat.project(points, batch.inputs)))
+    return torch.where(clean == batch.labels.cpu(), attacked, clean)

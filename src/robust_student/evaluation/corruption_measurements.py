@@ -11,7 +11,7 @@ from robust_student.core.tensors import UNIT_RANGE, answers
 from robust_student.corruptions.kinds import CORRUPTIONS, IMAGENET_C, corrupt, require_images
 from robust_student.data.readers.load import Data
 from robust_student.evaluation.corruption_sets import open_corruption_set, set_digest
-from robust_student.evaluation.measurements import Batch, Measure, Measurement, rows_of
+from robust_student.evaluation.measurements import Measure, MeasuredBatch, Measurement, rows_of
 from robust_student.evaluation.settings import CorruptionSettings, EvaluationSettings
 from robust_student.models.model import Model
 from robust_student.results.perturbation import Perturbation
@@ -31,22 +31,22 @@ def corruption_plan(data: Data, settings: EvaluationSettings, count: int) -> lis
     Raises UserError, before anything is measured, for unknown kinds, inputs that are not images with a range, and sets
     that do not belong to the test set.
     """
-    wanted = settings.corruptions
-    kinds = corruption_kinds(wanted)
+    corruptions = settings.corruptions
+    kinds = corruption_kinds(corruptions)
     if not kinds:
         return []
-    if wanted.set is None:
+    if corruptions.set is None:
         for kind in kinds:
             if kind not in CORRUPTIONS:
                 raise UserError(f"corruptions: unknown kind '{kind}'" + nearest(kind, ["all", *CORRUPTIONS]))
         require_images(data.shape, data.input_range)
     elif len(data.shape) != 3 or data.input_range != UNIT_RANGE:
-        raise UserError(f"corruption set {wanted.set}: the data are not images with pixels in [0, 1]")
-    source = _ours(data, settings) if wanted.set is None else _published(data, settings)
+        raise UserError(f"corruption set {corruptions.set}: the data are not images with pixels in [0, 1]")
+    source = _ours(data, settings) if corruptions.set is None else _published(data, settings)
     return [
         Measurement(Perturbation("corruption", kind), float(severity), count, _cell(kind, severity, source))
         for kind in kinds
-        for severity in dict.fromkeys(wanted.severities)
+        for severity in dict.fromkeys(corruptions.severities)
     ]
 
 
@@ -66,29 +66,29 @@ def describe_corruptions(settings: CorruptionSettings, count: int) -> dict[str, 
     return {"source": source, "kinds": list(kinds), "severities": severities, "examples": count} if kinds else None
 
 
-Source = Callable[[str, int, Batch], Tensor]
+_CorruptedInputs = Callable[[str, int, MeasuredBatch], Tensor]
 """(kind, severity, batch) -> the corrupted inputs of the batch."""
 
 
-def _ours(data: Data, settings: EvaluationSettings) -> Source:
-    def corrupted(kind: str, severity: int, batch: Batch) -> Tensor:
+def _ours(data: Data, settings: EvaluationSettings) -> _CorruptedInputs:
+    def corrupted(kind: str, severity: int, batch: MeasuredBatch) -> Tensor:
         return corrupt(kind, batch.inputs, severity, example_seeds(settings.seed, batch.indices), data.input_range)
 
     return corrupted
 
 
-def _published(data: Data, settings: EvaluationSettings) -> Source:
+def _published(data: Data, settings: EvaluationSettings) -> _CorruptedInputs:
     assert settings.corruptions.set is not None
     files = open_corruption_set(settings.corruptions.set, corruption_kinds(settings.corruptions), data)
 
-    def corrupted(kind: str, severity: int, batch: Batch) -> Tensor:
+    def corrupted(kind: str, severity: int, batch: MeasuredBatch) -> Tensor:
         return files.inputs(kind, severity, batch.indices).to(batch.inputs)
 
     return corrupted
 
 
-def _cell(kind: str, severity: int, source: Source) -> Measure:
-    def run(model: Model, batch: Batch) -> list[Row]:
+def _cell(kind: str, severity: int, source: _CorruptedInputs) -> Measure:
+    def run(model: Model, batch: MeasuredBatch) -> list[Row]:
         predictions = answers(model.logits(source(kind, severity, batch))).tolist()
         return rows_of(batch, Perturbation("corruption", kind), float(severity), predictions)
 

@@ -15,7 +15,7 @@ from robust_student.core.tensors import Shape
 from robust_student.corruptions.kinds import SEVERITIES
 from robust_student.data.readers.load import Data
 
-LABELS = "labels"
+_LABELS = "labels"
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +29,8 @@ class CorruptionSet:
         """Test examples `(len(positions), channels, height, width)` under a kind of corruption, pixels in [0, 1]."""
         images = self.images[kind]
         each = len(images) // len(SEVERITIES)
-        found = torch.from_numpy(images[[(severity - 1) * each + position for position in positions]])
-        return (found if found.dim() == 4 else found[..., None]).permute(0, 3, 1, 2).float() / 255
+        pixels = torch.from_numpy(images[[(severity - 1) * each + position for position in positions]])
+        return (pixels if pixels.dim() == 4 else pixels[..., None]).permute(0, 3, 1, 2).float() / 255
 
 
 def open_corruption_set(folder: Path, kinds: Sequence[str], data: Data) -> CorruptionSet:
@@ -40,7 +40,7 @@ def open_corruption_set(folder: Path, kinds: Sequence[str], data: Data) -> Corru
     accuracy with and without corruption is then that on the same examples. Raises UserError where a file is missing,
     damaged, holds another shape or type, or belongs to other examples.
     """
-    _check_labels(folder, _open(folder, LABELS), data)
+    _check_labels(folder, _open(folder, _LABELS), data)
     channels, height, width = data.shape
     shapes: list[Shape] = [(len(SEVERITIES) * len(data.test), height, width, channels)]
     shapes += [shapes[0][:3]] if channels == 1 else []
@@ -57,7 +57,7 @@ def open_corruption_set(folder: Path, kinds: Sequence[str], data: Data) -> Corru
 def set_digest(folder: Path, kinds: Sequence[str]) -> str:
     """SHA-256 of the names and contents of the set's files for these kinds and of its labels."""
     total = hashlib.sha256()
-    for name in [*sorted(kinds), LABELS]:
+    for name in [*sorted(kinds), _LABELS]:
         with (folder / f"{name}.npy").open("rb") as file:
             total.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return total.hexdigest()
@@ -66,10 +66,10 @@ def set_digest(folder: Path, kinds: Sequence[str]) -> str:
 def _open(folder: Path, name: str) -> np.ndarray[Any, np.dtype[Any]]:
     path = folder / f"{name}.npy"
     if not path.is_file():
-        present = sorted(p.stem for p in folder.glob("*.npy") if p.stem != LABELS)
+        present = sorted(p.stem for p in folder.glob("*.npy") if p.stem != _LABELS)
         if not present:
             raise UserError(f"corruption set {folder}: no KIND.npy files there")
-        hint = nearest(name, present) if name != LABELS else ""
+        hint = nearest(name, present) if name != _LABELS else ""
         raise UserError(f"corruption set {folder}: no file {name}.npy{hint}")
     try:
         return np.lib.format.open_memmap(path, mode="r")  # never unpickles

@@ -44,7 +44,7 @@ def describe(model: Model) -> dict[str, Any]:
 
 def fingerprint(models: Mapping[str, Model], data: Data, settings: Settings) -> dict[str, Any]:
     """What must be the same for an interrupted run of measurements to be continued."""
-    code = {name: found for name, model in models.items() if (found := model.code()) is not None}
+    code = {name: checksum for name, model in models.items() if (checksum := model.code()) is not None}
     return {
         "models": {name: _identity(model) for name, model in models.items()},
         **({"code": code} if code else {}),

@@ -23,7 +23,7 @@ from robust_student.results.rows import Key, Row
 
 EXAMPLES, SNR_DB = 6, (None, 10.0, 0.0, -5.0)
 """How many examples, at which noise levels (None: clean)."""
-WORST = 3
+_WORST = 3
 """Worst attacked examples shown of each model."""
 
 
@@ -39,9 +39,9 @@ def gallery(models: Mapping[str, Model], data: Data, sample: Tensor, seed: int) 
     ]
     for snr_db in SNR_DB:
         shown = inputs if snr_db is None else gaussian_at_snr(inputs, snr_db, data.input_range, noise)[0]
-        said = _predictions(models, shown)
+        predictions = _predictions(models, shown)
         for k, entry in enumerate(entries):
-            entry["levels"].append({"snr_db": snr_db, "png": _png(shown[k], data), "predictions": said[k]})
+            entry["levels"].append({"snr_db": snr_db, "png": _png(shown[k], data), "predictions": predictions[k]})
     return entries
 
 
@@ -54,20 +54,21 @@ def worst_examples(
 ) -> list[dict[str, Any]]:
     """The examples that PGD broke although the model was surest of the right answer, with what the attack added.
 
-    Of every model the `WORST` with the highest clean confidence, at the PGD budget nearest to AutoAttack's in its norm.
-    The attack is run again on them with their own starts; a point that does not fool the model this time is left out.
+    Of every model the `_WORST` with the highest clean confidence, at the PGD budget nearest to AutoAttack's in its
+    norm. The attack is run again on them with their own starts; a point that does not fool the model this time is left
+    out.
     """
-    kind, wanted = str(Perturbation.attack("pgd", threat.norm.name)), threat.budget
+    kind, target_budget = str(Perturbation.attack("pgd", threat.norm.name)), threat.budget
     widest = data.input_range.width if threat.norm.p == math.inf else math.inf
     budgets = {s for _, perturbation, s in groups if perturbation == kind and s is not None and s < widest}
     if not budgets:
         return []
-    threat = threat.at(min(sorted(budgets), key=lambda budget: abs(budget - wanted)))
+    threat = threat.at(min(sorted(budgets), key=lambda budget: abs(budget - target_budget)))
     entries = []
     for name, model in models.items():
         clean, attacked = groups[name, "none", None], groups[name, kind, threat.budget]
         broken = [index for index, row in attacked.items() if clean[index].correct and not row.correct]
-        chosen = sorted(broken, key=lambda index: (-(clean[index].confidence or 0.0), index))[:WORST]
+        chosen = sorted(broken, key=lambda index: (-(clean[index].confidence or 0.0), index))[:_WORST]
         if not chosen:
             continue
         examples = data.test.subset(torch.tensor(chosen))
@@ -105,14 +106,15 @@ def _attacked(
 
 def _predictions(models: Mapping[str, Model], inputs: Tensor) -> list[dict[str, dict[str, Any]]]:
     """Every model's answer with its confidence, for each input."""
-    found = {name: model.logits(inputs) for name, model in models.items()}
-    said = {
-        name: (answers(logits).tolist(), logits.softmax(dim=1).amax(dim=1).tolist()) for name, logits in found.items()
+    logits_by_model = {name: model.logits(inputs) for name, model in models.items()}
+    answers_by_model = {
+        name: (answers(logits).tolist(), logits.softmax(dim=1).amax(dim=1).tolist())
+        for name, logits in logits_by_model.items()
     }
     return [
         {
             name: {"prediction": classes[k], "confidence": round(sure[k], 4) if math.isfinite(sure[k]) else None}
-            for name, (classes, sure) in said.items()
+            for name, (classes, sure) in answers_by_model.items()
         }
         for k in range(len(inputs))
     ]

@@ -16,7 +16,7 @@ from robust_student.core.rng import example_seeds
 from robust_student.core.tensors import Labels, Logits, PerExample, Shape, answers
 from robust_student.core.threat_model import ThreatModel
 from robust_student.evaluation.attack_measurements import grade
-from robust_student.evaluation.measurements import Batch, Measure, Measurement, rows_of
+from robust_student.evaluation.measurements import Measure, MeasuredBatch, Measurement, rows_of
 from robust_student.evaluation.settings import EvaluationSettings
 from robust_student.evaluation.threats import Threats
 from robust_student.models.model import Model
@@ -34,7 +34,7 @@ _SAME = 1e-4
 _ROUNDED = 0.02
 """The same of passes in batches of other sizes, for which kernels round otherwise: bfloat16 keeps 8 bits."""
 
-Rows = Mapping[int, Row]
+_Rows = Mapping[int, Row]
 """The rows of one model, perturbation and setting by example."""
 
 
@@ -46,12 +46,12 @@ def masking_plans(
     The attacks have AutoAttack's threat model, whether it is run or not. Raises UserError where a surrogate
     is not among the models.
     """
-    wanted = settings.masking
-    surrogates = tuple(models) if wanted.surrogates is None else wanted.surrogates
+    masking = settings.masking
+    surrogates = tuple(models) if masking.surrogates is None else masking.surrogates
     unknown = [name for name in surrogates if name not in models]
     if unknown:
         raise UserError(f"evaluate: surrogate '{unknown[0]}' is not among the models ({', '.join(models)})")
-    ladder = [float(steps) for steps in sorted(set(wanted.steps))]
+    ladder = [float(steps) for steps in sorted(set(masking.steps))]
     cells: list[tuple[Perturbation, float | None, Measure]] = [
         (GRADIENT, None, _gradient),
         (REPETITION, None, _repetition),
@@ -62,7 +62,7 @@ def masking_plans(
         (RESCALED, ladder[-1], _pgd(RESCALED, _rescaled, threat, settings.seed, ladder[-1])),
     ]
     transfer = _transfer({name: models[name] for name in surrogates}, threat, settings.seed, ladder[-1])
-    count = min(attacked, wanted.examples)
+    count = min(attacked, masking.examples)
     plans = {name: [Measurement(kind, setting, count, run) for kind, setting, run in cells] for name in models}
     for name, plan in plans.items():
         if any(other != name for other in surrogates):
@@ -71,7 +71,7 @@ def masking_plans(
 
 
 def masking_verdict(
-    rows: Mapping[tuple[str, float | None], Rows], threats: Threats, settings: EvaluationSettings
+    rows: Mapping[tuple[str, float | None], _Rows], threats: Threats, settings: EvaluationSettings
 ) -> Verdict:
     """The verdict on one model from its rows by perturbation and setting."""
     groups = {(Perturbation.parse(kind), setting): cell for (kind, setting), cell in rows.items()}
@@ -132,7 +132,7 @@ def masking_verdict(
     return judge(figures, not_run)
 
 
-def _gradient(model: Model, batch: Batch) -> list[Row]:
+def _gradient(model: Model, batch: MeasuredBatch) -> list[Row]:
     points = batch.inputs.clone().requires_grad_()
     logits = model(points)
     sizes = input_gradient(margin(logits, batch.labels), points).flatten(1).abs().sum(dim=1)
@@ -140,17 +140,17 @@ def _gradient(model: Model, batch: Batch) -> list[Row]:
     return _with_details(rows_of(batch, GRADIENT, None, answers(logits).tolist()), details)
 
 
-def _repetition(model: Model, batch: Batch) -> list[Row]:
+def _repetition(model: Model, batch: MeasuredBatch) -> list[Row]:
     first, second = model.logits(batch.inputs), model.logits(batch.inputs)
     return _with_details(rows_of(batch, REPETITION, None, answers(first).tolist()), _apart(first, second, _SAME))
 
 
-def _alone_or_not(model: Model, batch: Batch) -> list[Row]:
+def _alone_or_not(model: Model, batch: MeasuredBatch) -> list[Row]:
     """Every example by itself and beside the others; beside zeros, where there are none."""
     others = batch.inputs if len(batch.inputs) > 1 else torch.cat([batch.inputs, torch.zeros_like(batch.inputs)])
-    together = model.logits(others)[: len(batch.inputs)]
+    in_batch = model.logits(others)[: len(batch.inputs)]
     alone = model.logits(batch.inputs, batch=1)
-    return _with_details(rows_of(batch, ALONE, None, answers(alone).tolist()), _apart(together, alone, _ROUNDED))
+    return _with_details(rows_of(batch, ALONE, None, answers(alone).tolist()), _apart(in_batch, alone, _ROUNDED))
 
 
 def _apart(first: Tensor, second: Tensor, share: float) -> list[str | None]:
@@ -161,18 +161,18 @@ def _apart(first: Tensor, second: Tensor, share: float) -> list[str | None]:
     return ["different" if differ else None for differ in apart.tolist()]
 
 
-def _outputs(model: Model, batch: Batch) -> list[Row]:
+def _outputs(model: Model, batch: MeasuredBatch) -> list[Row]:
     logits = model.logits(batch.inputs)
     sums_to_one = (logits.sum(dim=1) - 1).abs() < _SAME
     inside = (logits >= 0).all(dim=1) & (logits <= 1 + _SAME).all(dim=1)
-    details = ["probabilities" if found else None for found in (sums_to_one & inside).tolist()]
+    details = ["probabilities" if is_probability else None for is_probability in (sums_to_one & inside).tolist()]
     return _with_details(rows_of(batch, OUTPUTS, None, answers(logits).tolist()), details)
 
 
 def _pgd(name: Perturbation, loss: Loss, threat: ThreatModel, seed: int, steps: float) -> Measure:
     """PGD on a loss at AutoAttack's budget; one step starts at the input itself and is as long as the budget (FGSM)."""
 
-    def run(model: Model, batch: Batch) -> list[Row]:
+    def run(model: Model, batch: MeasuredBatch) -> list[Row]:
         single, seeds = steps == 1, example_seeds(seed, batch.indices)
         points = descend(
             model,
@@ -192,7 +192,7 @@ def _transfer(surrogates: Mapping[str, Model], threat: ThreatModel, seed: int, s
     """Points that lower the margin of each surrogate as far as the steps allow, shown to the other models."""
     made: dict[tuple[str, Shape], Tensor] = {}
 
-    def points_of(name: str, batch: Batch) -> Tensor:
+    def points_of(name: str, batch: MeasuredBatch) -> Tensor:
         key = (name, tuple(batch.indices))
         if key not in made:
             made[key] = ascend(
@@ -206,17 +206,17 @@ def _transfer(surrogates: Mapping[str, Model], threat: ThreatModel, seed: int, s
             )
         return made[key]
 
-    def run(model: Model, batch: Batch) -> list[Row]:
+    def run(model: Model, batch: MeasuredBatch) -> list[Row]:
         predictions = answers(model.logits(batch.inputs))
         broken_by: list[str | None] = [None] * len(batch.indices)
         for name in surrogates:
             if name != batch.model:
                 points = points_of(name, batch)
-                found = grade(model, batch, points, threat)
-                labels = batch.labels.to(found.device)
+                graded = grade(model, batch, points, threat)
+                labels = batch.labels.to(graded.device)
                 standing = predictions == labels
-                fooled = standing & (found != labels)
-                predictions = torch.where(standing, found, predictions)
+                fooled = standing & (graded != labels)
+                predictions = torch.where(standing, graded, predictions)
                 for i in fooled.nonzero()[:, 0].tolist():
                     broken_by[i] = name
         return _with_details(rows_of(batch, TRANSFER, steps, predictions.tolist()), broken_by)
@@ -243,29 +243,29 @@ def _with_details(rows: Sequence[Row], details: Sequence[str | None]) -> list[Ro
     return [replace(row, detail=detail) for row, detail in zip(rows, details, strict=True)]
 
 
-def _by_budget(groups: Mapping[tuple[Perturbation, float | None], Rows], kind: Perturbation) -> list[Rows]:
+def _by_budget(groups: Mapping[tuple[Perturbation, float | None], _Rows], kind: Perturbation) -> list[_Rows]:
     """The cells of a perturbation by growing budget."""
-    found = [(setting, rows) for (name, setting), rows in groups.items() if name == kind and setting is not None]
-    return [rows for _, rows in sorted(found, key=lambda pair: pair[0])]
+    cells = [(setting, rows) for (name, setting), rows in groups.items() if name == kind and setting is not None]
+    return [rows for _, rows in sorted(cells, key=lambda pair: pair[0])]
 
 
-def _share(rows: Rows, detail: str) -> float:
+def _share(rows: _Rows, detail: str) -> float:
     """Share of the examples whose row has this detail."""
     return sum(row.detail == detail for row in rows.values()) / len(rows)
 
 
-def _accuracy(rows: Rows) -> float:
+def _accuracy(rows: _Rows) -> float:
     return sum(bool(row.correct) for row in rows.values()) / len(rows)
 
 
-def _alone(attack: Rows, others: Iterable[Rows]) -> float:
+def _alone(attack: _Rows, others: Iterable[_Rows]) -> float:
     """Share of the examples that all attacks saw which fell to the first and to none of the others."""
     rivals = list(others)
     shared = [i for i in attack if all(i in rows for rows in rivals)]
     return sum(not attack[i].correct and all(rows[i].correct for rows in rivals) for i in shared) / len(shared)
 
 
-def _rise(growing: Sequence[Rows]) -> float:
+def _rise(growing: Sequence[_Rows]) -> float:
     """The most accuracy that a later cell has over an earlier one, on the examples that all cells saw; at least 0."""
     shared = [i for i in growing[0] if all(i in rows for rows in growing)]
     right = [sum(bool(rows[i].correct) for i in shared) for rows in growing]

@@ -39,7 +39,7 @@ class Measurement:
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class MeasuredBatch:
     """A part of the sample on the device, with what a measurement needs to know about it."""
 
     model: str
@@ -48,14 +48,14 @@ class Batch:
     labels: Tensor
     teacher_logits: Tensor | None
 
-    def at(self, positions: Tensor) -> "Batch":
+    def at(self, positions: Tensor) -> "MeasuredBatch":
         """The examples at these positions."""
         indices = [self.indices[i] for i in positions.tolist()]
         scores = None if self.teacher_logits is None else self.teacher_logits[positions]
-        return Batch(self.model, indices, self.inputs[positions], self.labels[positions], scores)
+        return MeasuredBatch(self.model, indices, self.inputs[positions], self.labels[positions], scores)
 
 
-Measure = Callable[[Model, Batch], list[Row]]
+Measure = Callable[[Model, MeasuredBatch], list[Row]]
 """Measures a model on a batch."""
 
 
@@ -77,7 +77,7 @@ def plan(
     return cells
 
 
-def _clean(model: Model, batch: Batch) -> list[Row]:
+def _clean(model: Model, batch: MeasuredBatch) -> list[Row]:
     return _scored(batch, CLEAN, None, model.logits(batch.inputs))
 
 
@@ -92,7 +92,7 @@ _NOISES = {
 def _noise(name: NoiseName, limits: InputRange, seed: int, snr_db: float) -> Measure:
     add, draw = _NOISES[name]
 
-    def run(model: Model, batch: Batch) -> list[Row]:
+    def run(model: Model, batch: MeasuredBatch) -> list[Row]:
         draws = draw(batch.inputs.shape[1:], example_seeds(seed, batch.indices)).to(batch.inputs)
         noisy, realised = add(batch.inputs, snr_db, limits, draws)
         rows = _scored(batch, Perturbation("noise", name), snr_db, model.logits(noisy))
@@ -108,7 +108,7 @@ def _noise(name: NoiseName, limits: InputRange, seed: int, snr_db: float) -> Mea
 
 
 def _radius_rows(kind: Perturbation, norm: Norm) -> Measure:
-    def run(model: Model, batch: Batch) -> list[Row]:
+    def run(model: Model, batch: MeasuredBatch) -> list[Row]:
         inputs = batch.inputs.clone().requires_grad_()
         logits = model(inputs)
         if kind.meaning == "confidence":
@@ -129,7 +129,9 @@ def radius_fields(radius: float, detail: str | None = None) -> dict[str, Any]:
     return {"value": radius, "detail": detail} if math.isfinite(radius) else {"detail": "infinite"}
 
 
-def rows_of(batch: Batch, perturbation: Perturbation, setting: float | None, predictions: list[int]) -> list[Row]:
+def rows_of(
+    batch: MeasuredBatch, perturbation: Perturbation, setting: float | None, predictions: list[int]
+) -> list[Row]:
     """One row per example of the batch, right where the prediction is the label."""
     kind = str(perturbation)
     return [
@@ -138,7 +140,7 @@ def rows_of(batch: Batch, perturbation: Perturbation, setting: float | None, pre
     ]
 
 
-def _scored(batch: Batch, perturbation: Perturbation, setting: float | None, logits: Tensor) -> list[Row]:
+def _scored(batch: MeasuredBatch, perturbation: Perturbation, setting: float | None, logits: Tensor) -> list[Row]:
     """Rows with what calibration needs: confidence, -log p_y and sum_k (p_k - [k = y])^2; None where not finite."""
     labels, log_p = batch.labels.cpu(), logits.double().log_softmax(dim=1)
     truth = torch.nn.functional.one_hot(labels, logits.shape[1])

@@ -21,18 +21,18 @@ from robust_student.core.norms import Norm
 from robust_student.core.rng import example_seeds
 from robust_student.core.tensors import answers
 from robust_student.core.threat_model import ThreatModel
-from robust_student.evaluation.measurements import Batch, Measure, Measurement, radius_fields, rows_of
+from robust_student.evaluation.measurements import Measure, MeasuredBatch, Measurement, radius_fields, rows_of
 from robust_student.evaluation.settings import CertificationSettings, SmoothingSettings
 from robust_student.models.model import Model
 from robust_student.results.perturbation import CLEAN, Meaning, Perturbation
 from robust_student.results.rows import Row
 
-AGREEMENT_STEPS = 50
+_AGREEMENT_STEPS = 50
 """PGD steps of the search for disagreement."""
-SMOOTHED = Perturbation("radius", "certified_smoothed", "l2")
+_SMOOTHED = Perturbation("radius", "certified_smoothed", "l2")
 """The radius of a smoothed classifier, whose decision it is about."""
 
-Radii = Callable[[Model, Batch], tuple[Tensor, list[str | None]]]
+_Radii = Callable[[Model, MeasuredBatch], tuple[Tensor, list[str | None]]]
 """Radii of a batch with, for each, what produced it."""
 
 
@@ -50,96 +50,96 @@ def radius_plan(
     cells = [Measurement(CLEAN, None, total, _clean)]
     meanings: tuple[Meaning, ...] = ("decision", "confidence") if teacher is not None else ("decision",)
     for meaning in meanings:
-        found = [
+        methods = [
             ("estimated", total, _estimated(threat.norm, meaning)),
             ("sampled", slow, _sampled(threat, meaning, settings.sampled_points, seed)),
             ("attack", slow, _attacked(threat, meaning, settings.attacks, seed)),
         ]
         for method, certifier in certifiers.items():
             count = slow if method == "linear" else total
-            found.append((f"certified_{method}", count, _certified(certifier, radii, meaning)))
-        named = [(Perturbation.radius(name, meaning, threat.norm.name), count, run) for name, count, run in found]
+            methods.append((f"certified_{method}", count, _certified(certifier, radii, meaning)))
+        named = [(Perturbation.radius(name, meaning, threat.norm.name), count, run) for name, count, run in methods]
         cells += [Measurement(kind, None, count, _rows(kind, run)) for kind, count, run in named]
     if settings.smoothing.sigma is not None:
         count, run = min(total, settings.smoothing.examples), _smoothed(settings.smoothing, threat.norm, seed)
-        cells.append(Measurement(SMOOTHED, None, count, run))
+        cells.append(Measurement(_SMOOTHED, None, count, run))
     if teacher is not None:
         kind = Perturbation("agreement", norm=threat.norm.name)
         cells += [Measurement(kind, at.budget, slow, _agreement(kind, at, teacher, seed)) for at in budgets]
     return cells
 
 
-def _rows(kind: Perturbation, radii: Radii) -> Measure:
+def _rows(kind: Perturbation, radii: _Radii) -> Measure:
     """Rows of radii; `prediction` and `correct` are those of the clean input."""
 
-    def run(model: Model, batch: Batch) -> list[Row]:
-        found, details = radii(model, batch)
-        values = [radius_fields(value, detail) for value, detail in zip(found.tolist(), details, strict=True)]
+    def run(model: Model, batch: MeasuredBatch) -> list[Row]:
+        measured, details = radii(model, batch)
+        values = [radius_fields(value, detail) for value, detail in zip(measured.tolist(), details, strict=True)]
         predictions = answers(model.logits(batch.inputs)).tolist()
         return [replace(row, **v) for row, v in zip(rows_of(batch, kind, None, predictions), values, strict=True)]
 
     return run
 
 
-def _clean(model: Model, batch: Batch) -> list[Row]:
+def _clean(model: Model, batch: MeasuredBatch) -> list[Row]:
     return rows_of(batch, CLEAN, None, answers(model.logits(batch.inputs)).tolist())
 
 
-def _teacher_logits(batch: Batch) -> Tensor:
+def _teacher_logits(batch: MeasuredBatch) -> Tensor:
     assert batch.teacher_logits is not None
     return batch.teacher_logits
 
 
-def _estimate(model: Model, batch: Batch, norm: Norm, meaning: Meaning) -> Tensor:
+def _estimate(model: Model, batch: MeasuredBatch, norm: Norm, meaning: Meaning) -> Tensor:
     points = batch.inputs.clone().requires_grad_()
     if meaning == "decision":
         return estimated_decision_radius(model(points), points, batch.labels, norm).detach()
     return estimated_confidence_radius(model(points), points, batch.labels, _teacher_logits(batch), norm).detach()
 
 
-def _estimated(norm: Norm, meaning: Meaning) -> Radii:
-    def radii(model: Model, batch: Batch) -> tuple[Tensor, list[str | None]]:
+def _estimated(norm: Norm, meaning: Meaning) -> _Radii:
+    def radii(model: Model, batch: MeasuredBatch) -> tuple[Tensor, list[str | None]]:
         return _estimate(model, batch, norm, meaning), [None] * len(batch.indices)
 
     return radii
 
 
-def _sampled(threat: ThreatModel, meaning: Meaning, points: int, seed: int) -> Radii:
+def _sampled(threat: ThreatModel, meaning: Meaning, points: int, seed: int) -> _Radii:
     """The ball of the sampled radius is the estimated radius, or the threat model's where that is infinite."""
 
-    def radii(model: Model, batch: Batch) -> tuple[Tensor, list[str | None]]:
+    def radii(model: Model, batch: MeasuredBatch) -> tuple[Tensor, list[str | None]]:
         ball = threat.at(torch.nan_to_num(_estimate(model, batch, threat.norm, meaning), posinf=threat.budget))
         inputs, labels, seeds = batch.inputs, batch.labels, example_seeds(seed, batch.indices)
         if meaning == "decision":
-            found = sampled_decision_radius(model, inputs, labels, ball, points=points, seeds=seeds)
+            sizes = sampled_decision_radius(model, inputs, labels, ball, points=points, seeds=seeds)
         else:
             scores = _teacher_logits(batch)
-            found = sampled_confidence_radius(model, inputs, labels, scores, ball, points=points, seeds=seeds)
-        return found, [None] * len(batch.indices)
+            sizes = sampled_confidence_radius(model, inputs, labels, scores, ball, points=points, seeds=seeds)
+        return sizes, [None] * len(batch.indices)
 
     return radii
 
 
-def _attacked(threat: ThreatModel, meaning: Meaning, attacks: Sequence[str], seed: int) -> Radii:
-    def radii(model: Model, batch: Batch) -> tuple[Tensor, list[str | None]]:
+def _attacked(threat: ThreatModel, meaning: Meaning, attacks: Sequence[str], seed: int) -> _Radii:
+    def radii(model: Model, batch: MeasuredBatch) -> tuple[Tensor, list[str | None]]:
         inputs, labels, seeds = batch.inputs, batch.labels, example_seeds(seed, batch.indices)
         if meaning == "decision":
-            found = smallest_decision_change(model, inputs, labels, threat, seeds=seeds, attacks=attacks)
+            smallest = smallest_decision_change(model, inputs, labels, threat, seeds=seeds, attacks=attacks)
         else:
-            found = smallest_confidence_loss(model, inputs, labels, _teacher_logits(batch), threat, seeds=seeds)
-        return found.radius, [*found.attack]
+            smallest = smallest_confidence_loss(model, inputs, labels, _teacher_logits(batch), threat, seeds=seeds)
+        return smallest.radius, [*smallest.attack]
 
     return radii
 
 
-def _certified(certifier: Certifier, budgets: Sequence[float], meaning: Meaning) -> Radii:
-    def radii(model: Model, batch: Batch) -> tuple[Tensor, list[str | None]]:
+def _certified(certifier: Certifier, budgets: Sequence[float], meaning: Meaning) -> _Radii:
+    def radii(model: Model, batch: MeasuredBatch) -> tuple[Tensor, list[str | None]]:
         if meaning == "decision":
-            found = certifier.decision_radius(batch.inputs, batch.labels, budgets=budgets)
+            sizes = certifier.decision_radius(batch.inputs, batch.labels, budgets=budgets)
         else:
             scores = _teacher_logits(batch)
-            found = certifier.confidence_radius(batch.inputs, batch.labels, scores, budgets=budgets)
-        return found, [None] * len(batch.indices)
+            sizes = certifier.confidence_radius(batch.inputs, batch.labels, scores, budgets=budgets)
+        return sizes, [None] * len(batch.indices)
 
     return radii
 
@@ -149,8 +149,8 @@ def _smoothed(smoothing: SmoothingSettings, norm: Norm, seed: int) -> Measure:
     assert smoothing.sigma is not None
     sigma = smoothing.sigma
 
-    def run(model: Model, batch: Batch) -> list[Row]:
-        found = certified_smoothing_radius(
+    def run(model: Model, batch: MeasuredBatch) -> list[Row]:
+        smoothed = certified_smoothing_radius(
             model,
             batch.inputs,
             norm=norm,
@@ -160,9 +160,9 @@ def _smoothed(smoothing: SmoothingSettings, norm: Norm, seed: int) -> Measure:
             alpha=smoothing.alpha,
             seeds=example_seeds(seed, batch.indices),
         )
-        guesses = found.prediction.tolist()
+        guesses = smoothed.prediction.tolist()
         details = ["abstain" if guess == ABSTAIN else None for guess in guesses]
-        rows = zip(rows_of(batch, SMOOTHED, None, guesses), found.radius.tolist(), details, strict=True)
+        rows = zip(rows_of(batch, _SMOOTHED, None, guesses), smoothed.radius.tolist(), details, strict=True)
         return [replace(row, value=value if row.correct else 0.0, detail=detail) for row, value, detail in rows]
 
     return run
@@ -175,13 +175,14 @@ def _agreement(kind: Perturbation, threat: ThreatModel, teacher: Model, seed: in
     start. `prediction` is the student's at the last point tried. NaN logits are no answer and never agree.
     """
 
-    def run(model: Model, batch: Batch) -> list[Row]:
-        said = answers(teacher.logits(batch.inputs)).clamp_min(0).to(batch.labels.device)  # NaN: any class, see below
-        pgd, seeds = Pgd(AGREEMENT_STEPS), example_seeds(seed, batch.indices)
-        agreed = torch.ones(len(said), dtype=torch.bool)
-        prediction = said.cpu()
+    def run(model: Model, batch: MeasuredBatch) -> list[Row]:
+        # Where logits are NaN any class will do: they never agree, see below.
+        teacher_classes = answers(teacher.logits(batch.inputs)).clamp_min(0).to(batch.labels.device)
+        pgd, seeds = Pgd(_AGREEMENT_STEPS), example_seeds(seed, batch.indices)
+        agreed = torch.ones(len(teacher_classes), dtype=torch.bool)
+        prediction = teacher_classes.cpu()
         for target in (model, teacher):
-            for tried in (batch.inputs, pgd.propose(target, batch.inputs, said, threat, seeds)):
+            for tried in (batch.inputs, pgd.propose(target, batch.inputs, teacher_classes, threat, seeds)):
                 prediction = answers(model.logits(tried))
                 agreed &= (prediction >= 0) & (prediction == answers(teacher.logits(tried)))
         rows = rows_of(batch, kind, threat.budget, prediction.tolist())

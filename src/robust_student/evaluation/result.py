@@ -12,7 +12,7 @@ from robust_student.report.write import write_report
 from robust_student.results.rows import SUMMARY
 from robust_student.runtime.files import read_json
 
-Kind = TypeVar("Kind", bound="Result")
+_Kind = TypeVar("_Kind", bound="Result")
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,13 @@ class Result:
     records: tuple[Record, ...]
 
     @classmethod
-    def of(cls: type[Kind], folder: Path, summary: Iterable[Mapping[str, Any]]) -> Kind:
+    def of(cls: type[_Kind], folder: Path, summary: Iterable[Mapping[str, Any]]) -> _Kind:
         """The result with these summary records."""
         names = [field.name for field in fields(Record)]
         return cls(folder, tuple(Record(**{name: record[name] for name in names}) for record in summary))
 
     @classmethod
-    def read(cls: type[Kind], folder: Path) -> Kind:
+    def read(cls: type[_Kind], folder: Path) -> _Kind:
         """The result that an earlier run left in `folder`; UserError where there is none."""
         return cls.of(folder, read_json(folder / SUMMARY))
 
@@ -84,12 +84,12 @@ class Result:
 
     def every(self, metric: str, perturbation: str | None = None, model: str | None = None) -> list[Record]:
         """Records of a metric, of one perturbation and one model where they are named, by growing setting."""
-        found = [
+        matching = [
             record
             for record in self.records
             if record.metric == metric and perturbation in (None, record.perturbation) and model in (None, record.model)
         ]
-        return sorted(found, key=lambda record: -math.inf if record.setting is None else record.setting)
+        return sorted(matching, key=lambda record: -math.inf if record.setting is None else record.setting)
 
     def find(self, metric: str, perturbation: str, model: str, setting: float | None = None) -> Record:
         """The one record of a metric; `setting` may be left out where there is only one.

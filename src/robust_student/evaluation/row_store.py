@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robust_student.core.errors import UserError
 from robust_student.core.tensors import slices
-from robust_student.evaluation.measurements import Batch, Measurement
+from robust_student.evaluation.measurements import MeasuredBatch, Measurement
 from robust_student.models.model import Model
 from robust_student.models.probe import difference
 from robust_student.results.rows import BREAKDOWN, GALLERY, ROWS, SUMMARY, Key, Row, group
@@ -41,10 +41,10 @@ class Sample:
     labels: Tensor
     teacher_logits: Tensor | None
 
-    def batch(self, model: str, part: slice) -> Batch:
+    def batch(self, model: str, part: slice) -> MeasuredBatch:
         """Some of them, as a model of that name is measured on them."""
         scores = None if self.teacher_logits is None else self.teacher_logits[part]
-        return Batch(model, self.positions[part].tolist(), self.inputs[part], self.labels[part], scores)
+        return MeasuredBatch(model, self.positions[part].tolist(), self.inputs[part], self.labels[part], scores)
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ class RowStore:
         """
         path, rows = output / details, output / (ROWS if shard is None else shard.rows)
         if path.exists() and not (output / SUMMARY).exists():
-            known = read_json(path)
-            different = difference(known.get("fingerprint") if isinstance(known, dict) else None, marks)
+            saved = read_json(path)
+            different = difference(saved.get("fingerprint") if isinstance(saved, dict) else None, marks)
             if different is None:
                 if rows.exists() and not rows.read_bytes().endswith(b"\n"):
                     whole = read_jsonl(rows)  # without a last line that was cut
@@ -131,8 +131,8 @@ class RowStore:
             for turn, (name, cell, part) in enumerate(turns):
                 advance.update(passed, f"{name}: {cell.title}")
                 indices, done = sample.positions[part].tolist(), groups[cell.key(name)]
-                mine = self.shard is None or turn % self.shard.count == self.shard.index
-                missing = [index for index in indices if index not in done] if mine else []
+                is_own_turn = self.shard is None or turn % self.shard.count == self.shard.index
+                missing = [index for index in indices if index not in done] if is_own_turn else []
                 if missing:
                     torn |= len(missing) < len(indices)  # a crash within a write: rows of it will come twice
                     with threads_for((work or {}).get(name)):

@@ -36,8 +36,8 @@ class Threats:
             (autoattack,) = _relative(autoattack, (1.0,))
         norms: list[Norm] = []
         pgd: dict[NormName, list[ThreatModel]] = {}
-        given: dict[NormName, tuple[float, ...] | None] = {"linf": settings.pgd_linf, "l2": settings.pgd_l2}
-        for name, budgets in given.items():
+        budgets_by_norm: dict[NormName, tuple[float, ...] | None] = {"linf": settings.pgd_linf, "l2": settings.pgd_l2}
+        for name, budgets in budgets_by_norm.items():
             threat = ThreatModel.on(data, name)
             norms.append(threat.norm)
             if budgets is None:

@@ -104,16 +104,16 @@ def _installed(file: Path) -> bool:
 
 def _file_of(module_name: str) -> Path | None:
     """The file that importing a module would run, found without importing any of its packages; None: not found."""
-    found = sys.modules[module_name].__spec__ if module_name in sys.modules else None
+    spec = sys.modules[module_name].__spec__ if module_name in sys.modules else None
     first, *rest = module_name.split(".")
-    if found is None and first.isidentifier():
+    if spec is None and first.isidentifier():
         where = [str(Path.cwd()), *sys.path]
-        found = next(filter(None, (finder.find_spec(first, where) for finder in sys.meta_path)), None)
-        if found is not None and rest:
-            below = [Path(place, *rest) for place in found.submodule_search_locations or []]
+        spec = next(filter(None, (finder.find_spec(first, where) for finder in sys.meta_path)), None)
+        if spec is not None and rest:
+            below = [Path(place, *rest) for place in spec.submodule_search_locations or []]
             files = [file for path in below for file in (path / "__init__.py", path.with_suffix(".py"))]
             return next((file for file in files if file.is_file()), None)
-    return Path(found.origin) if found is not None and found.origin is not None and found.has_location else None
+    return Path(spec.origin) if spec is not None and spec.origin is not None and spec.has_location else None
 
 
 def _import(name: str) -> ModuleType:
@@ -121,10 +121,10 @@ def _import(name: str) -> ModuleType:
     if not name.endswith(".py"):
         return importlib.import_module(name)
     path = Path(name)
-    found = importlib.util.spec_from_file_location(path.stem, path)
-    assert found is not None and found.loader is not None  # the suffix is .py
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None  # the suffix is .py
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     return module
 
 

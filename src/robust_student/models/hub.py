@@ -39,8 +39,8 @@ class Repository:
         if not isinstance(architecture, str):
             return None
         arguments = self.config.get("model_args")
-        given = arguments.items() if isinstance(arguments, dict) else ()
-        words = [f"{option}={_word(value)}" for option, value in given if option not in _OURS]
+        options = arguments.items() if isinstance(arguments, dict) else ()
+        words = [f"{option}={_word(value)}" for option, value in options if option not in _OURS]
         return ",".join([f"timm:{architecture.partition('.')[0]}", *words])
 
 

@@ -49,9 +49,9 @@ class LibraryNetwork:
             if _RESERVED.fullmatch(option):
                 raise UserError(f"model '{spec}': '{option}' is not set there; add 'pretrained', or @FILE for weights")
             options.append((option, value))
-        known = _names(library)
-        if name.partition(".")[0] not in known:
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        architectures = _names(library)
+        if name.partition(".")[0] not in architectures:
+            close = difflib.get_close_matches(name, architectures, n=1, cutoff=0.5)
             hint = f"; did you mean '{close[0]}'?" if close else ""
             raise UserError(f"model '{spec}': {library} has no classifier '{name}'{hint}")
         return cls(library, name, tuple(options), "pretrained" in words)
@@ -161,8 +161,8 @@ class LibraryNetwork:
         return Preprocessing(tuple(transforms.mean), tuple(transforms.std), size, tuple(weights.meta["categories"]))
 
     def _pretrained_cfg(self) -> dict[str, Any]:
-        found = library_module("timm").get_pretrained_cfg(self.name)
-        return {"num_classes": 1000} if found is None else found.to_dict()
+        config = library_module("timm").get_pretrained_cfg(self.name)
+        return {"num_classes": 1000} if config is None else config.to_dict()
 
     def _weights(self) -> Any:
         return library_module("torchvision").models.get_model_weights(self.name).DEFAULT

@@ -19,10 +19,10 @@ from robust_student.models.card import ModelCard
 from robust_student.models.factories import code_digest
 from robust_student.models.logits import logits_of
 from robust_student.models.preprocessing import Preprocessing, order_of
-from robust_student.models.registry import Recipe, build, check_network, names_code, read
+from robust_student.models.registry import Recipe, build, check_network, names_code, read_recipe
 from robust_student.models.resize import Resize
 
-PROGRAM = ".pt2"
+PROGRAM_SUFFIX = ".pt2"
 """Suffix of torch.export programs."""
 
 
@@ -83,7 +83,7 @@ class Model(nn.Module):
         None where there is none. Weights alone do not tell what a network computes.
         """
         source = Path(str(self.card.provenance.get("source", "")))
-        if source.suffix == PROGRAM and source.is_file():
+        if source.suffix == PROGRAM_SUFFIX and source.is_file():
             return hashlib.sha256(source.read_bytes()).hexdigest()
         spec = self.card.network
         return code_digest(self.network, spec if spec is not None and names_code(spec) else None)
@@ -106,7 +106,7 @@ def as_model(network: str | nn.Module, data: Data) -> Model:
         require_fit(network, data)
         return network
     if isinstance(network, str):
-        recipe = read(network)
+        recipe = read_recipe(network)
         if recipe.arguments:
             raise UserError(f"model '{network}': a network to train must be built from its name, without a folder")
         beginning = replace(recipe, preprocessing=replace(recipe.preprocessing, classes=None))
@@ -128,9 +128,10 @@ def assemble(
     """
     preprocessing = recipe.preprocessing if recipe is not None else Preprocessing()
     place = f"{role} '{who}'"
-    known = preprocessing.normalisation(data.shape, place)
-    if known is None:
-        known = data.statistics() if recipe is not None and not recipe.has_weights else (torch.zeros(1), torch.ones(1))
+    statistics = preprocessing.normalisation(data.shape, place)
+    if statistics is None:
+        to_learn = recipe is not None and not recipe.has_weights
+        statistics = data.statistics() if to_learn else (torch.zeros(1), torch.ones(1))
     if preprocessing.size is not None and len(data.shape) != 3:
         raise UserError(f"{place}: an input size needs images, not inputs of shape {data.shape}")
     lower, upper = data.input_range
@@ -142,17 +143,29 @@ def assemble(
         order=order_of(preprocessing.classes, data.classes, place) if preprocessing.classes is not None else None,
         input_range=(lower if math.isfinite(lower) else None, upper if math.isfinite(upper) else None),
     )
-    module = make(network_shape(card, known[0]))
-    model = Model(module, card, *known).to(device_of(module))
+    shape = network_shape(card, *statistics)
+    assert shape is not None  # the statistics were made for these inputs
+    module = make(shape)
+    model = Model(module, card, *statistics).to(device_of(module))
     check_network(model, who, data.shape, len(data.classes))
     return model
 
 
-def network_shape(card: ModelCard, mean: Tensor) -> Shape:
-    """Shape of what reaches the network behind normalisation and resizing; RuntimeError where the mean does not fit."""
-    shape = tuple((mean + torch.zeros(1, device=mean.device).expand(card.input_shape)).shape)
-    if len(shape) != len(card.input_shape) or shape[1:] != card.input_shape[1:]:
-        raise RuntimeError(f"a mean of shape {tuple(mean.shape)} over inputs {card.input_shape}")
+def network_shape(card: ModelCard, mean: Tensor, std: Tensor) -> Shape | None:
+    """Shape of what reaches the network behind normalisation and resizing; None where mean or std do not fit.
+
+    They may have more channels than the inputs have: three values over a grey image make it a colour image.
+    """
+    shape = card.input_shape
+    for statistic in (mean, std):
+        if statistic.dim() > len(shape):
+            return None
+        own = (1,) * (len(shape) - statistic.dim()) + tuple(statistic.shape)
+        if shape[0] != 1 and own[0] not in (1, shape[0]):
+            return None
+        if any(length not in (1, side) for length, side in zip(own[1:], shape[1:], strict=True)):
+            return None
+        shape = (own[0] if shape[0] == 1 else shape[0], *shape[1:])
     return (shape[0], *card.network_size) if card.network_size is not None else shape
 
 

@@ -14,9 +14,9 @@ from robust_student.data.readers.load import Data
 from robust_student.models.card import ModelCard
 from robust_student.models.exported import open_program
 from robust_student.models.hub import CARD, folder_of, is_repository
-from robust_student.models.model import PROGRAM, Model, assemble, require_fit
+from robust_student.models.model import PROGRAM_SUFFIX, Model, assemble, require_fit
 from robust_student.models.preprocessing import NATURAL_UNITS, Preprocessing, order_of, read_names
-from robust_student.models.registry import Recipe, is_built_in, names_code, read
+from robust_student.models.registry import Recipe, is_built_in, names_code, read_recipe
 from robust_student.models.run_directory import load
 from robust_student.models.settings import PreprocessingSettings
 from robust_student.models.weights import load_weights
@@ -53,11 +53,11 @@ def open_model(
     if data is None:
         raise UserError(f"{role} '{spec}': only a run directory says what its inputs and classes are")
     if settings.teacher_weights is not None:
-        if "@" in spec or folder.suffix == PROGRAM or folder.is_dir():
+        if "@" in spec or folder.suffix == PROGRAM_SUFFIX or folder.is_dir():
             raise UserError(f"{role} '{spec}': comes with its weights; drop --teacher-weights")
         spec = f"{spec}@{settings.teacher_weights}"
-    opened = _program if folder.suffix == PROGRAM else _network
-    model = opened(spec, data, _wanted(settings, data), trust, role)
+    opened = _program if folder.suffix == PROGRAM_SUFFIX else _network
+    model = opened(spec, data, _user_preprocessing(settings, data), trust, role)
     facts = {"sha256": _fingerprint(model), "provenance": {"source": spec}}
     model.card = model.card.model_copy(update=facts)
     return model.eval()
@@ -76,23 +76,23 @@ def _elsewhere(spec: str, folder: Path) -> bool:
     """Whether a spec names something other than a run directory."""
     if folder.is_dir():
         return is_repository(folder)
-    return ":" in spec or "@" in spec or folder.suffix == PROGRAM or is_built_in(spec)
+    return ":" in spec or "@" in spec or folder.suffix == PROGRAM_SUFFIX or is_built_in(spec)
 
 
-def _program(spec: str, data: Data, wanted: Preprocessing, trust: bool, role: str) -> Model:
+def _program(spec: str, data: Data, preprocessing: Preprocessing, trust: bool, role: str) -> Model:
     """A program of torch.export; images are resized to the size that it was exported for."""
     program = open_program(Path(spec), trust=trust)
     sides = program.shape[1:] if len(program.shape) == 3 else ()
     own = Preprocessing(size=(sides[0], sides[1]) if len(sides) == 2 and sides[0] and sides[1] else None)
-    recipe = Recipe(spec, weights=Path(spec), preprocessing=wanted.over(own))
+    recipe = Recipe(spec, weights=Path(spec), preprocessing=preprocessing.over(own))
     model = assemble(recipe, lambda shape: program, data, spec, role)
     model.card = model.card.model_copy(update={"network": None})
     return model
 
 
-def _network(spec: str, data: Data, wanted: Preprocessing, trust: bool, role: str) -> Model:
+def _network(spec: str, data: Data, user_preprocessing: Preprocessing, trust: bool, role: str) -> Model:
     """A network by name or from the user's code, with exactly the weights that the spec names."""
-    recipe, classes = read(spec), len(data.classes)
+    recipe, classes = read_recipe(spec), len(data.classes)
     if not recipe.has_weights and not names_code(recipe.network):
         more = "pretrained or " if recipe.library is not None else ""
         raise UserError(f"{role} '{spec}': has no weights; add {more}@FILE, or name a run directory")
@@ -108,7 +108,7 @@ def _network(spec: str, data: Data, wanted: Preprocessing, trust: bool, role: st
             load_weights(network, recipe.weights)
         return network
 
-    preprocessing = wanted.over(recipe.preprocessing)
+    preprocessing = user_preprocessing.over(recipe.preprocessing)
     if not recipe.has_weights:  # the factory's own, which take the data's units like a file's
         preprocessing = preprocessing.over(NATURAL_UNITS)
     recipe = replace(recipe, preprocessing=preprocessing)
@@ -132,7 +132,7 @@ def _fingerprint(model: Model) -> str:
     return digest.hexdigest()
 
 
-def _wanted(settings: PreprocessingSettings, data: Data | None) -> Preprocessing:
+def _user_preprocessing(settings: PreprocessingSettings, data: Data | None) -> Preprocessing:
     """What the user says about the network; None where nothing is said."""
     size, file = settings.teacher_input_size, settings.teacher_classes
     names = None if file is None else read_names(file)
@@ -148,20 +148,20 @@ def _wanted(settings: PreprocessingSettings, data: Data | None) -> Preprocessing
 
 def _adapted(model: Model, spec: str, data: Data | None, settings: PreprocessingSettings, role: str) -> Model:
     """A run for data whose images have another size or whose classes come in another order."""
-    wanted, card = _wanted(settings, data), model.card
-    if wanted.mean is not None or settings.teacher_weights is not None:
-        what = "--teacher-mean and --teacher-std" if wanted.mean is not None else "--teacher-weights"
+    preprocessing, card = _user_preprocessing(settings, data), model.card
+    if preprocessing.mean is not None or settings.teacher_weights is not None:
+        what = "--teacher-mean and --teacher-std" if preprocessing.mean is not None else "--teacher-weights"
         raise UserError(f"{role} '{spec}': is a run directory, which brings its own; drop {what}")
     if data is None:
         return model
     changes: dict[str, object] = {}
-    if wanted.size is not None:
+    if preprocessing.size is not None:
         if len(card.input_shape) != 3 or len(data.shape) != 3:
             raise UserError(f"{role} '{spec}': an input size needs images, not inputs of shape {data.shape}")
-        changes = {"input_shape": (card.input_shape[0], *data.shape[1:]), "network_size": wanted.size}
-    names = wanted.classes or card.classes
+        changes = {"input_shape": (card.input_shape[0], *data.shape[1:]), "network_size": preprocessing.size}
+    names = preprocessing.classes or card.classes
     same = set(names) == set(data.classes) and len(names) == len(data.classes)
-    order = order_of(names, data.classes, f"{role} '{spec}'") if same or wanted.classes else None
+    order = order_of(names, data.classes, f"{role} '{spec}'") if same or preprocessing.classes else None
     if order is not None:
         changes["order"] = order if card.order is None else tuple(card.order[k] for k in order)
     if order is not None or names != card.classes:

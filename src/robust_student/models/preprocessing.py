@@ -27,8 +27,8 @@ class Preprocessing:
 
     def over(self, other: "Preprocessing") -> "Preprocessing":
         """What this one knows, and what `other` knows where this one does not; mean and std go together."""
-        known = self if self.mean is not None else other
-        return Preprocessing(known.mean, known.std, self.size or other.size, self.classes or other.classes)
+        normalised = self if self.mean is not None else other
+        return Preprocessing(normalised.mean, normalised.std, self.size or other.size, self.classes or other.classes)
 
     def normalisation(self, shape: Sequence[int], who: str) -> tuple[Tensor, Tensor] | None:
         """Mean and standard deviation, `(channels, 1, 1)` for images and `(features,)` for tables; None: unknown.
@@ -45,8 +45,8 @@ class Preprocessing:
             raise UserError(f"{who}: a standard deviation must be positive (got {min(self.std):g})")
         units = shape[0] if image else shape[-1]
         if len(self.mean) not in (1, units) and not (image and units == 1 and len(self.mean) == 3):
-            found = f"{len(self.mean)} means for inputs of shape {tuple(shape)}"
-            raise UserError(f"{who}: {found}; give one, or one per {'channel' if image else 'feature'}")
+            complaint = f"{len(self.mean)} means for inputs of shape {tuple(shape)}"
+            raise UserError(f"{who}: {complaint}; give one, or one per {'channel' if image else 'feature'}")
         form = (-1, 1, 1) if image else (-1,)
         return torch.tensor(self.mean).view(form), torch.tensor(self.std).view(form)
 
@@ -111,24 +111,24 @@ def read_names(path: Path) -> tuple[str, ...]:
     return names
 
 
-def order_of(own: tuple[str, ...], wanted: tuple[str, ...], who: str) -> tuple[int, ...] | None:
+def order_of(own: tuple[str, ...], data_classes: tuple[str, ...], who: str) -> tuple[int, ...] | None:
     """Where each wanted class is among a network's own, or None where the order is the same or cannot be known.
 
     Numbers (`7`, `LABEL_7`) are no names: nothing can be checked by them. Raises UserError where the number of
     classes differs, and where both have names that are not the same ones.
     """
-    if len(own) != len(wanted):
-        raise UserError(f"{who}: has {len(own)} classes, the data has {len(wanted)}")
-    if own == wanted or unnamed(own) or unnamed(wanted):
+    if len(own) != len(data_classes):
+        raise UserError(f"{who}: has {len(own)} classes, the data has {len(data_classes)}")
+    if own == data_classes or _unnamed(own) or _unnamed(data_classes):
         return None
-    strange = [name for name in own if name not in wanted]
+    strange = [name for name in own if name not in data_classes]
     if strange or len(set(own)) != len(own):
         what = f"its class '{strange[0]}' is not among the data's" if strange else "two of its classes share a name"
         raise UserError(f"{who}: {what}; name its classes as the data does, in its order (--teacher-classes FILE)")
-    return tuple(own.index(name) for name in wanted)
+    return tuple(own.index(name) for name in data_classes)
 
 
-def unnamed(names: Sequence[str]) -> bool:
+def _unnamed(names: Sequence[str]) -> bool:
     """Whether names are mere numbers."""
     return all(re.fullmatch(r"(LABEL_)?\d+", name) for name in names)
 

@@ -42,7 +42,7 @@ def probe_architecture(model: Model) -> Answers | None:
     None also where the network cannot compute with those.
     """
     state = model.state_dict()
-    kept = {name: tensor.clone() for name, tensor in state.items()}
+    original = {name: tensor.clone() for name, tensor in state.items()}
     generator = torch.Generator().manual_seed(0)
     try:
         for name, tensor in state.items():
@@ -53,7 +53,7 @@ def probe_architecture(model: Model) -> Answers | None:
         return None
     finally:
         for name, tensor in state.items():
-            tensor.copy_(kept[name])
+            tensor.copy_(original[name])
 
 
 def difference(there: Any, here: dict[str, Any]) -> str | None:
@@ -63,16 +63,16 @@ def difference(there: Any, here: dict[str, Any]) -> str | None:
     """
     if not isinstance(there, dict):
         return "everything"
-    found = _difference(_without_probe(there), _without_probe(here))
-    if found is not None:
-        return found
+    change = _difference(_without_probe(there), _without_probe(here))
+    if change is not None:
+        return change
     try:
-        known = _ANSWERS.validate_python(there.get(PROBE, {}))
+        saved_answers = _ANSWERS.validate_python(there.get(PROBE, {}))
     except ValidationError:
         return f"{PROBE}: damaged there"
-    for name, mine in here.get(PROBE, {}).items():
-        theirs = known.get(name)
-        if mine is not None and theirs is not None and not _alike(theirs, mine):
+    for name, own_answers in here.get(PROBE, {}).items():
+        saved = saved_answers.get(name)
+        if own_answers is not None and saved is not None and not _alike(saved, own_answers):
             return f"{PROBE}.{name}: the same weights give other logits, so code that the network calls has changed"
     return None
 
@@ -81,9 +81,9 @@ def _difference(there: dict[str, Any], here: dict[str, Any], place: str = "") ->
     for name in dict.fromkeys([*there, *here]):
         old, new = there.get(name), here.get(name)
         if isinstance(old, dict) and isinstance(new, dict):
-            found = _difference(old, new, f"{place}{name}.")
-            if found is not None:
-                return found
+            change = _difference(old, new, f"{place}{name}.")
+            if change is not None:
+                return change
         elif old != new:
             return f"{place}{name}: {_brief(old)} there, {_brief(new)} here"
     return None
@@ -121,7 +121,7 @@ def _plain(logits: Tensor) -> Answers:
     rows = logits[:, :LOGITS].double()
     finite = rows.isfinite().tolist()
     return [
-        [float(f"{value:.6g}") if known else None for value, known in zip(*row, strict=True)]
+        [float(f"{value:.6g}") if is_finite else None for value, is_finite in zip(*row, strict=True)]
         for row in zip(rows.tolist(), finite, strict=True)
     ]
 
@@ -130,7 +130,7 @@ def _alike(first: Answers, second: Answers) -> bool:
     """Whether most inputs have the same logits, up to rounding."""
     if len(first) != len(second):
         return False
-    odd = sum(not _same(mine, its) for mine, its in zip(first, second, strict=True))
+    odd = sum(not _same(row, other_row) for row, other_row in zip(first, second, strict=True))
     return odd <= ODD * len(first)
 
 

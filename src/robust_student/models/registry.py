@@ -93,7 +93,7 @@ class Recipe:
         return make()
 
 
-def read(spec: str) -> Recipe:
+def read_recipe(spec: str) -> Recipe:
     """Understand a model spec; the network is not built yet. Raises UserError.
 
     `name[:NUMBER,...]`, `timm:NAME[,option=value...][,pretrained]`, `torchvision:NAME[...]`, `hub:USER/REPO`, a folder
@@ -127,11 +127,11 @@ def read(spec: str) -> Recipe:
 
 
 def build(spec: str, shape: Sequence[int], classes: int) -> nn.Module:
-    """Build the network that `spec` names (see `read`), for inputs of `shape` and that many classes, to be trained.
+    """Build the network that `spec` names (see `read_recipe`), to be trained on inputs of `shape` and that many classes.
 
     Where the spec names weights it starts from them; a last layer for other classes is new. Raises UserError.
     """
-    recipe = read(spec)
+    recipe = read_recipe(spec)
     network = recipe.build(shape, classes)
     if recipe.weights is not None:
         load_weights(network, recipe.weights, new_classes=True)
@@ -140,7 +140,7 @@ def build(spec: str, shape: Sequence[int], classes: int) -> nn.Module:
 
 def rebuild(spec: str, shape: Sequence[int], classes: int) -> nn.Module:
     """The architecture that a saved card names; UserError where it names weights or a place to fetch them from."""
-    if spec.startswith("hub:") or "@" in spec or is_repository(Path(spec)) or (recipe := read(spec)).has_weights:
+    if spec.startswith("hub:") or "@" in spec or is_repository(Path(spec)) or (recipe := read_recipe(spec)).has_weights:
         raise UserError(f"model '{spec}': is not the name of an architecture alone")
     return recipe.build(shape, classes)
 
@@ -165,8 +165,8 @@ def check_network(network: nn.Module, spec: str, shape: Sequence[int], classes: 
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"model '{spec}': fails on inputs of shape {tuple(shape)} ({reason})") from None
     if not isinstance(output, Tensor) or output.shape != (2, classes):
-        found = f"shape {tuple(output.shape[1:])}" if isinstance(output, Tensor) else type(output).__name__
-        raise UserError(f"model '{spec}': expected {classes} logits per example, got {found}")
+        result = f"shape {tuple(output.shape[1:])}" if isinstance(output, Tensor) else type(output).__name__
+        raise UserError(f"model '{spec}': expected {classes} logits per example, got {result}")
     if not bool(output.isfinite().all()):
         raise UserError(f"model '{spec}': its weights give NaN or infinite logits on an all-zero input")
 
@@ -192,7 +192,7 @@ def _from_repository(spec: str, folder: Path) -> Recipe:
         )
     if names_code(name) or "@" in name or name.startswith("hub:"):
         raise UserError(f"model '{spec}': its config.json names '{name}', not a built-in, timm or torchvision network")
-    recipe = read(name)
+    recipe = read_recipe(name)
     if recipe.has_weights:
         raise UserError(f"model '{spec}': its config.json asks for other weights than its own ('{name}')")
     return replace(

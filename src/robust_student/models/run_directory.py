@@ -64,10 +64,9 @@ def load(
         raise UserError(f"model {weights_path}: no normalisation (mean, std) in it")
     for name in ("mean", "std"):
         _require_type(tensors, name, torch.float32, weights_path)
-    try:
-        shape = network_shape(card, tensors["mean"] + tensors["std"])
-    except RuntimeError:
-        raise UserError(f"model {weights_path}: its mean or std does not fit inputs {card.input_shape}") from None
+    shape = network_shape(card, tensors["mean"], tensors["std"])
+    if shape is None:
+        raise UserError(f"model {weights_path}: its mean or std does not fit inputs {card.input_shape}")
     if not bool((tensors["std"] > 0).all()):
         raise UserError(f"model {weights_path}: every 'std' must be positive")
     if network is None:

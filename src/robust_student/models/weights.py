@@ -36,24 +36,24 @@ def load_weights(network: nn.Module, path: Path, *, new_classes: bool = False) -
 
 def fit_weights(network: nn.Module, tensors: Mapping[str, Tensor], place: str, *, new_classes: bool = False) -> None:
     """Copy tensors by name into `network`, as `load_weights` does; `place` is what an error says they come from."""
-    wanted = network.state_dict()
+    state = network.state_dict()
     for prefix in _PREFIXES:
-        if not set(tensors) & set(wanted) and all(name.startswith(prefix) for name in tensors):
+        if not set(tensors) & set(state) and all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    tensors = {name if name in wanted else _DENSENET.sub(r"\1\2", name): tensor for name, tensor in tensors.items()}
-    tensors |= _implied(wanted, tensors)
-    missing, extra = sorted(set(wanted) - set(tensors)), sorted(set(tensors) - set(wanted))
+    tensors = {name if name in state else _DENSENET.sub(r"\1\2", name): tensor for name, tensor in tensors.items()}
+    tensors |= _implied(state, tensors)
+    missing, extra = sorted(set(state) - set(tensors)), sorted(set(tensors) - set(state))
     if missing or extra:
         first = f"no '{missing[0]}' in it" if missing else f"'{extra[0]}' in it has no place in the network"
         count = f"{len(missing)} missing, {len(extra)} unknown"
         raise UserError(f"{place}: do not fit the network ({first}; {count})")
     for name, tensor in tensors.items():
-        target = wanted[name]
+        target = state[name]
         if new_classes and tensor.shape != target.shape and tensor.shape[1:] == target.shape[1:] and tensor.dim() > 0:
             tensors[name] = target
         elif tensor.shape != target.shape:
-            found, expected = tuple(tensor.shape), tuple(target.shape)
-            raise UserError(f"{place}: '{name}' has shape {found}, the network expects {expected}")
+            shape, needed = tuple(tensor.shape), tuple(target.shape)
+            raise UserError(f"{place}: '{name}' has shape {shape}, the network expects {needed}")
         kind = tensor.is_floating_point() == target.is_floating_point() and not tensor.is_complex()
         if not kind or (tensor.is_floating_point() and tensor.element_size() < 2):
             raise UserError(f"{place}: '{name}' holds {tensor.dtype}, the network expects {target.dtype}")
@@ -62,18 +62,18 @@ def fit_weights(network: nn.Module, tensors: Mapping[str, Tensor], place: str, *
     network.load_state_dict(tensors)
 
 
-def _implied(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _implied(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What a file may leave out: counters of batches seen, and all but one name of a weight that has several."""
-    found = {}
-    for name, tensor in wanted.items():
+    implied = {}
+    for name, tensor in state.items():
         if name in tensors:
             continue
         if name.endswith("num_batches_tracked"):
-            found[name] = tensor
-        shared = [n for n in tensors if n in wanted and tensor.numel() > 0 and _same(wanted[n], tensor)]
+            implied[name] = tensor
+        shared = [n for n in tensors if n in state and tensor.numel() > 0 and _same(state[n], tensor)]
         if shared:
-            found[name] = tensors[shared[0]]
-    return found
+            implied[name] = tensors[shared[0]]
+    return implied
 
 
 def _same(first: Tensor, second: Tensor) -> bool:

@@ -201,8 +201,8 @@ def _double_backward_problem(module: nn.Module, arguments: tuple[Any, ...], keyw
             if not isinstance(output, Tensor) or not output.requires_grad or not probes:
                 return None
             weight = torch.ones_like(output, requires_grad=True)
-            found = torch.autograd.grad(output, probes, weight, create_graph=True, allow_unused=True)
-            gradients = [gradient for gradient in found if gradient is not None]
+            all_gradients = torch.autograd.grad(output, probes, weight, create_graph=True, allow_unused=True)
+            gradients = [gradient for gradient in all_gradients if gradient is not None]
             if not all(gradient.requires_grad for gradient in gradients):
                 return "its gradient is detached from the graph"
             if gradients:

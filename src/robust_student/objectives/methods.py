@@ -16,7 +16,7 @@ from robust_student.objectives.secant import SecantSettings
 from robust_student.objectives.settings import ObjectiveSettings
 from robust_student.objectives.trades import TradesMethod
 
-Kind = TypeVar("Kind", bound=Settings)
+_Kind = TypeVar("_Kind", bound=Settings)
 _DISTILLATION = DistillationSettings(temperature=4.0, soft_weight=0.9)
 """Of plain distillation and of every method that adds a term to it."""
 METHODS: dict[str, ObjectiveSettings] = {
@@ -64,7 +64,7 @@ def kind_of(values: Any) -> type[ObjectiveSettings]:
     return next((kind for kind in kinds if own & set(kind.model_fields)), ObjectiveSettings)
 
 
-def with_objective(kind: type[Kind], settings: ObjectiveSettings) -> type[Kind]:
+def with_objective(kind: type[_Kind], settings: ObjectiveSettings) -> type[_Kind]:
     """`kind`, whose field `objective` is a group of settings, with the class and the values of a method's settings."""
     field = kind.model_fields["objective"]
     if field.annotation is type(settings):

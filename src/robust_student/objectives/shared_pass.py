@@ -34,7 +34,7 @@ def shared_terms(visit: Visit, terms: Sequence[Term]) -> Terms:
     if not drop and not secant.slope and not penalties:
         # One backward pass serves both: the loss at the start is also what the ascent raises.
         direction, *gradients = torch.autograd.grad(loss, [visit.points, *parameters], allow_unused=True)
-        carried = _carry(parameters, gradients)
+        carried = _gradient_carrier(parameters, gradients)
     else:
         labels = visit.batch.labels
         climbed = -margin(scores(visit.logits, secant.settings.score), labels).sum() if drop else loss
@@ -42,7 +42,7 @@ def shared_terms(visit: Visit, terms: Sequence[Term]) -> Terms:
         values |= {term.name: term(visit) for term in penalties}
         if not secant.slope:
             loss = weighted(values, terms).loss
-            carried = _carry(parameters, torch.autograd.grad(loss, parameters, allow_unused=True))
+            carried = _gradient_carrier(parameters, torch.autograd.grad(loss, parameters, allow_unused=True))
     if not secant.slope:
         values = {name: value.detach() for name, value in values.items()}
     values[secant.name] = secant(visit, first_gradient=direction.detach())
@@ -56,7 +56,7 @@ def weighted(values: dict[str, Tensor], terms: Sequence[Term], carried: Tensor |
     return Terms(values, {name: weights[name] for name in values}, carried)
 
 
-def _carry(parameters: list[nn.Parameter], gradients: Sequence[Tensor | None]) -> Tensor | None:
+def _gradient_carrier(parameters: list[nn.Parameter], gradients: Sequence[Tensor | None]) -> Tensor | None:
     """A scalar of value zero whose gradient with respect to each parameter is the given one."""
     products = [(g.detach() * p).sum() for g, p in zip(gradients, parameters, strict=True) if g is not None]
     if not products:

@@ -14,7 +14,7 @@ import torch
 from robust_student.core.errors import UserError, require_file
 from robust_student.runtime.files import write_atomically
 
-FOLDER = "checkpoints"
+CHECKPOINT_FOLDER = "checkpoints"
 """Name of the folder in a run directory."""
 _KEPT = 2
 _NAME = re.compile(r"step-(\d{9})-([0-9a-f]{16})\.pt")
@@ -25,7 +25,7 @@ class Checkpoints:
 
     def __init__(self, run: Path) -> None:
         """Those of the run directory `run`; what a killed write left behind is cleared away."""
-        self.folder = run / FOLDER
+        self.folder = run / CHECKPOINT_FOLDER
         self.skipped: list[str] = []
         """What `latest` says about checkpoints that it could not use."""
         if self.folder.is_dir():
@@ -47,8 +47,8 @@ class Checkpoints:
             for old in self._files()[_KEPT:]:
                 old.unlink(missing_ok=True)
         except OSError as error:
-            kept = self._files()
-            last = f"the one of step {_step(kept[0])} is intact" if kept else "there is none yet"
+            intact = self._files()
+            last = f"the one of step {_step(intact[0])} is intact" if intact else "there is none yet"
             raise UserError(
                 f"checkpoint {self.folder / name}: cannot write it ({error.strerror}); {last}; remove the cause "
                 "and give the same command again"
@@ -75,8 +75,8 @@ class Checkpoints:
 
     def _files(self) -> list[Path]:
         """Newest first."""
-        found = [path for path in self.folder.glob("step-*.pt") if _NAME.fullmatch(path.name)]
-        return sorted(found, key=_step, reverse=True)
+        files = [path for path in self.folder.glob("step-*.pt") if _NAME.fullmatch(path.name)]
+        return sorted(files, key=_step, reverse=True)
 
 
 def _step(path: Path) -> int:

@@ -19,7 +19,7 @@ from robust_student.runtime import distributed
 from robust_student.runtime.interruption import Interrupted, StopRequest
 from robust_student.runtime.progress import Advance
 from robust_student.training.batches import Batches, MicroBatch
-from robust_student.training.optimisation import Optimisation, any_failure, averaged, limit_gradient, mean_of
+from robust_student.training.optimisation import Optimisation, any_failure, averaged_model, limit_gradient, mean_of
 from robust_student.training.selection import Validation, choose_epoch
 from robust_student.training.settings import TrainingSettings
 from robust_student.training.teacher_scores import TeacherScores
@@ -47,7 +47,7 @@ class Loop:
         self.optimisation = Optimisation(objective, settings, self.steps)
         self.parallel = DistributedDataParallel(objective) if distributed.size() > 1 else objective
         """The objective, in a wrapper that exchanges gradients where there are several processes."""
-        self.average = averaged(model, settings.ema)
+        self.average = averaged_model(model, settings.ema)
         self.done, self.number = 0, 0
         """Steps taken in all, and in the current epoch."""
         self.sums: dict[str, Tensor] = {}

@@ -50,7 +50,7 @@ class Optimisation:
         self.schedule.load_state_dict(state["schedule"])
 
 
-def averaged(model: nn.Module, decay: float) -> AveragedModel | None:
+def averaged_model(model: nn.Module, decay: float) -> AveragedModel | None:
     """The exponential moving average of a model's weights, w' <- decay w' + (1 - decay) w after every step.
 
     Buffers (BatchNorm statistics) are copied. None where `decay` is 0.

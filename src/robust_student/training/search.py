@@ -53,16 +53,16 @@ def search(
     if base.secant.weight == 0 and base.gradient.weight == 0:
         raise UserError("search: the method has no gradient objective to search over; use secant or exact")
     distributed.rank_zero(lambda: _make(output))
-    known = as_model(teacher, data)
+    teacher_model = as_model(teacher, data)
     with torch.random.fork_rng():
         beginner = as_model(student, data)
-        code = [beginner.code(), known.code()]
-        probes = {"student": probe_architecture(beginner), "teacher": probe(known)}
+        code = [beginner.code(), teacher_model.code()]
+        probes = {"student": probe_architecture(beginner), "teacher": probe(teacher_model)}
     fingerprint = {
         "student": student,
         "code": code,
         "data": [data.name, *data.shape, len(data.train)],
-        "teacher": known.digest(),
+        "teacher": teacher_model.digest(),
         "settings": settings.model_dump(mode="json"),
         "max_accuracy_drop": max_accuracy_drop,
         PROBE: probes,

@@ -67,10 +67,10 @@ class Validation:
         return accuracies | {"selection": sum(accuracies.values()) / len(accuracies)}
 
     def _clean(self, model: Model) -> float:
-        mine = _mine(self.count)
+        own_positions = _mine(self.count)
         right = [
             (answers(model.logits(self.examples.floats(part))) == self.examples.labels[part].cpu())
-            for part in torch.split(mine, _CLEAN)
+            for part in torch.split(own_positions, _CLEAN)
         ]
         return _share(right, self.count, device_of(model))
 
@@ -127,5 +127,5 @@ def _mine(count: int) -> Tensor:
 
 def _share(right: Sequence[Tensor], count: int, device: torch.device) -> float:
     """The share of `count` examples that the processes together found right."""
-    found = torch.stack([part.sum() for part in right]).sum() if right else torch.zeros(())
-    return int(distributed.all_reduce_sum(found.long().to(device))) / count
+    right_count = torch.stack([part.sum() for part in right]).sum() if right else torch.zeros(())
+    return int(distributed.all_reduce_sum(right_count.long().to(device))) / count

@@ -9,7 +9,7 @@ from robust_student.models.model import Model
 from robust_student.models.open_model import open_model
 from robust_student.models.settings import TeacherSettings
 
-CHECKED = 1000
+CHECKED_EXAMPLES = 1000
 """Validation examples looked at, at most: enough to tell, and little beside the pass over the training set."""
 _CHANCE, _SHORTFALL = 0.01, 0.001  # error probabilities of the two tests
 _HINT = (
@@ -40,19 +40,19 @@ def check_teacher(teacher: Model, validation: Examples, declared: float | None =
     told from 1 / classes (at the level of 1 %), provided that the sample is large enough to tell an accuracy half-way
     to perfect from it, or that a teacher half-way to perfect would do as badly in less than one of 1,000 samples.
     """
-    count = min(CHECKED, len(validation))
+    count = min(CHECKED_EXAMPLES, len(validation))
     sample = validation.subset(stratified_sample(validation.labels, count, seed=0))
     correct = int((answers(teacher.logits(sample.floats(), batch=256)) == sample.labels.cpu()).sum())
-    found = f"teacher accuracy on validation is {100 * correct / count:.1f} % (n = {count})"
+    accuracy = f"teacher accuracy on validation is {100 * correct / count:.1f} % (n = {count})"
     declared = declared if declared is not None else teacher.card.accuracy
     if declared is not None:
         if binom.cdf(correct, count, min(declared / 100, 0.999)) < _SHORTFALL:
-            raise UserError(f"{found}, not {declared:g} %: {_HINT}")
+            raise UserError(f"{accuracy}, not {declared:g} %: {_HINT}")
         return correct / count
     chance = 1 / len(teacher.card.classes)
     needed = int(binom.isf(_CHANCE, count, chance)) + 1
     halfway = (1 + chance) / 2
     telling = needed <= count and binom.sf(needed - 1, count, halfway) >= 1 - _CHANCE
     if correct < needed and (telling or binom.cdf(correct, count, halfway) < _SHORTFALL):
-        raise UserError(f"{found}, no better than chance: {_HINT}")
+        raise UserError(f"{accuracy}, no better than chance: {_HINT}")
     return correct / count

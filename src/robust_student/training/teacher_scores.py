@@ -48,15 +48,15 @@ class TeacherScores:
         if changing or isinstance(source, Stream):
             return
         path = self._path(source) if cache else None
-        known = None if path is None else distributed.rank_zero(lambda: _read(path, len(source)))
-        if known is None or not self._agrees(known, source):
-            known = self._all(source)
-            if not bool(known.isfinite().all()):
+        cached_scores = None if path is None else distributed.rank_zero(lambda: _read(path, len(source)))
+        if cached_scores is None or not self._agrees(cached_scores, source):
+            cached_scores = self._all(source)
+            if not bool(cached_scores.isfinite().all()):
                 raise UserError("teacher: its scores on the training inputs hold NaN or infinite values")
             if path is not None:
-                written = known
+                written = cached_scores
                 distributed.rank_zero(lambda: _write(path, written))
-        self._known = known.to(self.device)
+        self._known = cached_scores.to(self.device)
 
     def known(self, examples: Labels) -> Logits | None:
         """The prepared scores of the examples of these numbers in the training set; None where none are prepared."""
@@ -76,17 +76,17 @@ class TeacherScores:
         """Logits on every example; each process computes a share of them, all of the same number of batches."""
         count, ranks = len(source), distributed.size()
         share = -(-count // ranks)
-        mine = torch.arange(distributed.rank() * share, (distributed.rank() + 1) * share) % count
-        parts = [self.teacher.logits(source.floats(part)) for part in torch.split(mine, _BATCH)]
+        own_positions = torch.arange(distributed.rank() * share, (distributed.rank() + 1) * share) % count
+        parts = [self.teacher.logits(source.floats(part)) for part in torch.split(own_positions, _BATCH)]
         return distributed.all_gather(torch.cat(parts).to(self.device))[:count].cpu()
 
-    def _agrees(self, known: Tensor, source: Examples) -> bool:
+    def _agrees(self, cached_scores: Tensor, source: Examples) -> bool:
         """Whether the teacher still answers so on a few examples: the code of its network may have changed.
 
         Another batch size or processor rounds otherwise, so scores may differ by a thousandth of their spread.
         """
         few = self.teacher.logits(source.floats(slice(0, _PROBED)))
-        return torch.allclose(few, known[:_PROBED], rtol=1e-6, atol=1e-3 * few.std().item())
+        return torch.allclose(few, cached_scores[:_PROBED], rtol=1e-6, atol=1e-3 * few.std().item())
 
     def _path(self, source: Examples) -> Path:
         mark = hashlib.sha256(f"{self._mark} {source.digest()}".encode()).hexdigest()

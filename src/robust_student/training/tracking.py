@@ -9,7 +9,7 @@ from robust_student.core.extras import require
 from robust_student.runtime import distributed
 
 TrackerName = Literal["tensorboard", "wandb", "mlflow"]
-FOLDER = "tracking"
+TRACKING_FOLDER = "tracking"
 """Name of the folder in a run directory that trackers which write files write to."""
 
 
@@ -30,7 +30,7 @@ class Tracking:
         require("accelerate.state", "track", "track").PartialState()
         tracking = require("accelerate.tracking", "track", "track")
         makers: dict[TrackerName, Callable[[], Any]] = {
-            "tensorboard": lambda: tracking.TensorBoardTracker(FOLDER, logging_dir=output),
+            "tensorboard": lambda: tracking.TensorBoardTracker(TRACKING_FOLDER, logging_dir=output),
             "wandb": lambda: tracking.WandBTracker(output.name),
             "mlflow": lambda: tracking.MLflowTracker(output.name),
         }

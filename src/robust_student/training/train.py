@@ -117,7 +117,7 @@ def distill(
     with _seeded(training):
         if isinstance(teacher, Model):
             require_fit(teacher, data, "teacher")
-        known = as_model(teacher, data)
+        teacher_model = as_model(teacher, data)
         model = as_model(student, data)
         threat = ThreatModel.on(data, settings.objective.norm, settings.objective.radius)
         _require_ball_inside(threat, data)
@@ -125,16 +125,16 @@ def distill(
         if training.compile and not compiled:
             _log.warning("compile: not used, because this objective differentiates the student twice or traces it")
         inputs = torch.zeros(2, *data.shape, device=device_of(model))
-        with evaluating(known.to(inputs.device)):
+        with evaluating(teacher_model.to(inputs.device)):
             objective = RobustStudentObjective(
                 model,
                 settings.objective,
                 threat=threat,
                 precision=training.precision,
                 compiled=compiled,
-                example=Batch(inputs, torch.zeros(2, dtype=torch.long, device=inputs.device), teacher=known),
+                example=Batch(inputs, torch.zeros(2, dtype=torch.long, device=inputs.device), teacher=teacher_model),
             )
-        return _fit(model, objective, data, training, output, known, settings)
+        return _fit(model, objective, data, training, output, teacher_model, settings)
 
 
 def _fit(

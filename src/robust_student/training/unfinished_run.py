@@ -54,8 +54,8 @@ class UnfinishedRun:
 
     def latest(self) -> dict[str, Any] | None:
         """The state from which to continue; None where there is none yet."""
-        found = self.checkpoints.latest()
-        return None if found is None else found[1]
+        newest = self.checkpoints.latest()
+        return None if newest is None else newest[1]
 
     def due(self) -> bool:
         """Whether it is time for a checkpoint."""

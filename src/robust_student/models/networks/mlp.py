@@ -23,7 +23,7 @@ def mlp(shape: Shape, classes: int, *widths: int) -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(sizes[-1], classes))
 
 
-class Absolute(nn.Module):
+class _Absolute(nn.Module):
     """|x|: an activation of slope 1 or -1 everywhere."""
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ class Absolute(nn.Module):
         return inputs.abs()
 
 
-class Scaled(nn.Module):
+class _Scaled(nn.Module):
     """Multiplication by a constant."""
 
     def __init__(self, factor: float) -> None:
@@ -57,5 +57,5 @@ def lipschitz(shape: Shape, classes: int, *widths: int) -> nn.Module:
     for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
         weights = nn.Linear(inputs, outputs)
         # Householder reflections, torch's default for matrices that are not square, do not train here.
-        layers += [parametrizations.orthogonal(weights, orthogonal_map="cayley", use_trivialization=False), Absolute()]
-    return nn.Sequential(*layers[:-1], Scaled(8.0))
+        layers += [parametrizations.orthogonal(weights, orthogonal_map="cayley", use_trivialization=False), _Absolute()]
+    return nn.Sequential(*layers[:-1], _Scaled(8.0))

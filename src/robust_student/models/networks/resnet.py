@@ -8,7 +8,7 @@ from robust_student.core.tensors import Shape
 from robust_student.models.networks.cnn import conv_block, require_image
 
 
-class Residual(nn.Module):
+class _Residual(nn.Module):
     """Two 3x3 convolutions around a shortcut (He et al. 2015, figure 2), shortcut of option A."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
@@ -94,6 +94,6 @@ def _resnet(shape: Shape, classes: int, blocks: int, width: int) -> nn.Module:
     channels = width
     for stage in range(3):
         for block in range(blocks):
-            layers.append(Residual(channels, width * 2**stage, 2 if stage > 0 and block == 0 else 1))
+            layers.append(_Residual(channels, width * 2**stage, 2 if stage > 0 and block == 0 else 1))
             channels = width * 2**stage
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
