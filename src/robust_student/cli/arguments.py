@@ -8,18 +8,18 @@ from typing import Annotated, Any
 
 from pydantic import ValidationError
 
-from robust_student.cli.flags import Flag, Mark, flags_of, nearest_flag
+from robust_student.cli.flags import Flag, FlagMark, flags_of, nearest_flag
 from robust_student.cli.help_text import PROGRAM, help_of, help_of_all
 from robust_student.core.errors import UserError, nearest, short
 from robust_student.core.settings import Settings, explain, read_yaml
 
-Flat = Mark.FLAT
+Flat = FlagMark.FLAT
 """Mark of a group whose flags carry no prefix."""
 Config = Path | None
 """Type of a command's YAML file."""
-Words = Annotated[tuple[str, ...], Mark.WORDS]
+Words = Annotated[tuple[str, ...], FlagMark.WORDS]
 """Type of words that are given without a flag."""
-Paths = Annotated[tuple[Path, ...], Mark.WORDS]
+Paths = Annotated[tuple[Path, ...], FlagMark.WORDS]
 """Type of paths that are given without a flag."""
 
 
@@ -37,9 +37,9 @@ class Command(Settings):
         return ""
 
     @classmethod
-    def complete(cls, given: dict[str, Any]) -> dict[str, Any]:
+    def complete(cls, values: dict[str, Any]) -> dict[str, Any]:
         """What flags and file say, completed by defaults that depend on it."""
-        return given
+        return values
 
     def run(self) -> None:
         """Run the command; UserError on bad input."""
@@ -79,18 +79,18 @@ def command_name(arguments: Sequence[str] | None) -> str:
 
 def from_file(kind: type[Command], path: str | None) -> dict[str, Any]:
     """The values of a command's YAML file, which need not hold all that is required; UserError where one is wrong."""
-    given, source = _content(kind, path), f"config {path}"
-    if not given:
+    values, source = _content(kind, path), f"config {path}"
+    if not values:
         return {}
-    if "config" in given:
+    if "config" in values:
         raise UserError(f"{source}: a file cannot name another one; 'config' belongs on the command line")
     try:
-        kind.whole(_start(kind, given))
+        kind.whole(_start(kind, values))
     except ValidationError as error:
         wrong = [problem for problem in error.errors() if problem["type"] != "missing" or len(problem["loc"]) > 1]
         if wrong:
             raise UserError(" ".join(f"{source}: {explain(kind, wrong[0])}".split())) from None
-    return given
+    return values
 
 
 def _content(kind: type[Command], path: str | None) -> dict[str, Any]:
@@ -102,15 +102,15 @@ def _words(arguments: Sequence[str] | None) -> list[str]:
     return list(sys.argv[1:] if arguments is None else arguments)
 
 
-def _start(kind: type[Command], given: dict[str, Any]) -> dict[str, Any]:
+def _start(kind: type[Command], values: dict[str, Any]) -> dict[str, Any]:
     """What is given over the defaults of the command's groups."""
     groups = {name: field.default for name, field in kind.model_fields.items() if isinstance(field.default, Settings)}
-    return merged({name: group.model_dump() for name, group in groups.items()}, kind.complete(given))
+    return merged({name: group.model_dump() for name, group in groups.items()}, kind.complete(values))
 
 
 def _typed(command: str, words: list[str], flags: list[Flag], kind: type[Command]) -> dict[str, Any]:
     """The values that words give to flags, in their groups; UserError on a word that fits none, or a flag twice."""
-    known = {name: flag for flag in flags if not flag.words for name in flag.names}
+    by_name = {name: flag for flag in flags if not flag.words for name in flag.names}
     see = f"(see {PROGRAM} {command} --help)"
     loose: list[str] = []
     values: dict[tuple[str, ...], Any] = {}
@@ -122,9 +122,9 @@ def _typed(command: str, words: list[str], flags: list[Flag], kind: type[Command
             continue
         name, equals, value = word.partition("=")
         name = name.replace("_", "-")
-        if name not in known:
-            raise UserError(f"{command}: unknown flag {name}{kind.owner(name) or nearest_flag(name, known)} {see}")
-        flag = known[name]
+        if name not in by_name:
+            raise UserError(f"{command}: unknown flag {name}{kind.owner(name) or nearest_flag(name, by_name)} {see}")
+        flag = by_name[name]
         if flag.place in values:
             raise UserError(f"{command}: {flag.name} is given twice; give it once{_together(flag)}")
         if flag.switch:
@@ -187,11 +187,11 @@ def _complaint(command: str, error: ValidationError, flags: list[Flag]) -> str:
 
 def merged(base: dict[str, Any], changes: dict[Any, Any]) -> dict[Any, Any]:
     """`base` with `changes` put over it, group by group."""
-    together = dict(base)
+    union = dict(base)
     for name, value in changes.items():
-        both = isinstance(value, dict) and isinstance(together.get(name), dict)
-        together[name] = merged(together[name], value) if both else value
-    return together
+        both = isinstance(value, dict) and isinstance(union.get(name), dict)
+        union[name] = merged(union[name], value) if both else value
+    return union
 
 
 def named(word: str) -> tuple[str, str]:

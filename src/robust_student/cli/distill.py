@@ -59,8 +59,8 @@ class Distill(Command):
     def variant(cls, words: Sequence[str], file: Mapping[str, Any]) -> type[Command]:
         """The command with the options of the method that a flag or the file names."""
         method = value_of(words, "--method") or file.get("method", "secant")
-        known = isinstance(method, str) and method in METHODS
-        return with_objective(cls, METHODS[method]) if known else cls
+        is_method = isinstance(method, str) and method in METHODS
+        return with_objective(cls, METHODS[method]) if is_method else cls
 
     @classmethod
     def owner(cls, flag: str) -> str:
@@ -70,18 +70,18 @@ class Distill(Command):
         return f"; it belongs to --method {' or '.join(owners)}" if owners else ""
 
     @classmethod
-    def complete(cls, given: dict[str, Any]) -> dict[str, Any]:
+    def complete(cls, values: dict[str, Any]) -> dict[str, Any]:
         """The objective starts from the method that a flag or the file names."""
-        method = given.get("method", "secant")
+        method = values.get("method", "secant")
         if not isinstance(method, str) or method not in METHODS:
             raise UserError(
                 f"distill: unknown method {short(method)}"
                 + nearest(method if isinstance(method, str) else "", list(METHODS))
             )
-        objective = given.get("objective") or {}
+        objective = values.get("objective") or {}
         if isinstance(objective, dict):
-            return given | {"objective": merged(METHODS[method].model_dump(), objective), "method": method}
-        return given
+            return values | {"objective": merged(METHODS[method].model_dump(), objective), "method": method}
+        return values
 
     def run(self) -> None:
         """Train the student, or search for its settings first, and print its accuracy."""

@@ -43,17 +43,17 @@ class Evaluate(Command):
     """YAML file with any of these settings; flags win over it."""
 
     @classmethod
-    def complete(cls, given: dict[str, Any]) -> dict[str, Any]:
+    def complete(cls, values: dict[str, Any]) -> dict[str, Any]:
         """The settings start from the suite that a flag or the file names."""
-        suite, evaluation = given.get("suite", "default"), given.get("evaluation") or {}
+        suite, evaluation = values.get("suite", "default"), values.get("evaluation") or {}
         if suite not in list(SUITES):  # it may be anything, as a YAML file says
             raise UserError(
                 f"evaluate: unknown suite {short(suite)}"
                 + nearest(suite if isinstance(suite, str) else "", list(SUITES))
             )
         if isinstance(evaluation, dict):
-            return given | {"evaluation": merged(SUITES[suite].model_dump(), evaluation), "suite": suite}
-        return given
+            return values | {"evaluation": merged(SUITES[suite].model_dump(), evaluation), "suite": suite}
+        return values
 
     def run(self) -> None:
         """Measure the models, or one shard of the batches, and print the table."""
@@ -82,8 +82,8 @@ class Evaluate(Command):
         if self.workers > 1:
             with tempfile.TemporaryDirectory() as folder:
                 config = Path(folder) / "settings.yaml"
-                kept = self.model_dump(mode="json", include={"evaluation", "teaching", "image_size", "trust"})
-                config.write_text(json.dumps(kept), encoding="utf-8")
+                settings = self.model_dump(mode="json", include={"evaluation", "teaching", "image_size", "trust"})
+                config.write_text(json.dumps(settings), encoding="utf-8")
                 words = ["evaluate", *self.models, "--data", self.data, "--output", str(self.output)]
                 words += ["--config", str(config)]
                 with beside([[*words, "--shard", f"{k}/{self.workers}"] for k in range(1, self.workers)]):

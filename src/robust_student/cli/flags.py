@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 
-class Mark(Enum):
+class FlagMark(Enum):
     """What a field's annotation says about its flag."""
 
     FLAT = "flat"
@@ -36,7 +36,7 @@ class Flag:
     @property
     def words(self) -> bool:
         """Whether its values are given without a flag."""
-        return Mark.WORDS in self.field.metadata
+        return FlagMark.WORDS in self.field.metadata
 
     @property
     def switch(self) -> bool:
@@ -83,9 +83,9 @@ def flags_of(kind: type[BaseModel], place: tuple[str, ...] = (), prefix: str = "
         inner, here = field.annotation, (*place, name)
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             groups.append(
-                (inner, here, prefix if Mark.FLAT in field.metadata else f"{prefix}{name.replace('_', '-')}.")
+                (inner, here, prefix if FlagMark.FLAT in field.metadata else f"{prefix}{name.replace('_', '-')}.")
             )
-        elif Mark.WORDS in field.metadata:
+        elif FlagMark.WORDS in field.metadata:
             yield Flag(here, name.upper(), kind, field)
         else:
             yield Flag(here, f"--{prefix}{name.replace('_', '-')}", kind, field)
@@ -93,10 +93,10 @@ def flags_of(kind: type[BaseModel], place: tuple[str, ...] = (), prefix: str = "
         yield from flags_of(inner, here, inner_prefix)
 
 
-def nearest_flag(name: str, known: Collection[str]) -> str:
+def nearest_flag(name: str, flags: Collection[str]) -> str:
     """ "; did you mean --x?" for the flag closest to a misspelt one, with or without its group; else nothing."""
-    places = {flag.rpartition(".")[2].removeprefix("--"): flag for flag in known}
-    places |= {flag.removeprefix("--"): flag for flag in known}
+    places = {flag.rpartition(".")[2].removeprefix("--"): flag for flag in flags}
+    places |= {flag.removeprefix("--"): flag for flag in flags}
     close = difflib.get_close_matches(name.removeprefix("--"), list(places), n=1)
     return f"; did you mean {places[close[0]]}?" if close else ""
 

@@ -16,7 +16,7 @@ from robust_student.training.train import distill, train
 
 TEACHER, STUDENT = "cnn:24", "resnet8:4"
 """56,074 and 4,934 parameters on 8x8 digits."""
-BUDGET = 0.1
+_BUDGET = 0.1
 """Linf budget of AutoAttack and of the selection metric, in pixels of [0, 1]."""
 _ROBUST = METHODS["secant"].model_copy(
     update={"norm": "l2", "radius": 2.0, "secant": SecantSettings(weight=2.0, step=0.3)}
@@ -39,7 +39,7 @@ def run_demo(
     models.mkdir(parents=True)
     common = {"batch_size": 64, "seed": seed, "device": device}
     teacher_settings = TrainingSettings(epochs=20, selection=SelectionSettings(metric="accuracy"), **common)
-    student_settings = TrainingSettings(epochs=80, selection=SelectionSettings(radius=BUDGET), **common)
+    student_settings = TrainingSettings(epochs=80, selection=SelectionSettings(radius=_BUDGET), **common)
     say(f"1 of 4: training the teacher {TEACHER} on the embedded digits")
     teacher = train(TEACHER, data, teacher_settings, output=models / "teacher").model
     students = {}
@@ -48,7 +48,7 @@ def run_demo(
         both = DistillSettings(training=student_settings, objective=objective)
         students[name] = distill(teacher, STUDENT, data, both, output=models / name).model
     say("4 of 4: measuring all three under noise and attack")
-    settings = EvaluationSettings(attack_examples=200, autoattack_radius=BUDGET, seed=seed, device=device)
+    settings = EvaluationSettings(attack_examples=200, autoattack_radius=_BUDGET, seed=seed, device=device)
     evaluation = evaluate({"teacher": teacher, **students}, data, settings, output=output)
     write_report(output, output / "report.html")
     return evaluation

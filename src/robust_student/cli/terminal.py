@@ -35,7 +35,9 @@ def headline(evaluation: "Evaluation") -> list[Headline]:
     for name in evaluation.models:
         noise = evaluation.every("accuracy", "gaussian_snr_db", name)
         accuracies = evaluation.every("accuracy", None, name)
-        attacks = [found for found in accuracies if Perturbation.parse(found.perturbation).name == "autoattack"]
+        attacks = [
+            accuracy for accuracy in accuracies if Perturbation.parse(accuracy.perturbation).name == "autoattack"
+        ]
         parameters = evaluation.every("parameters", "none", name)
         lines.append(
             Headline(

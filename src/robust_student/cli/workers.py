@@ -19,16 +19,16 @@ def beside(commands: Sequence[Sequence[str]]) -> Iterator[None]:
     with ExitStack() as files:
         started = []
         for words in commands:
-            said = files.enter_context(tempfile.TemporaryFile())  # a pipe that nobody reads yet could fill and stop it
+            errors = files.enter_context(tempfile.TemporaryFile())  # a pipe that nobody reads could fill and stop it
             program = [sys.executable, "-m", "robust_student", *words]
-            process = subprocess.Popen(program, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said)
-            started.append((process, said))
+            process = subprocess.Popen(program, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors)
+            started.append((process, errors))
         try:
             yield
-            for number, (process, said) in enumerate(started, start=1):
+            for number, (process, errors) in enumerate(started, start=1):
                 if process.wait() != 0:
-                    said.seek(0)
-                    lines = said.read().decode(errors="replace").strip().splitlines()
+                    errors.seek(0)
+                    lines = errors.read().decode(errors="replace").strip().splitlines()
                     last = lines[-1] if lines else f"exit code {process.returncode}"
                     raise UserError(f"worker {number}: {last.removeprefix('robust-student: error: ')}")
         finally:

@@ -127,7 +127,7 @@ def read_recipe(spec: str) -> Recipe:
 
 
 def build(spec: str, shape: Sequence[int], classes: int) -> nn.Module:
-    """Build the network that `spec` names (see `read_recipe`), to be trained on inputs of `shape` and that many classes.
+    """Build the network of a spec (see `read_recipe`) for inputs of `shape` and that many classes, to be trained.
 
     Where the spec names weights it starts from them; a last layer for other classes is new. Raises UserError.
     """
