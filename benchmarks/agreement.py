@@ -47,8 +47,8 @@ def main() -> None:
         points = pgd(model, inputs, labels, threat, steps=STEPS, start=threat.random_each(inputs, seeds))
         ours = model.logits(points).argmax(dim=1) == labels
         torch.manual_seed(0)
-        _, found, _ = kind(steps=STEPS, rel_stepsize=2.5 / STEPS)(other, inputs, labels, epsilons=radius)
-        theirs = model.logits(found).argmax(dim=1) == labels
+        _, perturbed, _ = kind(steps=STEPS, rel_stepsize=2.5 / STEPS)(other, inputs, labels, epsilons=radius)
+        theirs = model.logits(perturbed).argmax(dim=1) == labels
         print(
             f"PGD-{STEPS} {name} {radius:g}: ours {float(ours.double().mean()):.1%} stand, foolbox "
             f"{float(theirs.double().mean()):.1%}; broken by ours alone {int((theirs & ~ours).sum())}, by foolbox "
@@ -59,7 +59,7 @@ def main() -> None:
     radii = {}
     for attacks in (("pgd-bisection",), ("fab",), ("ddn",)):
         begin = time.perf_counter()
-        found = smallest_decision_change(
+        perturbed = smallest_decision_change(
             model,
             part,
             truth,
@@ -67,8 +67,8 @@ def main() -> None:
             seeds=[s for s, keep in zip(seeds, right.tolist(), strict=True) if keep],
             attacks=attacks,
         )
-        radii[attacks[0]] = found.radius
-        print(f"{attacks[0]}: median L2 {float(found.radius.median()):.4f} ({time.perf_counter() - begin:.0f} s)")
+        radii[attacks[0]] = perturbed.radius
+        print(f"{attacks[0]}: median L2 {float(perturbed.radius.median()):.4f} ({time.perf_counter() - begin:.0f} s)")
     ours = torch.minimum(radii["pgd-bisection"], radii["fab"])
     ratio = ours / radii["ddn"]
     print(

@@ -41,31 +41,33 @@ def parts() -> dict[str, tuple[str, Callable[[], object]]]:
     device = torch.device("cpu")
     batches = endless(Batches(source, batch_size=BATCH, accumulate=1, seed=0, device=device))
     (part,) = next(batches)
-    known = 5 * torch.randn(IMAGES, CLASSES)
+    teacher_scores = 5 * torch.randn(IMAGES, CLASSES)
     objective = RobustStudentObjective(student, METHODS["kd"])
     settings = TrainingSettings()
     optimisation = Optimisation(student, settings, 10**6)
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3)
     average = averaged_model(student, 0.999)
     assert average is not None
-    terms = objective(Batch(part.inputs, part.labels, part.examples, known[part.examples]))
+    terms = objective(Batch(part.inputs, part.labels, part.examples, teacher_scores[part.examples]))
     torch.autograd.backward(terms.loss)
     optimisation.step()
 
     def bare() -> None:
         optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(objective(Batch(part.inputs, part.labels, part.examples, known[part.examples])).loss)
+        torch.autograd.backward(
+            objective(Batch(part.inputs, part.labels, part.examples, teacher_scores[part.examples])).loss
+        )
         optimizer.step()
 
     def draws() -> ExampleRng:
         return ExampleRng(0, 7, part.examples)
 
     def changed(**changes: float) -> Callable[[], object]:
-        wanted = AugmentationSettings.model_validate(changes)
+        settings = AugmentationSettings.model_validate(changes)
 
         def change() -> None:
             seed_generators(step_seed(0, 7), device)
-            augment(part.inputs, part.labels, wanted, draws())
+            augment(part.inputs, part.labels, settings, draws())
 
         return change
 
@@ -84,7 +86,7 @@ def parts() -> dict[str, tuple[str, Callable[[], object]]]:
     return {
         UNIT: ("", bare),
         "batch out of memory, uint8 to float": ("loop", lambda: next(batches)),
-        "known teacher scores": ("loop", lambda: known[part.examples]),
+        "known teacher scores": ("loop", lambda: teacher_scores[part.examples]),
         "seeds, draws that nobody takes, no augmentation": ("loop", changed()),
         "gradient norm and clip": ("loop", lambda: limit_gradient(optimisation.parameters, 1.0)),
         "search for a failure": ("loop", lambda: any_failure([terms], 1.0, 0)),
@@ -116,18 +118,18 @@ def once(work: Callable[[], object]) -> float:
 
 def main() -> None:
     """Measure and print."""
-    found = parts()
-    rounds = [{name: once(work) for name, (_, work) in found.items()} for _ in range(WARM_UP + ROUNDS)][WARM_UP:]
+    works = parts()
+    rounds = [{name: once(work) for name, (_, work) in works.items()} for _ in range(WARM_UP + ROUNDS)][WARM_UP:]
     table = Table(title=f"processor time relative to a bare KD step: median of {ROUNDS} interleaved rounds [quartiles]")
     for column in ("part", "when", "ratio", "ms"):
         table.add_column(column, justify="left" if column in ("part", "when") else "right")
-    rows = {name: [r[name] for r in rounds] for name in found}
-    loop = [name for name, (when, _) in found.items() if when == "loop"]
+    rows = {name: [r[name] for r in rounds] for name in works}
+    loop = [name for name, (when, _) in works.items() if when == "loop"]
     rows["all that every step does"] = [sum(r[name] for name in loop) for r in rounds]
     for name, times in rows.items():
         ratios = [t / r[UNIT] for t, r in zip(times, rounds, strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4)
-        when = found[name][0] if name in found else "loop"
+        when = works[name][0] if name in works else "loop"
         figure = f"{middle:.3f} [{low:.3f}, {high:.3f}]"
         table.add_row(name, when, figure, f"{1000 * statistics.median(times):.2f}")
     Console(width=110).print(table)

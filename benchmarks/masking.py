@@ -263,22 +263,22 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=100)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--tier", default="fast", choices=("fast", "standard"))
-    given = parser.parse_args()
-    torch.manual_seed(given.seed)
+    flags = parser.parse_args()
+    torch.manual_seed(flags.seed)
     data = load_data("digits")
-    plain = train_from_name("cnn:16", data, given.seed, given.epochs)
+    plain = train_from_name("cnn:16", data, flags.seed, flags.epochs)
     families = {
-        "masked": masked_models(plain, data, given.seed, given.epochs),
-        "honest": honest_models(plain, data, given.seed, given.epochs)
-        | {SURROGATE: train_from_name("cnn:16", data, given.seed + 1000, given.epochs)},
-        "extreme gradient weight": extreme_students(plain, data, given.seed, given.epochs),
+        "masked": masked_models(plain, data, flags.seed, flags.epochs),
+        "honest": honest_models(plain, data, flags.seed, flags.epochs)
+        | {SURROGATE: train_from_name("cnn:16", data, flags.seed + 1000, flags.epochs)},
+        "extreme gradient weight": extreme_students(plain, data, flags.seed, flags.epochs),
     }
     models = {name: as_model(model, data) for family in families.values() for name, model in family.items()}
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "evaluation"
-        evaluate(models, data, settings_for(given.examples, given.seed, given.tier), output=output)
+        evaluate(models, data, settings_for(flags.examples, flags.seed, flags.tier), output=output)
         print("\n".join(table({kind: list(family) for kind, family in families.items()}, output)))
-    print(f"\nseed {given.seed}, n = {given.examples}, {given.epochs} epochs, AutoAttack {given.tier}, Linf {BUDGET}")
+    print(f"\nseed {flags.seed}, n = {flags.examples}, {flags.epochs} epochs, AutoAttack {flags.tier}, Linf {BUDGET}")
 
 
 if __name__ == "__main__":

@@ -97,18 +97,18 @@ def main() -> None:
     parser.add_argument("sources", type=Path, nargs=2)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--mnist", type=Path)
-    given = parser.parse_args()
-    folders = [given.output / name for name in ("old", "new")]
-    for source, folder in zip(given.sources, folders, strict=True):
-        run(source, folder, given.mnist)
+    options = parser.parse_args()
+    folders = [options.output / name for name in ("old", "new")]
+    for source, folder in zip(options.sources, folders, strict=True):
+        run(source, folder, options.mnist)
     files = sorted({path.relative_to(folder) for folder in folders for path in folder.rglob("*") if path.is_file()})
     same = 0
     for file in files:
-        found = [digest(folder / file) if (folder / file).exists() else "absent" for folder in folders]
-        if found[0] == found[1]:
+        digests = [digest(folder / file) if (folder / file).exists() else "absent" for folder in folders]
+        if digests[0] == digests[1]:
             same += 1
         else:
-            print(f"{file}: {found[0]} and {found[1]}")
+            print(f"{file}: {digests[0]} and {digests[1]}")
     print(f"{same} of {len(files)} files are the same")
 
 

@@ -369,14 +369,14 @@ def main() -> None:
     if not published:
         print("torchdistill (or torchvision) is not installed: compared with a plain DataLoader loop only", flush=True)
     check_losses(work, published=published)
-    found = dict(sides(workers=options.workers, changing=options.changing, vision=vision, published=published))
+    pairs = dict(sides(workers=options.workers, changing=options.changing, vision=vision, published=published))
     rounds: list[dict[str, Turn]] = []
     with tempfile.TemporaryDirectory() as cache:
         os.environ[VARIABLE] = cache
-        names = list(found)
+        names = list(pairs)
         for number in range(options.rounds + 1):
             order = names[number % len(names) :] + names[: number % len(names)]
-            rounds.append({name: found[name](work) for name in order})
+            rounds.append({name: pairs[name](work) for name in order})
             speeds = ", ".join(f"{name} {turn.wall:.1f} s ({turn.processor:.1f})" for name, turn in rounds[-1].items())
             print(f"round {number}: {speeds}", file=sys.stderr, flush=True)
     report(rounds[1:], options, published=published)

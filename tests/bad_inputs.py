@@ -39,14 +39,14 @@ class Bad(NamedTuple):
 
 def snapshot(root: Path) -> dict[Path, tuple[int, int, str]]:
     """Every entry below a folder: its kind and permissions, the time of a file's last change and what it holds."""
-    found = {}
+    states = {}
     for path in root.rglob("*"):
         state = path.lstat()
         plain = stat.S_ISREG(state.st_mode)
         content = hashlib.sha256(path.read_bytes()).hexdigest() if plain else ""
         target = str(path.readlink()) if path.is_symlink() else ""
-        found[path] = (state.st_mode, state.st_mtime_ns if plain else 0, content + target)
-    return found
+        states[path] = (state.st_mode, state.st_mtime_ns if plain else 0, content + target)
+    return states
 
 
 def every(*tables: list[Bad]) -> pytest.MarkDecorator:

@@ -22,8 +22,8 @@ class Block:
 def blocks(page: Path, language: str | None = None) -> list[Block]:
     """The blocks of a page, or those in one language."""
     text = page.read_text(encoding="utf-8")
-    found = re.finditer(r"^```(\w*)\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
-    every = [Block(match[1], match[2], text.count("\n", 0, match.start(2)) + 1) for match in found]
+    matches = re.finditer(r"^```(\w*)\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+    every = [Block(match[1], match[2], text.count("\n", 0, match.start(2)) + 1) for match in matches]
     return [block for block in every if language in (None, block.language)]
 
 
@@ -36,11 +36,11 @@ def prose(page: Path) -> str:
 def commands(page: Path) -> list[list[str]]:
     """The words after `robust-student` of every such command in the page's blocks, also under torchrun."""
     lines = [line for block in blocks(page, "sh") for line in block.code.replace("\\\n", " ").splitlines()]
-    found = []
+    lines_of_commands = []
     for line in lines:
         words = shlex.split(line, comments=True)
         if words[:1] == ["robust-student"]:
-            found.append(words[1:])
+            lines_of_commands.append(words[1:])
         elif words[:1] == ["torchrun"]:
-            found.append(words[words.index("robust_student") + 1 :])
-    return found
+            lines_of_commands.append(words[words.index("robust_student") + 1 :])
+    return lines_of_commands

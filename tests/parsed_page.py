@@ -18,18 +18,18 @@ class Page(HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = {name: value or "" for name, value in attrs}
+        attributes = {name: value or "" for name, value in attrs}
         self.tags.append(tag)
-        self.attributes += [(tag, name, value) for name, value in found.items()]
+        self.attributes += [(tag, name, value) for name, value in attributes.items()]
         if tag not in self.VOID:
-            self.stack.append((tag, found.get("id")))
+            self.stack.append((tag, attributes.get("id")))
         if self.inside("models"):
             if tag == "tr":
                 self.cells.append([])
             elif tag == "td":
                 self.cells[-1].append([])
             elif tag == "data":
-                self.cells[-1][-1].append(float(found["value"]))
+                self.cells[-1][-1].append(float(attributes["value"]))
 
     def handle_endtag(self, tag: str) -> None:
         assert self.stack.pop()[0] == tag, f"unbalanced </{tag}>"
@@ -41,7 +41,7 @@ class Page(HTMLParser):
 
     def inside(self, name: str) -> bool:
         """Whether the element with this id is open."""
-        return any(found == name for _, found in self.stack)
+        return any(identifier == name for _, identifier in self.stack)
 
     def words(self, name: str) -> str:
         """Text of the element with this id, on one line."""

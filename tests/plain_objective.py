@@ -51,12 +51,12 @@ def plain_distillation(logits: Tensor, batch: Batch, settings: DistillationSetti
 
 def plain_score(logits: Tensor, batch: Batch, settings: ScoreSettings) -> Tensor:
     student, teacher = _score(logits, settings.score), _score(batch.teacher_logits, settings.score)
-    wanted, reached = _true_scores(teacher, batch.labels), _true_scores(student, batch.labels)
+    teacher_score, reached = _true_scores(teacher, batch.labels), _true_scores(student, batch.labels)
     if settings.form is Form.TEACHER:
-        return (wanted - reached + settings.slack).relu()
-    wanted = wanted[:, None] - _rival_scores(teacher, batch.labels)
+        return (teacher_score - reached + settings.slack).relu()
+    teacher_score = teacher_score[:, None] - _rival_scores(teacher, batch.labels)
     reached = reached[:, None] - _rival_scores(student, batch.labels)
-    hinge = (wanted - reached + settings.slack).relu()
+    hinge = (teacher_score - reached + settings.slack).relu()
     return hinge.max(dim=1).values if settings.reduce == "max" else hinge.mean(dim=1)
 
 

@@ -152,8 +152,8 @@ def gradients_after(loss: Tensor, student: nn.Module) -> dict[str, Tensor | None
 
 def assert_finite_gradients(loss: Tensor, student: nn.Module) -> None:
     """Check that a backward pass reaches the parameters, and with finite numbers only."""
-    found = {name: g for name, g in gradients_after(loss, student).items() if g is not None}
-    assert found and [name for name, g in found.items() if not g.isfinite().all()] == []
+    gradients = {name: g for name, g in gradients_after(loss, student).items() if g is not None}
+    assert gradients and [name for name, g in gradients.items() if not g.isfinite().all()] == []
 
 
 def jacobian(function: Callable[[Tensor], Tensor], point: Tensor) -> Tensor:
@@ -389,8 +389,8 @@ def state_of(network: nn.Module) -> dict[str, Tensor]:
 
 def same_state(network: nn.Module, expected: Mapping[str, Tensor]) -> bool:
     """Whether all parameters and buffers are those, to the bit."""
-    found = state_of(network)
-    return list(found) == list(expected) and all(torch.equal(found[name], expected[name]) for name in expected)
+    state = state_of(network)
+    return list(state) == list(expected) and all(torch.equal(state[name], expected[name]) for name in expected)
 
 
 def assert_state(network: nn.Module, expected: Mapping[str, Tensor]) -> None:

@@ -41,8 +41,8 @@ def rows(names: dict[str, str], norm: str = "linf", smoothed: bool = False) -> l
             for kind in ("estimated", "sampled", "attack", *methods):
                 for k in range(SLOW if kind in ("sampled", "attack", "certified_linear") else N):
                     value = radius(model, kind, k) * (1.0 if meaning == "decision" else 0.5 * (k % 3 > 0))
-                    known = (None, "infinite") if math.isinf(value) or math.isnan(value) else (value, None)
-                    made.append(Row(name, f"{kind}_{meaning}_radius_{norm}", None, k, 0, 0, k > 0, *known))
+                    value_and_detail = (None, "infinite") if math.isinf(value) or math.isnan(value) else (value, None)
+                    made.append(Row(name, f"{kind}_{meaning}_radius_{norm}", None, k, 0, 0, k > 0, *value_and_detail))
         for budget in BUDGETS if "teacher" in names else ():
             made += [Row(name, f"agreement_{norm}", budget, k, 0, 0, k % 5 > 0) for k in range(SLOW)]
         for k in range(10 if smoothed else 0):
@@ -62,7 +62,7 @@ def files(
 ) -> Files:
     """What `certify` writes, by file name; `change` may alter or drop rows."""
     names = names if names is not None else {name: name for name in STRENGTH}
-    made = [kept for row in rows(names, norm, smoothed) if (kept := change(row)) is not None]
+    made = [changed for row in rows(names, norm, smoothed) if (changed := change(row)) is not None]
     base = names.get(baseline) if baseline else None
     settings = {
         "norm": norm,

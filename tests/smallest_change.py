@@ -56,7 +56,7 @@ def find(
 ) -> Smallest:
     """The smallest decision change, checked by hand as every returned point must be."""
     seeds = range(seed, seed + len(inputs))
-    found = smallest_decision_change(
+    smallest = smallest_decision_change(
         network,
         inputs,
         labels,
@@ -66,20 +66,20 @@ def find(
         effort=effort or Effort(),
     )
     with torch.no_grad():
-        assert_verified(found, network(found.points).argmax(dim=1) != labels, inputs, norm, limits)
-    return found
+        assert_verified(smallest, network(smallest.points).argmax(dim=1) != labels, inputs, norm, limits)
+    return smallest
 
 
-def assert_verified(found: Smallest, broken: Tensor, inputs: Tensor, norm: Norm, limits: InputRange) -> None:
+def assert_verified(smallest: Smallest, broken: Tensor, inputs: Tensor, norm: Norm, limits: InputRange) -> None:
     """Every finite radius belongs to a broken point of that size in the range; every infinite one to x itself."""
     oracle = ReferenceNorm(norm, tuple(inputs.shape[1:]))
-    assert found.points.dtype is inputs.dtype and not found.points.requires_grad
-    assert torch.equal(limits.clip(found.points), found.points)
-    assert found.radius.isfinite().tolist() == broken.tolist()
-    sizes = [oracle.size(row) for row in reference.rows(found.points) - reference.rows(inputs)]
-    assert_rows(torch.where(found.radius.isfinite(), found.radius, 0.0), sizes)
+    assert smallest.points.dtype is inputs.dtype and not smallest.points.requires_grad
+    assert torch.equal(limits.clip(smallest.points), smallest.points)
+    assert smallest.radius.isfinite().tolist() == broken.tolist()
+    sizes = [oracle.size(row) for row in reference.rows(smallest.points) - reference.rows(inputs)]
+    assert_rows(torch.where(smallest.radius.isfinite(), smallest.radius, 0.0), sizes)
     outside = {0.0: "clean", math.inf: "none"}
-    for radius, attack in zip(found.radius.tolist(), found.attack, strict=True):
+    for radius, attack in zip(smallest.radius.tolist(), smallest.attack, strict=True):
         assert attack == outside.get(radius, attack) and (radius in outside or attack in MINIMUM_NORM_ATTACKS)
 
 
@@ -94,7 +94,7 @@ def distances(network: nn.Module, inputs: Tensor, labels: Tensor, norm: Norm) ->
     return np.array([reference.decision_radius(network, x, y, norm) for x, y in pairs])
 
 
-def assert_just_above(found: Smallest, true: Array, tolerance: float) -> None:
+def assert_just_above(smallest: Smallest, true: Array, tolerance: float) -> None:
     """Never below the true radius, and at most `tolerance` above it."""
-    ratio = found.radius.numpy() / true
+    ratio = smallest.radius.numpy() / true
     assert (ratio >= 1 - 1e-9).all() and (ratio <= 1 + tolerance).all(), ratio

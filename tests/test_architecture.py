@@ -55,8 +55,8 @@ def imported(module: str) -> set[str]:
             place = (node.module or "").partition(".")[2].replace(".", "/")
             names |= {f"{place}/{alias.name}" if f"{place}/{alias.name}" in MODULES else place for alias in node.names}
         if isinstance(node, ast.Import):
-            wanted = [alias.name for alias in node.names if alias.name.startswith("robust_student.")]
-            names |= {name.partition(".")[2].replace(".", "/") for name in wanted}
+            imported_names = [alias.name for alias in node.names if alias.name.startswith("robust_student.")]
+            names |= {name.partition(".")[2].replace(".", "/") for name in imported_names}
     return names
 
 

@@ -93,9 +93,9 @@ def test_the_commands_of_an_example_parse(script: Path, tmp_path: Path) -> None:
     program.chmod(0o755)
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     subprocess.run(["sh", str(script), "DIR", "out"], cwd=tmp_path, env={"PATH": path}, check=True, timeout=60)
-    given = [line.split("\037")[:-1] for line in (tmp_path / "given").read_text().splitlines()]
-    assert [words[0] for words in given][:3] == ["train", "distill", "distill"]
-    for words in given:
+    commands_given = [line.split("\037")[:-1] for line in (tmp_path / "given").read_text().splitlines()]
+    assert [words[0] for words in commands_given][:3] == ["train", "distill", "distill"]
+    for words in commands_given:
         assert type(parse(words, COMMANDS)) is COMMANDS[words[0]]
 
 

@@ -22,9 +22,9 @@ def groups(kind: type[BaseModel]) -> st.SearchStrategy[dict[Any, Any]]:
         group = field.annotation
         nested = groups(group) if isinstance(group, type) and issubclass(group, BaseModel) else st.nothing()
         entries[name] = nested | VALUES
-    known = st.fixed_dictionaries({}, optional=entries)
+    fields = st.fixed_dictionaries({}, optional=entries)
     strange = st.dictionaries(st.text(max_size=8) | st.integers() | st.none(), VALUES, max_size=1)
-    return st.tuples(known, strange).map(lambda pair: {**pair[0], **pair[1]})
+    return st.tuples(fields, strange).map(lambda pair: {**pair[0], **pair[1]})
 
 
 CONFIGURED = [name for name, kind in COMMANDS.items() if "config" in kind.model_fields]

@@ -65,9 +65,9 @@ def run(
     return [] if shard is not None else read_json(output / SUMMARY)
 
 
-def rows_of(output: Path, **wanted: Any) -> list[dict[str, Any]]:
+def rows_of(output: Path, **fields: Any) -> list[dict[str, Any]]:
     """Rows of the evaluation that have these entries."""
-    return [row for row in read_jsonl(output / ROWS) if all(row[name] == value for name, value in wanted.items())]
+    return [row for row in read_jsonl(output / ROWS) if all(row[name] == value for name, value in fields.items())]
 
 
 def lines_of(output: Path) -> set[str]:

@@ -111,12 +111,12 @@ def sharded_scores() -> Tensor:
     teacher_scores = TeacherScores(teacher, torch.device("cpu"), sharded=True)
     teacher_scores.prepare(DATA.training_examples, changing=False, cache=False)
     examples = torch.arange(len(DATA.training_examples))
-    known = teacher_scores.known(examples)
-    assert known is not None
+    scores = teacher_scores.known(examples)
+    assert scores is not None
     if distributed.size() > 1:
         local = sum(p.to_local().numel() for p in teacher.network.parameters() if hasattr(p, "to_local"))
         assert local < 0.6 * sum(p.numel() for p in teacher.network.parameters())
-    return known
+    return scores
 
 
 class Impatient(StopRequest):
@@ -147,9 +147,9 @@ def main() -> None:
     output = Path(sys.argv[1])
     torch.set_num_threads(1)
     with process_group("cpu"):
-        found = {name: case(name, output / name) for name in CASES}
+        runs = {name: case(name, output / name) for name in CASES}
         if distributed.rank() == 0:
-            torch.save(found, output / "found.pt")
+            torch.save(runs, output / "found.pt")
         again = interrupted(output / "interrupted")
         if distributed.rank() == 0:
             torch.save(again, output / "again.pt")

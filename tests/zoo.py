@@ -415,7 +415,7 @@ def ball_for(
 
 def points_of(ball: Ball, layers: Layers | None = None, *, count: int = 60, seed: int = 0) -> Tensor:
     """`(examples, points, *shape)` in the ball and the range: inside, on the surface, corners, ends of ascents."""
-    found = []
+    parts = []
     for k, radius in enumerate(ball.radius.tolist()):
         x = ball.inputs[k : k + 1]
         moved = [x, x + _moves(ball.norm, x.expand(count, *x.shape[1:]), radius, seed)]
@@ -423,8 +423,8 @@ def points_of(ball: Ball, layers: Layers | None = None, *, count: int = 60, seed
             moved.append(_descents(layers, x, radius, ball))
         points = ball.threat.clip(torch.cat(moved))
         assert ball.norm.size(points - x).max().item() <= radius * (1 + 1e-9) + 1e-12
-        found.append(points)
-    return torch.stack(found)
+        parts.append(points)
+    return torch.stack(parts)
 
 
 def _moves(norm: Norm, like: Tensor, radius: float, seed: int) -> Tensor:

@@ -42,8 +42,8 @@ def test_apgd_halves_its_step_and_converges_where_a_fixed_step_circles(power: fl
     loss = targeted_margin(labels, torch.tensor([1]))
     zero = torch.zeros((1, 2), dtype=torch.float64)
     threat = ThreatModel(Norm(power), 1.0, UNBOUNDED)
-    found = apgd(Bowl(), loss, zero, labels, threat, generators([0], "test"))
-    assert torch.equal(found, zero)  # never broken
+    reached = apgd(Bowl(), loss, zero, labels, threat, generators([0], "test"))
+    assert torch.equal(reached, zero)  # never broken
     visited = torch.cat(seen)
     assert len(visited) == 101 and bool((threat.norm.size(visited) <= 1 + 1e-9).all())
     nearest = (visited - peak).norm(dim=1)

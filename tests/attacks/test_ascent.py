@@ -143,19 +143,19 @@ def test_a_first_gradient_that_is_known_gives_the_identical_result(
     setup = Setup(norm_for(name, SHAPE, False, device), UNIT_RANGE, 0.3)
     points = inputs.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(lead(network(points)).sum(), points)
-    known = climb(network, inputs, inputs, setup, steps, 0.2, first_gradient=gradient)
-    assert torch.equal(known, climb(network, inputs, inputs, setup, steps, 0.2))
+    result = climb(network, inputs, inputs, setup, steps, 0.2, first_gradient=gradient)
+    assert torch.equal(result, climb(network, inputs, inputs, setup, steps, 0.2))
 
 
-@pytest.mark.parametrize(("known", "passes"), [(False, 3), (True, 2)])
+@pytest.mark.parametrize(("has_gradient", "passes"), [(False, 3), (True, 2)])
 def test_each_step_costs_one_pass_except_where_its_gradient_is_known(
-    known: bool, passes: int, device: torch.device
+    has_gradient: bool, passes: int, device: torch.device
 ) -> None:
     network, inputs = smooth_student(SHAPE, 3, device), make_batch(SHAPE, device).inputs
     calls: list[int] = []
     network.register_forward_hook(lambda *_: calls.append(1))
     setup = Setup(norm_for("linf", SHAPE, False, device), UNIT_RANGE, 0.3)
-    first = {"first_gradient": torch.ones_like(inputs)} if known else {}
+    first = {"first_gradient": torch.ones_like(inputs)} if has_gradient else {}
     climb(network, inputs, inputs, setup, 3, 0.1, **first)
     assert len(calls) == passes
 

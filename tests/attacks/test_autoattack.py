@@ -26,8 +26,10 @@ from robust_student.core.threat_model import ThreatModel
     ],
 )
 def test_a_suite_is_named_after_the_attacks_it_runs(tier: Tier, classes: int, attacks: list[str], suite: str) -> None:
-    found = AutoAttack(tier)
-    assert [attack.name for attack in found.attacks(classes)] == attacks and found.suite(classes) == suite
+    suite_of_attacks = AutoAttack(tier)
+    assert [attack.name for attack in suite_of_attacks.attacks(classes)] == attacks and suite_of_attacks.suite(
+        classes
+    ) == suite
 
 
 @every_norm

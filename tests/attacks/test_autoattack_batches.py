@@ -23,14 +23,14 @@ def test_an_examples_result_depends_on_its_own_seed_alone(name: NormName, attack
     threat, own = default.at(1.5 * default.budget), PARTS[attack]
     state, drawn = torch.get_rng_state(), str(np.random.get_state())
     seeds = [7 * k for k in range(12)]
-    together = own.propose(network, inputs, labels, threat, seeds)
+    in_batch = own.propose(network, inputs, labels, threat, seeds)
     assert torch.equal(torch.get_rng_state(), state) and str(np.random.get_state()) == drawn
-    broken = network(together).argmax(dim=1) != labels
+    broken = network(in_batch).argmax(dim=1) != labels
     assert 0 < int(broken.sum()) < 12
     torch.manual_seed(77)
     for part in ([3], [11, 0, 5], list(range(2, 9))):
         apart = own.propose(network, inputs[part], labels[part], threat, [seeds[k] for k in part])
-        torch.testing.assert_close(apart, together[part], rtol=0, atol=1e-7)
+        torch.testing.assert_close(apart, in_batch[part], rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("attack", ["apgd-ce", "apgd-t", "square"])

@@ -19,18 +19,18 @@ def hyperplane_oracle(power: float, point: Array, slope: Array, value: float) ->
     """Least ||d|| with value + <slope, d> = 0 and 0 <= point + d <= 1; infinite where there is none."""
     size = len(point)
     if power == 2:
-        found = minimize(
+        solution = minimize(
             lambda d: float(np.square(d).sum()),
             np.zeros(size),
             bounds=[(-v, 1 - v) for v in point],
             constraints={"type": "eq", "fun": lambda d: value + slope @ d},
             tol=1e-14,
         )
-        return math.sqrt(found.fun) if found.success else math.inf
+        return math.sqrt(solution.fun) if solution.success else math.inf
     # d = p - q; L1: minimise sum p + q; Linf: minimise t >= p_i + q_i
     cost = np.concatenate([np.ones(2 * size), [0.0]]) if power == 1 else np.concatenate([np.zeros(2 * size), [1.0]])
     limit = np.hstack([np.eye(size), np.eye(size), -np.ones((size, 1))])
-    found = linprog(
+    solution = linprog(
         cost,
         A_ub=None if power == 1 else limit,
         b_ub=None if power == 1 else np.zeros(size),
@@ -38,7 +38,7 @@ def hyperplane_oracle(power: float, point: Array, slope: Array, value: float) ->
         b_eq=[-value],
         bounds=[(0, 1 - v) for v in point] + [(0, v) for v in point] + [(0, None)],
     )
-    return float(found.fun) if found.success else math.inf
+    return float(solution.fun) if solution.success else math.inf
 
 
 @every_power
@@ -80,9 +80,9 @@ def test_fab_finds_the_nearest_point_of_an_affine_network(power: float) -> None:
     inputs = torch.randn((6, 2, 3), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     logits = network(inputs)
     labels, targets = logits.argmax(dim=1), logits.topk(2, dim=1).indices[:, 1]
-    found = fab(network, inputs, labels, targets, ThreatModel(Norm(power), 0.0, UNBOUNDED))
+    points = fab(network, inputs, labels, targets, ThreatModel(Norm(power), 0.0, UNBOUNDED))
     weight = next(network.parameters())
     lead = (logits.gather(1, labels[:, None]) - logits.gather(1, targets[:, None]))[:, 0]
     least = lead / norm.dual_size((weight[labels] - weight[targets]).view(-1, 2, 3))
-    assert bool((network(found).argmax(dim=1) != labels).all())
-    torch.testing.assert_close(norm.size(found - inputs), least, rtol=0.06, atol=0)  # at most 5 % over-shot
+    assert bool((network(points).argmax(dim=1) != labels).all())
+    torch.testing.assert_close(norm.size(points - inputs), least, rtol=0.06, atol=0)  # at most 5 % over-shot

@@ -36,8 +36,8 @@ def test_an_affine_network_changes_its_decision_at_the_distance_to_its_nearest_b
     network, norm = linear_student(SHAPE, 4, device), norm_for(name, SHAPE, scaled, device)
     inputs = make_batch(SHAPE, device, classes=4, examples=12, input_range=UNBOUNDED).inputs
     labels = network(inputs).argmax(dim=1)
-    found = find(network, inputs, labels, norm, UNBOUNDED)
-    assert_just_above(found, distances(network, inputs, labels, norm), 0.001)
+    smallest = find(network, inputs, labels, norm, UNBOUNDED)
+    assert_just_above(smallest, distances(network, inputs, labels, norm), 0.001)
 
 
 @every_attack_and_norm
@@ -48,12 +48,14 @@ def test_each_attack_alone_comes_close_to_the_only_boundary_of_an_affine_network
     network, norm = linear_student(SHAPE, 2, CPU), norm_for(name, SHAPE, scaled, CPU)
     inputs = make_batch(SHAPE, CPU, classes=2, examples=12, input_range=UNBOUNDED).inputs
     labels = network(inputs).argmax(dim=1)
-    found = find(network, inputs, labels, norm, UNBOUNDED, attacks=(attack,))
+    smallest = find(network, inputs, labels, norm, UNBOUNDED, attacks=(attack,))
     true = distances(network, inputs, labels, norm)
-    finite = found.radius.isfinite().numpy()
+    finite = smallest.radius.isfinite().numpy()
     # FMN steps exactly onto an affine boundary and may never cross it.
     assert finite.all() or (attack == "fmn" and finite.sum() > 6)
-    assert_just_above(found._replace(radius=found.radius[finite]), true[finite], 0.05 if attack == "fmn" else 0.01)
+    assert_just_above(
+        smallest._replace(radius=smallest.radius[finite]), true[finite], 0.05 if attack == "fmn" else 0.01
+    )
 
 
 def smallest_in_range(network: nn.Module, inputs: Tensor, labels: Tensor, norm: Norm, limits: InputRange) -> Array:
@@ -85,8 +87,8 @@ def test_an_affine_network_in_an_input_range_breaks_where_the_linear_programme_s
     labels = network(inputs).argmax(dim=1)
     true = smallest_in_range(network, inputs, labels, norm, limits)
     assert (true > 1.05 * distances(network, inputs, labels, norm)).any()  # the range matters
-    found = find(network, inputs, labels, norm, limits, attacks=(attack,))
-    assert_just_above(found, true, 0.01 if attack == "pgd-bisection" else 0.03)
+    smallest = find(network, inputs, labels, norm, limits, attacks=(attack,))
+    assert_just_above(smallest, true, 0.01 if attack == "pgd-bisection" else 0.03)
 
 
 @every_norm
@@ -102,17 +104,17 @@ def test_an_affine_network_loses_its_confidence_where_the_log_odds_meet_the_teac
     half = (odds - lead) / 2
     signs = 1.0 - 2.0 * labels
     teacher = torch.stack([half * signs, -half * signs], dim=1) + 7.0
-    found = smallest_confidence_loss(
+    smallest = smallest_confidence_loss(
         network, inputs, labels, teacher, ThreatModel.of(norm, None, UNBOUNDED, SHAPE), seeds=range(12)
     )
-    reached = torch.tensor(margins_of(network, found.points, labels), dtype=torch.float64)
+    reached = torch.tensor(margins_of(network, smallest.points, labels), dtype=torch.float64)
     broken = reached < (odds - lead).cpu()
-    assert_verified(found, broken, inputs, norm, UNBOUNDED)
+    assert_verified(smallest, broken, inputs, norm, UNBOUNDED)
     weight = as_numpy(next(network.parameters()))
     slope = ReferenceNorm(norm, SHAPE).dual_size(weight[0] - weight[1])
     already = as_numpy(lead) < 0
-    assert [name == "clean" for name in found.attack] == already.tolist()
-    ratio = found.radius.numpy()[~already] / (as_numpy(lead)[~already] / slope)
+    assert [name == "clean" for name in smallest.attack] == already.tolist()
+    ratio = smallest.radius.numpy()[~already] / (as_numpy(lead)[~already] / slope)
     assert (ratio >= 1 - 1e-9).all() and (ratio <= 1.001).all()
 
 
@@ -121,7 +123,7 @@ def test_confidence_is_compared_where_both_probabilities_round_to_one() -> None:
     inputs, labels = torch.tensor([[1.0]]), torch.tensor([0])
     teacher = torch.tensor([[45.0, 0.0]])
     assert teacher.softmax(dim=1)[0, 0].item() == network(inputs).softmax(dim=1)[0, 0].item() == 1.0
-    found = smallest_confidence_loss(
+    smallest = smallest_confidence_loss(
         network, inputs, labels, teacher, ThreatModel.named("linf", None, UNIT_RANGE, (1,)), seeds=[0]
     )
-    assert found.radius.tolist() == pytest.approx([0.25], rel=1e-3) and found.radius.item() > 0.25
+    assert smallest.radius.tolist() == pytest.approx([0.25], rel=1e-3) and smallest.radius.item() > 0.25

@@ -33,11 +33,11 @@ def test_points_of_a_dense_grid_hardly_break_a_curved_network_closer_by(
     network, norm, limits = relu_student((2,), 4), Norm.named(name), InputRange(-2.0, 2.0)
     inputs = make_batch((2,), CPU, examples=16, input_range=limits).inputs
     labels = network(inputs).argmax(dim=1)
-    found = find(network, inputs, labels, norm, limits, effort=Effort(restarts=restarts)).radius
+    radius = find(network, inputs, labels, norm, limits, effort=Effort(restarts=restarts)).radius
     pairs = zip(inputs, labels.tolist(), strict=True)
     grid = torch.tensor([dense_smallest(network, x, y, norm, limits) for x, y in pairs])
     assert grid.isfinite().all()
-    assert (found <= 1.01 * grid).double().mean() >= share and bool((found <= 1.3 * grid).all()), found / grid
+    assert (radius <= 1.01 * grid).double().mean() >= share and bool((radius <= 1.3 * grid).all()), radius / grid
 
 
 @pytest.mark.filterwarnings("ignore:Please import `gaussian_filter`:DeprecationWarning")

@@ -23,10 +23,10 @@ def test_the_network_and_the_global_generator_stay_as_they_are(attack: str) -> N
     labels = network.eval()(batch.inputs).argmax(dim=1)
     network.train()
     inputs = batch.inputs.clone().requires_grad_()
-    found = smallest_decision_change(
+    smallest = smallest_decision_change(
         network, inputs, labels, ThreatModel.named("l2", None, UNIT_RANGE, (2, 4, 4)), seeds=range(6), attacks=(attack,)
     )
-    assert attack in found.attack and inputs.grad is None
+    assert attack in smallest.attack and inputs.grad is None
     assert_state(network, state)
     assert torch.equal(torch.get_rng_state(), drawn)
     assert all(module.training for module in network.modules())
@@ -42,12 +42,12 @@ def test_an_example_gets_the_same_radius_in_any_batch(attack: str, name: NormNam
     network, norm = relu_student(SHAPE, 4), Norm.named(name)
     inputs = make_batch(SHAPE, CPU, examples=6).inputs
     labels = network(inputs).argmax(dim=1)
-    together = find(network, inputs, labels, norm, UNIT_RANGE, attacks=(attack,), effort=EASY)
+    in_batch = find(network, inputs, labels, norm, UNIT_RANGE, attacks=(attack,), effort=EASY)
     alone = [
         find(network, x[None], y[None], norm, UNIT_RANGE, attacks=(attack,), effort=EASY, seed=i).radius.item()
         for i, (x, y) in enumerate(zip(inputs, labels, strict=True))
     ]
-    assert_rows(together.radius, alone, 1e-9 if attack == "pgd-bisection" else 1e-3)
+    assert_rows(in_batch.radius, alone, 1e-9 if attack == "pgd-bisection" else 1e-3)
 
 
 @pytest.mark.parametrize(
@@ -75,8 +75,8 @@ def test_effort_and_seed_matter(attack: str, effort: Effort) -> None:
 
 def test_an_empty_batch_has_an_empty_answer() -> None:
     nothing, labels = torch.zeros(0, *SHAPE), torch.zeros(0, dtype=torch.int64)
-    found = find(linear_student(SHAPE, 3, CPU).float(), nothing, labels, Norm.named("l2"), UNIT_RANGE)
-    assert found.radius.shape == (0,) and found.attack == []
+    smallest = find(linear_student(SHAPE, 3, CPU).float(), nothing, labels, Norm.named("l2"), UNIT_RANGE)
+    assert smallest.radius.shape == (0,) and smallest.attack == []
 
 
 def complaint(attack: str, name: NormName = "l2", seeds: int = 2) -> str:

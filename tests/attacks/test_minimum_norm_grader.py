@@ -28,13 +28,13 @@ def test_the_result_is_the_smallest_of_what_each_attack_finds_alone(name: NormNa
     labels = network(inputs).argmax(dim=1)
     attacks = tuple(attack for attack in MINIMUM_NORM_ATTACKS if name in MINIMUM_NORM_ATTACKS[attack].norms)
     effort = Effort(pgd_steps=2, steps=8)
-    together = find(network, inputs, labels, norm, UNIT_RANGE, attacks=attacks, effort=effort)
+    joint = find(network, inputs, labels, norm, UNIT_RANGE, attacks=attacks, effort=effort)
     alone = {a: find(network, inputs, labels, norm, UNIT_RANGE, attacks=(a,), effort=effort) for a in attacks}
-    radii = torch.stack([found.radius for found in alone.values()])
-    assert torch.equal(together.radius, radii.amin(dim=0))
-    for i, attack in enumerate(together.attack):
-        assert attack == "none" or torch.equal(together.points[i], alone[attack].points[i])
-    assert len(set(together.attack)) > 1
+    radii = torch.stack([smallest.radius for smallest in alone.values()])
+    assert torch.equal(joint.radius, radii.amin(dim=0))
+    for i, attack in enumerate(joint.attack):
+        assert attack == "none" or torch.equal(joint.points[i], alone[attack].points[i])
+    assert len(set(joint.attack)) > 1
 
 
 @every_attack_and_norm
@@ -45,10 +45,10 @@ def test_every_attack_obeys_the_range_and_every_point_is_verified(
     network, norm = relu_student((2, 3), 4).float(), norm_for(name, (2, 3), not limits.bounded, CPU)
     batch = make_batch((2, 3), CPU, classes=4, examples=10, input_range=limits)
     inputs = batch.inputs.float()
-    found = find(network, inputs, batch.labels, norm, limits, attacks=(attack,), effort=EASY)
+    smallest = find(network, inputs, batch.labels, norm, limits, attacks=(attack,), effort=EASY)
     wrong = network(inputs).argmax(dim=1) != batch.labels
-    assert [name == "clean" for name in found.attack] == wrong.tolist() and wrong.any() and not wrong.all()
-    assert attack in found.attack
+    assert [name == "clean" for name in smallest.attack] == wrong.tolist() and wrong.any() and not wrong.all()
+    assert attack in smallest.attack
 
 
 class Recorder(nn.Module):
@@ -68,9 +68,9 @@ class Recorder(nn.Module):
 def test_examples_that_are_wrong_already_do_not_enter_the_attacks(attack: str) -> None:
     network = Recorder(affine(torch.tensor([[-1.0, 0.0], [1.0, 0.0]])))
     inputs, labels = torch.tensor([[0.3, 0.2], [0.4, 0.9]]), torch.tensor([1, 0])
-    found = find(network, inputs - 0.2, labels, Norm.named("l2"), InputRange(-1.0, 1.0), attacks=(attack,))
-    assert found.attack == [attack, "clean"] and found.radius[1] == 0
-    assert torch.equal(found.points[1], (inputs - 0.2)[1])
+    smallest = find(network, inputs - 0.2, labels, Norm.named("l2"), InputRange(-1.0, 1.0), attacks=(attack,))
+    assert smallest.attack == [attack, "clean"] and smallest.radius[1] == 0
+    assert torch.equal(smallest.points[1], (inputs - 0.2)[1])
     # Only the first-order slope at x is taken of the whole batch.
     first = [batch for batch in network.gradients if len(batch) == 2]
     assert all(torch.equal(batch, inputs - 0.2) for batch in first) and len(network.gradients) > len(first)
@@ -90,7 +90,7 @@ def test_nothing_is_found_where_nothing_can_be_found(
     attack: str, name: NormName, limits: InputRange, build: Callable[[], nn.Module]
 ) -> None:
     inputs = make_batch(SHAPE, CPU, examples=2).inputs.float()
-    found = find(
+    smallest = find(
         build(),
         inputs,
         torch.zeros(2, dtype=torch.int64),
@@ -99,8 +99,8 @@ def test_nothing_is_found_where_nothing_can_be_found(
         attacks=(attack,),
         effort=Effort(budgets=6, pgd_steps=2, steps=5),
     )
-    assert found.radius.tolist() == [math.inf] * 2 and found.attack == ["none"] * 2
-    assert torch.equal(found.points, inputs)
+    assert smallest.radius.tolist() == [math.inf] * 2 and smallest.attack == ["none"] * 2
+    assert torch.equal(smallest.points, inputs)
 
 
 class Blind(nn.Module):
@@ -121,8 +121,8 @@ class Blind(nn.Module):
 def test_undefined_logits_prove_nothing(attack: str, value: float) -> None:
     inputs, labels = torch.tensor([[-0.5, 0.0], [-0.9, 0.3]]), torch.tensor([0, 0])
     limits, norm = InputRange(-1.0, 1.0), Norm.named("l2")
-    found = find(Blind(0.1, value), inputs, labels, norm, limits, attacks=(attack,))
-    for radius, true in zip(found.radius.tolist(), (0.5, 0.9), strict=True):
+    smallest = find(Blind(0.1, value), inputs, labels, norm, limits, attacks=(attack,))
+    for radius, true in zip(smallest.radius.tolist(), (0.5, 0.9), strict=True):
         assert radius == math.inf or true <= radius <= true + 0.1
     hopeless = find_raw(Blind(-0.1, value), inputs, labels, attack)
     assert hopeless.radius.tolist() == [math.inf] * 2 and hopeless.attack == ["none"] * 2
@@ -141,8 +141,8 @@ def find_raw(network: nn.Module, inputs: Tensor, labels: Tensor, attack: str) ->
 
 def test_undefined_numbers_at_the_input_count_as_broken() -> None:
     inputs = torch.tensor([[0.5, 0.0], [-0.5, 0.0]])
-    found = find_raw(Blind(0.1, math.nan), inputs, torch.tensor([0, 0]), "pgd-bisection")
-    assert found.attack == ["clean", "pgd-bisection"] and found.radius[0] == 0
+    smallest = find_raw(Blind(0.1, math.nan), inputs, torch.tensor([0, 0]), "pgd-bisection")
+    assert smallest.attack == ["clean", "pgd-bisection"] and smallest.radius[0] == 0
     lost = smallest_confidence_loss(
         affine(torch.eye(2)),
         inputs,

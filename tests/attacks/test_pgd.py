@@ -230,9 +230,9 @@ def test_pgd_comes_close_to_the_lowest_margin_of_a_dense_grid_on_a_curved_networ
     grid = torch.cartesian_prod(ticks, ticks)
     ball = grid[[ReferenceNorm(norm, (2,)).size(row) <= radius for row in grid.numpy()]]
     points = run_pgd(network, inputs, labels, norm, radius, steps=50)
-    for x, label, found in zip(inputs, labels, margins_of(network, points, labels), strict=True):
+    for x, label, reached in zip(inputs, labels, margins_of(network, points, labels), strict=True):
         lowest = min(margins_of(network, x + ball, label.expand(len(ball))))
-        assert found <= max(lowest + 0.02, 0)
+        assert reached <= max(lowest + 0.02, 0)
 
 
 @every_norm
@@ -250,9 +250,9 @@ def test_pgd_with_a_radius_per_example_does_to_each_what_its_own_radius_does(nam
             start=batch.inputs,
         )
 
-    together = run(radii)
+    in_batch = run(radii)
     for i, radius in enumerate(radii.tolist()):
-        torch.testing.assert_close(together[i], run(radius)[i])
+        torch.testing.assert_close(in_batch[i], run(radius)[i])
 
 
 def test_pgd_leaves_no_gradient_in_the_network() -> None:

@@ -103,8 +103,8 @@ def some_intervals(test: Callable[..., None]) -> Callable[..., None]:
 
 
 def ends_of(intervals: list[tuple[float, float]]) -> tuple[Tensor, Tensor]:
-    found = torch.tensor(intervals, dtype=torch.float64)
-    return found[:, 0], found[:, 1]
+    ends = torch.tensor(intervals, dtype=torch.float64)
+    return ends[:, 0], ends[:, 1]
 
 
 def grid_of(lower: Tensor, upper: Tensor) -> Array:
@@ -234,11 +234,11 @@ def test_the_slopes_contain_every_derivative(name: str, intervals: list[tuple[fl
     function, textbook = ACTIVATIONS[name]
     lower, upper = ends_of(intervals)
     points = torch.tensor(grid_of(lower, upper)).requires_grad_()
-    (found,) = torch.autograd.grad(function(points).sum(), points)
+    (slopes,) = torch.autograd.grad(function(points).sum(), points)
     textbooks = textbook.slope(as_numpy(points))
     least, greatest = (as_numpy(end)[:, None] for end in function.slopes(lower, upper))
     at_kink = as_numpy(points) == 0 if isinstance(function, Kinked) else np.zeros(points.shape, dtype=bool)
-    for derivatives in (as_numpy(found), textbooks):
+    for derivatives in (as_numpy(slopes), textbooks):
         assert ((least - 1e-9 <= derivatives) | at_kink).all() and ((derivatives <= greatest + 1e-9) | at_kink).all()
 
 

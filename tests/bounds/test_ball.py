@@ -39,9 +39,9 @@ def test_least_value_of_a_linear_function_against_an_exact_method(
             true = least_over(line, x, radius[k].item(), ball.norm, limits, shape)
             exact = not limits.bounded or norm_name == "linf"
             tolerance = 1e-7 if norm_name == "l1" else 1e-9  # of the linear programme
-            for found in [crossed[k, j].item()] + [least[k].item()] * (j == k):
-                assert found <= true + tolerance
-                assert not exact or found >= true - tolerance
+            for least_value in [crossed[k, j].item()] + [least[k].item()] * (j == k):
+                assert least_value <= true + tolerance
+                assert not exact or least_value >= true - tolerance
 
 
 @every_norm

@@ -63,9 +63,9 @@ def test_a_ceiling_is_never_exceeded() -> None:
 
 def test_an_example_alone_has_the_radius_it_has_in_a_batch() -> None:
     network, inputs, labels = setup()
-    together = certifier(network).decision_radius(inputs, labels, budgets=(0.05,))
+    in_batch = certifier(network).decision_radius(inputs, labels, budgets=(0.05,))
     alone = [certifier(network).decision_radius(inputs[k, None], labels[k, None], budgets=(0.05,)) for k in range(12)]
-    assert torch.allclose(together, torch.cat(alone), rtol=1e-9)
+    assert torch.allclose(in_batch, torch.cat(alone), rtol=1e-9)
 
 
 def test_wrong_decisions_have_radius_zero() -> None:
@@ -94,8 +94,8 @@ def test_the_confidence_radius_follows_from_the_margin_bounds() -> None:
     for k, label in enumerate(labels.tolist()):
         rivals = [bounds[k, j].item() for j in range(4) if j != label]
         certified = 1 / (1 + sum(math.exp(-bound) for bound in rivals))
-        wanted = float(teacher[k].double().softmax(dim=0)[label])
-        assert certified >= wanted and certified == pytest.approx(wanted, rel=1e-3)
+        teacher_confidence = float(teacher[k].double().softmax(dim=0)[label])
+        assert certified >= teacher_confidence and certified == pytest.approx(teacher_confidence, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", sorted(set(NETWORKS) - DEEPER))
@@ -115,11 +115,11 @@ def test_the_orthogonal_networks_certificate_is_a_division() -> None:
     network = build("lipschitz:8,8", SHAPE, 4).eval()
     inputs = torch.rand(9, *SHAPE)
     labels = network(inputs).argmax(dim=1)
-    found = Certifier.of(
+    radii = Certifier.of(
         network, SHAPE, ThreatModel.named("l2", None, UNIT_RANGE, SHAPE), method="lipschitz", tolerance=1e-6
     ).decision_radius(inputs, labels)
     expected = margin(network(inputs), labels).double() / (8 * math.sqrt(2))
-    assert bool((found <= expected + 1e-6).all()) and torch.allclose(found, expected, rtol=1e-2)
+    assert bool((radii <= expected + 1e-6).all()) and torch.allclose(radii, expected, rtol=1e-2)
 
 
 @pytest.mark.parametrize("scaled", [False, True], ids=["plain", "scaled"])
@@ -132,11 +132,11 @@ def test_certified_radii_of_a_linear_network_are_the_distances(
     network, inputs, shape = network_of(name, device, torch.float64), inputs_of(name, device), ALL[name].shape
     norm = norm_for(norm_name, shape, scaled, device)
     labels = network(inputs).argmax(dim=1)
-    found = Certifier.of(
+    radii = Certifier.of(
         network, shape, ThreatModel.of(norm, None, UNBOUNDED, shape), method=method, tolerance=1e-7
     ).decision_radius(inputs, labels)
     weight = torch.from_numpy(matrix_of(name, device)[0]).to(inputs)
-    for x, label, radius in zip(inputs, labels.tolist(), found.tolist(), strict=True):
+    for x, label, radius in zip(inputs, labels.tolist(), radii.tolist(), strict=True):
         logits = network(x[None])[0].detach()
         rivals = [j for j in range(3) if j != label]
         sizes = norm.dual_size(torch.stack([(weight[label] - weight[j]).view(shape) for j in rivals]))
@@ -155,7 +155,7 @@ def test_no_attack_succeeds_inside_a_certified_radius(
     network, inputs, shape = network_of(name, device, torch.float64), inputs_of(name, device), ALL[name].shape
     graph, labels = trace(network, shape), network(inputs).argmax(dim=1)
     teacher = (network(inputs) - 0.3 * nn.functional.one_hot(labels, 3)).detach()  # a little less confident
-    wanted = log_odds(teacher, labels)
+    teacher_log_odds = log_odds(teacher, labels)
     for norm in (Norm.named(NORMS[(number + k) % 3]) for k in (0, 1)):
         certifier = Certifier(graph, ThreatModel.of(norm, None, UNIT_RANGE, shape), method, tolerance=0.3)
         decision = certifier.decision_radius(inputs, labels)
@@ -167,5 +167,7 @@ def test_no_attack_succeeds_inside_a_certified_radius(
             with torch.no_grad():
                 for k in range(len(inputs)):
                     logits, label = network(points[k]), labels[k].expand(len(points[k]))
-                    kept = margin(logits, label) >= 0 if meaning == "A" else log_odds(logits, label) >= wanted[k]
-                    assert bool(kept.all()) or float(radius[k]) == 0
+                    stands = (
+                        margin(logits, label) >= 0 if meaning == "A" else log_odds(logits, label) >= teacher_log_odds[k]
+                    )
+                    assert bool(stands.all()) or float(radius[k]) == 0

@@ -32,16 +32,16 @@ def dense(map_: Callable[..., Tensor], shapes: list[Shape], like: Tensor) -> lis
     """The matrix of an affine map with respect to each of its inputs, column by column."""
     zeros = [like.new_zeros((1, *shape)) for shape in shapes]
     offset = map_(*zeros)
-    found = []
+    matrices = []
     for k, shape in enumerate(shapes):
         columns = []
         for position in range(zeros[k].numel()):
             unit = [zero.clone() for zero in zeros]
             unit[k].view(-1)[position] = 1.0
             columns.append((map_(*unit) - offset).flatten())
-        found.append(torch.stack(columns, dim=1))
+        matrices.append(torch.stack(columns, dim=1))
         assert columns and shape == tuple(unit[k].shape[1:])
-    return found
+    return matrices
 
 
 @every_network
@@ -58,18 +58,18 @@ def test_affine_steps_know_their_transpose_and_their_absolute_values(name: str, 
         pulled, spread = operation.pull(rows), operation.pull_spread(rows.abs())
         wide = operation.spread(*inputs)
         expected = torch.zeros(())
-        for matrix, there, back, given in zip(matrices, pulled, spread, inputs, strict=True):
+        for matrix, there, back, values in zip(matrices, pulled, spread, inputs, strict=True):
             torch.testing.assert_close(there.flatten(1), rows.flatten(1) @ matrix, rtol=1e-9, atol=1e-9)
             torch.testing.assert_close(back.flatten(1), rows.abs().flatten(1) @ matrix.abs(), rtol=1e-9, atol=1e-9)
-            expected = expected + given.flatten(1) @ matrix.abs().T
+            expected = expected + values.flatten(1) @ matrix.abs().T
         torch.testing.assert_close(wide.flatten(1), expected, rtol=1e-9, atol=1e-9)
         for p, order in ((1.0, 1), (2.0, 2), (torch.inf, torch.inf)):
             norm = sum(float(torch.linalg.matrix_norm(matrix, order)) for matrix in matrices)
-            together = float(torch.linalg.matrix_norm(torch.cat(matrices, dim=1), order))
-            found = operation.lipschitz(p, *[1.0] * len(matrices))
-            assert together * (1 - 1e-9) <= norm * (1 + 1e-9) and found >= norm * (1 - 1e-9)
+            joint_norm = float(torch.linalg.matrix_norm(torch.cat(matrices, dim=1), order))
+            bound = operation.lipschitz(p, *[1.0] * len(matrices))
+            assert joint_norm * (1 - 1e-9) <= norm * (1 + 1e-9) and bound >= norm * (1 - 1e-9)
             if p != 2:
-                assert found == pytest.approx(norm)
+                assert bound == pytest.approx(norm)
 
 
 @every_network
@@ -90,9 +90,9 @@ def test_bent_steps_have_no_more_than_their_lipschitz_constant(name: str, device
 @pytest.mark.parametrize("name", [name for name in ALL if "max" in name or "cnn" in name or "larger" in name])
 def test_windows_of_a_maximum_are_those_of_the_operation(name: str, device: torch.device) -> None:
     layers = layers_of(name, device)
-    found: list[Maximum] = [step.operation for step in layers.steps if isinstance(step.operation, Maximum)]
-    assert found
-    for operation in found:
+    maxima: list[Maximum] = [step.operation for step in layers.steps if isinstance(step.operation, Maximum)]
+    assert maxima
+    for operation in maxima:
         inputs = random_like(operation.shape, layers, 5, batch=20)
         gathered = dataclasses.replace(operation, direct=None).apply(inputs)
         torch.testing.assert_close(gathered, operation.apply(inputs), rtol=0.0, atol=0.0)

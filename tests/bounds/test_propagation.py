@@ -31,12 +31,12 @@ def test_no_point_of_the_ball_is_below_any_bound(
     with torch.no_grad():
         logits = torch.stack([layers(group) for group in points])
         pairs = zip(logits, labels, strict=True)
-        found = torch.stack([margins(row, label.expand(len(row))) for row, label in pairs]).amin(dim=1)
+        lowest = torch.stack([margins(row, label.expand(len(row))) for row, label in pairs]).amin(dim=1)
         for method in METHODS_OF_BOUNDS:
             bounds = margin_bounds(layers, ball, labels, method)
             assert bounds.shape == (3, zoo.CLASSES)
             assert bounds[torch.arange(3), labels].abs().max() <= 1e-12
-            assert (found - bounds).min().item() >= -slack_of(logits), method
+            assert (lowest - bounds).min().item() >= -slack_of(logits), method
 
 
 def values_of(layers: Layers, inputs: Tensor) -> list[Tensor]:
@@ -55,14 +55,14 @@ def test_every_step_stays_in_its_interval(
     layers = layers_of(name, device)
     ball = ball_for(name, norm_name, scaled, limits, device)
     seen = [values_of(layers, group) for group in points_of(ball, count=30, seed=1)]
-    found = [bound_steps(layers, ball, linear=linear) for linear in (False, True)]
-    for intervals in found:
+    both = [bound_steps(layers, ball, linear=linear) for linear in (False, True)]
+    for intervals in both:
         assert len(intervals) == len(layers.steps) + 1
         for number, (lower, upper) in enumerate(intervals):
             for example, values in enumerate(seen):
                 value, tolerance = values[number], slack_of(values[number])
                 assert (value >= lower[example] - tolerance).all() and (value <= upper[example] + tolerance).all()
-    for (lower, upper), (low, high) in zip(*found, strict=True):
+    for (lower, upper), (low, high) in zip(*both, strict=True):
         assert (low >= lower - 1e-12).all() and (high <= upper + 1e-12).all()  # linear bounds only tighten
 
 
@@ -77,9 +77,9 @@ def test_no_gradient_in_the_ball_is_larger_than_the_slopes(
     steepest = []
     for group, label in zip(groups, labels, strict=True):
         points = group.detach().requires_grad_()
-        found = margins(layers(points), label.expand(len(points)))
+        reached = margins(layers(points), label.expand(len(points)))
         slopes = [
-            ball.norm.dual_size(torch.autograd.grad(found[:, j].sum(), points, retain_graph=True)[0]).max()
+            ball.norm.dual_size(torch.autograd.grad(reached[:, j].sum(), points, retain_graph=True)[0]).max()
             for j in range(zoo.CLASSES)
         ]
         steepest.append(torch.stack(slopes))
@@ -95,8 +95,8 @@ def test_a_ball_of_radius_zero_is_its_centre(name: str, norm_name: NormName, dev
     layers, labels = layers_of(name, device), torch.tensor([0, 1, 2], device=device)
     ball = ball_for(name, norm_name, True, UNIT_RANGE, device, share=0.0)
     for method in METHODS_OF_BOUNDS:
-        found = margin_bounds(layers, ball, labels, method)
-        torch.testing.assert_close(found, margins_at(layers, ball, labels), rtol=1e-9, atol=1e-9)
+        bounds = margin_bounds(layers, ball, labels, method)
+        torch.testing.assert_close(bounds, margins_at(layers, ball, labels), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", CORE)
@@ -108,11 +108,11 @@ def test_bounds_of_an_example_do_not_depend_on_the_others(
 ) -> None:
     layers, labels = layers_of(name, device), torch.tensor([0, 1, 2], device=device)
     ball = ball_for(name, norm_name, True, UNIT_RANGE, device)
-    together = margin_bounds(layers, ball, labels, method)
+    in_batch = margin_bounds(layers, ball, labels, method)
     for k in range(3):
         alone = Ball(ball.inputs[k : k + 1], ball.threat.among(torch.tensor([k], device=device)))
         torch.testing.assert_close(
-            margin_bounds(layers, alone, labels[k : k + 1], method), together[k : k + 1], rtol=1e-9, atol=1e-9
+            margin_bounds(layers, alone, labels[k : k + 1], method), in_batch[k : k + 1], rtol=1e-9, atol=1e-9
         )
 
 
@@ -126,7 +126,7 @@ def test_bounds_fall_as_the_ball_grows_and_shrink_with_the_range(
         if method == "linear":  # its bounds may jump where a relaxation changes
             continue
         free = [ball_for(name, norm_name, True, UNBOUNDED, device, share) for share in (0.1, 1.0)]
-        found = [margin_bounds(layers, ball, labels, method) for ball in free]
-        assert (found[0] >= found[1] - 1e-9).all()
+        bounds = [margin_bounds(layers, ball, labels, method) for ball in free]
+        assert (bounds[0] >= bounds[1] - 1e-9).all()
         cut = margin_bounds(layers, ball_for(name, norm_name, True, UNIT_RANGE, device), labels, method)
-        assert (cut >= found[1] - 1e-9).all()
+        assert (cut >= bounds[1] - 1e-9).all()

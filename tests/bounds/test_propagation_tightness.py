@@ -154,14 +154,14 @@ def test_bounds_of_an_affine_network_are_exact(
             if method == "lipschitz" and (scaled or name != "linear"):
                 continue  # a product of norms
             bounds = margin_bounds(layers, ball, torch.tensor(labels, device=device), method)
-            for x, radius, y, found in zip(
+            for x, radius, y, bound in zip(
                 reference.rows(ball.inputs), ball.radius.tolist(), labels, bounds, strict=True
             ):
                 expected = [
                     least_over(weight[y] - weight[j], x, radius, ball.norm, limits, shape) + bias[y] - bias[j]
                     for j in range(3)
                 ]
-                np.testing.assert_allclose(as_numpy(found), expected, rtol=1e-9, atol=1e-9, err_msg=method)
+                np.testing.assert_allclose(as_numpy(bound), expected, rtol=1e-9, atol=1e-9, err_msg=method)
 
 
 @pytest.mark.parametrize("scaled", [False, True], ids=["plain", "scaled"])
@@ -193,8 +193,8 @@ def test_slope_of_a_lipschitz_product_is_the_product(device: torch.device) -> No
             product = unit * np.linalg.norm(first, order) * np.linalg.norm(second, order)
             dual = {1: np.inf, 2: 2, np.inf: 1}[order]
             expected = [[np.linalg.norm(last[y] - last[j], dual) * product for j in range(3)] for y in range(3)]
-            found = margin_slopes(layers, ball, labels, "lipschitz")
-            np.testing.assert_allclose(as_numpy(found), expected, rtol=1e-8)
+            slopes = margin_slopes(layers, ball, labels, "lipschitz")
+            np.testing.assert_allclose(as_numpy(slopes), expected, rtol=1e-8)
 
 
 # Linear bounds against a slow copy of the method ----------------------------------------------------------------------

@@ -57,14 +57,14 @@ def plain_votes(
     """The class of every noisy copy that gets one: NaN logits are no vote."""
     generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(stream,))))
     shape, scale = tuple(example.shape), ReferenceNorm(norm, tuple(example.shape)).scale
-    found = []
+    votes = []
     for _ in range(samples):
         noise = [float(generator.standard_normal(dtype=np.float32)) for _ in range(math.prod(shape))]
         moved = [x + sigma * s * n for x, s, n in zip(as_numpy(example).ravel(), scale, noise, strict=True)]
         logits = network(torch.tensor(moved, dtype=example.dtype, device=example.device).view(1, *shape))[0].tolist()
         if not any(map(math.isnan, logits)):
-            found.append(logits.index(max(logits)))
-    return found
+            votes.append(logits.index(max(logits)))
+    return votes
 
 
 def plain_lower_bound(successes: int, samples: int, alpha: float) -> float:
@@ -121,10 +121,10 @@ def test_the_certificate_is_that_of_the_loop(draws: Draws, scaled: bool, device:
     inputs, seeds = make_batch(SHAPE, device, input_range=UNBOUNDED, examples=12).inputs, list(range(40, 52))
     expected = [plain_certificate(student, x, norm, draws, seed) for x, seed in zip(inputs, seeds, strict=True)]
     predictions, radii, successes = zip(*expected, strict=True)
-    found = certify(student, inputs, draws, seeds, norm=norm)
-    assert found.prediction.tolist() == list(predictions)
-    assert found.successes.tolist() == list(successes)
-    assert_rows(found.radius, radii, 1e-12)
+    certificate = certify(student, inputs, draws, seeds, norm=norm)
+    assert certificate.prediction.tolist() == list(predictions)
+    assert certificate.successes.tolist() == list(successes)
+    assert_rows(certificate.radius, radii, 1e-12)
     assert ABSTAIN in predictions and (draws.samples == 1 or len(set(predictions)) > 2)
 
 
@@ -144,21 +144,21 @@ def test_nan_logits_vote_for_no_class(above: float, device: torch.device) -> Non
     network, draws = _Silent(smooth_student(SHAPE, 3, device), above), Draws(0.5, 200, 30, 0.001)
     inputs, seeds = make_batch(SHAPE, device, input_range=UNBOUNDED, examples=12).inputs, list(range(40, 52))
     expected = [plain_certificate(network, x, L2, draws, seed) for x, seed in zip(inputs, seeds, strict=True)]
-    found = certify(network, inputs, draws, seeds)
-    assert found.successes.tolist() == [successes for _, _, successes in expected]
-    assert found.prediction.tolist() == [prediction for prediction, _, _ in expected]
-    assert above > -math.inf or found.prediction.tolist() == [ABSTAIN] * len(inputs)
+    certificate = certify(network, inputs, draws, seeds)
+    assert certificate.successes.tolist() == [successes for _, _, successes in expected]
+    assert certificate.prediction.tolist() == [prediction for prediction, _, _ in expected]
+    assert above > -math.inf or certificate.prediction.tolist() == [ABSTAIN] * len(inputs)
 
 
 @pytest.mark.parametrize(("successes", "samples"), [(700, 1000), (990, 1000), (999, 1000), (1000, 1000), (17, 18)])
 def test_the_radius_is_just_below_the_one_of_the_exact_binomial_interval(
     successes: int, samples: int, device: torch.device
 ) -> None:
-    found = certify(_Scripted(1, successes), torch.zeros(1, 1, device=device), Draws(0.5, samples, 1, 0.01))
+    certificate = certify(_Scripted(1, successes), torch.zeros(1, 1, device=device), Draws(0.5, samples, 1, 0.01))
     interval = stats.binomtest(successes, samples, alternative="greater").proportion_ci(0.99, method="exact")
-    assert found.successes.tolist() == [successes]
-    assert float(found.radius) == pytest.approx(0.5 * stats.norm.ppf(interval.low), rel=1e-8)
-    assert float(found.radius) < 0.5 * stats.norm.ppf(plain_lower_bound(successes, samples, 0.01))
+    assert certificate.successes.tolist() == [successes]
+    assert float(certificate.radius) == pytest.approx(0.5 * stats.norm.ppf(interval.low), rel=1e-8)
+    assert float(certificate.radius) < 0.5 * stats.norm.ppf(plain_lower_bound(successes, samples, 0.01))
 
 
 class _Scripted(nn.Module):
@@ -205,13 +205,13 @@ def test_the_radius_of_an_affine_classifier_comes_near_its_distance_from_below(
 ) -> None:
     case = halfspaces(np.array([0.05, 0.1, 0.2, 0.4, 0.6, 0.8]), scaled, device)
     draws = Draws(0.4, 100_000, 10_000, RARE)
-    found = certify(case.network, case.inputs, draws, norm=case.norm)
-    assert found.prediction.tolist() == case.decision
+    certificate = certify(case.network, case.inputs, draws, norm=case.norm)
+    assert certificate.prediction.tolist() == case.decision
     probability = special.ndtr(case.radius / draws.sigma)
     unlucky = stats.binom.ppf(RARE, draws.samples, probability)
     floor = draws.sigma * special.ndtri([plain_lower_bound(int(k), draws.samples, RARE) for k in unlucky])
     assert (floor > case.radius - 0.04).all()
-    assert (found.radius.numpy() >= floor).all() and (found.radius.numpy() <= case.radius).all()
+    assert (certificate.radius.numpy() >= floor).all() and (certificate.radius.numpy() <= case.radius).all()
 
 
 @with_and_without_scale
@@ -220,9 +220,9 @@ def test_the_radius_exceeds_the_true_one_as_often_as_the_binomial_distribution_s
 ) -> None:
     draws, repetitions = Draws(0.7, 60, 9, 0.1), 2000
     case = halfspaces(np.tile([0.05, 0.2, 0.5, 0.7, 0.9], repetitions // 5), scaled, device)
-    found = certify(case.network, case.inputs, draws, norm=case.norm)
-    prediction, right = found.prediction.numpy(), np.array(case.decision)
-    too_much = (prediction != ABSTAIN) & ((prediction != right) | (found.radius.numpy() > case.radius))
+    certificate = certify(case.network, case.inputs, draws, norm=case.norm)
+    prediction, right = certificate.prediction.numpy(), np.array(case.decision)
+    too_much = (prediction != ABSTAIN) & ((prediction != right) | (certificate.radius.numpy() > case.radius))
 
     bounds = np.array([plain_lower_bound(k, draws.samples, draws.alpha) for k in range(draws.samples + 1)])
     expected = np.zeros(repetitions)
@@ -252,12 +252,12 @@ def test_the_radius_belongs_to_the_smoothed_classifier_not_to_the_network(sigma:
     boundary = optimize.brentq(lambda x: inside(x) - 0.5, 0.0, 9.0) if inside(0.0) > 0.5 else -math.inf
     points = np.linspace(-3, 3, 31)
     draws = Draws(sigma, 2000, 100, RARE)
-    found = certify(_Interval(), torch.tensor(points, device=device)[:, None], draws)
-    for x, prediction, radius in zip(points, found.prediction.tolist(), found.radius.tolist(), strict=True):
+    certificate = certify(_Interval(), torch.tensor(points, device=device)[:, None], draws)
+    for x, prediction, radius in zip(points, certificate.prediction.tolist(), certificate.radius.tolist(), strict=True):
         assert prediction in (ABSTAIN, 0 if abs(x) < boundary else 1)
         assert radius <= abs(abs(x) - boundary)
-    assert set(found.prediction.tolist()) == ({ABSTAIN, 0, 1} if boundary > 0 else {1})
-    beyond_the_network = found.radius.numpy() > np.abs(np.abs(points) - 1)
+    assert set(certificate.prediction.tolist()) == ({ABSTAIN, 0, 1} if boundary > 0 else {1})
+    beyond_the_network = certificate.radius.numpy() > np.abs(np.abs(points) - 1)
     assert beyond_the_network.any() == (sigma == 2.0)
 
 
@@ -266,19 +266,19 @@ def test_no_radius_exceeds_the_one_of_unanimous_votes(alpha: float, device: torc
     draws, inputs = Draws(0.25, 137, 5, alpha), torch.zeros(3, *SHAPE, device=device)
     sure = affine(torch.zeros(4, 6), torch.tensor([0.0, 0.0, 1.0, 0.0])).to(device)
     limit = draws.sigma * stats.norm.ppf(alpha ** (1 / draws.samples))
-    found = certify(sure, inputs, draws)
-    assert found.prediction.tolist() == [2] * 3 and found.successes.tolist() == [draws.samples] * 3
-    assert_rows(found.radius, [limit] * 3, 1e-12)
-    assert found.radius.max() <= limit
+    certificate = certify(sure, inputs, draws)
+    assert certificate.prediction.tolist() == [2] * 3 and certificate.successes.tolist() == [draws.samples] * 3
+    assert_rows(certificate.radius, [limit] * 3, 1e-12)
+    assert certificate.radius.max() <= limit
 
 
 def test_on_the_boundary_it_abstains(device: torch.device) -> None:
     case = halfspaces(np.zeros(300), False, device)
     draws = Draws(0.5, 200, 20, 0.001)
     allowed = stats.binom.isf(RARE, 300, draws.alpha)
-    found = certify(case.network, case.inputs, draws)
-    assert int((found.prediction != ABSTAIN).sum()) <= allowed
-    assert torch.equal(found.prediction == ABSTAIN, found.radius == 0)
+    certificate = certify(case.network, case.inputs, draws)
+    assert int((certificate.prediction != ABSTAIN).sum()) <= allowed
+    assert torch.equal(certificate.prediction == ABSTAIN, certificate.radius == 0)
 
 
 def test_the_only_class_there_is_is_certain(device: torch.device) -> None:
@@ -292,27 +292,29 @@ def test_the_only_class_there_is_is_certain(device: torch.device) -> None:
 def test_results_do_not_depend_on_batch_order_or_chunk(device: torch.device) -> None:
     student, inputs = smooth_student(SHAPE, 3, device), make_batch(SHAPE, device, examples=8).inputs
     draws, seeds = Draws(1.0, 150, 20, 0.01), [3, 2**40, 0, 9, 9, 1, 7, 2**70]
-    together = certify(student, inputs, draws, seeds)
-    assert len(set(together.successes.tolist())) > 4
+    in_batch = certify(student, inputs, draws, seeds)
+    assert len(set(in_batch.successes.tolist())) > 4
 
     order = [5, 2, 7, 0, 1, 6, 4, 3]
     shuffled = [seeds[i] for i in order]
-    for whole, part in zip(together, certify(student, inputs[order], draws, shuffled), strict=True):
+    for whole, part in zip(in_batch, certify(student, inputs[order], draws, shuffled), strict=True):
         assert torch.equal(whole[order], part)
 
     for i, seed in enumerate(seeds):
-        for whole, part in zip(together, certify(student, inputs[i : i + 1], draws, [seed]), strict=True):
+        for whole, part in zip(in_batch, certify(student, inputs[i : i + 1], draws, [seed]), strict=True):
             assert torch.equal(whole[i : i + 1], part)
 
     for chunk in (1, 7, 149, 10_000):
         again = certify(student, inputs, draws, seeds, chunk=chunk)
-        assert all(torch.equal(a, b) for a, b in zip(together, again, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(in_batch, again, strict=True))
 
 
 def test_seeds_that_differ_in_high_bits_only_draw_different_noise(device: torch.device) -> None:
     case = halfspaces(np.full(4, 0.1), False, device)
-    found = certify(case.network, case.inputs[:1].expand(4, *SHAPE), Draws(1.0, 2000, 9, 0.01), [5, 5 + 2**32, 6, 5])
-    first, high, next_one, same = found.successes.tolist()
+    certificate = certify(
+        case.network, case.inputs[:1].expand(4, *SHAPE), Draws(1.0, 2000, 9, 0.01), [5, 5 + 2**32, 6, 5]
+    )
+    first, high, next_one, same = certificate.successes.tolist()
     assert len({first, high, next_one}) == 3 and first == same
 
 
@@ -369,9 +371,9 @@ def test_float32_works_on_every_device_and_results_come_back_to_the_cpu(any_devi
     network = seeded(lambda: nn.Sequential(nn.Flatten(), nn.Linear(6, 3)), torch.device("cpu")).float().to(any_device)
     inputs = torch.rand((4, *SHAPE), generator=torch.Generator().manual_seed(0)).to(any_device)
     norm = Norm.named("l2", torch.linspace(0.5, 2.0, 3, dtype=torch.float64))
-    found = certify(network, inputs, Draws(0.3, 50, 5, 0.1), norm=norm)
-    assert [t.dtype for t in found] == [torch.int64, torch.float64, torch.int64]
-    assert all(t.device.type == "cpu" and t.shape == (4,) for t in found)
+    certificate = certify(network, inputs, Draws(0.3, 50, 5, 0.1), norm=norm)
+    assert [t.dtype for t in certificate] == [torch.int64, torch.float64, torch.int64]
+    assert all(t.device.type == "cpu" and t.shape == (4,) for t in certificate)
 
 
 def test_no_examples_give_empty_results(device: torch.device) -> None:
@@ -401,5 +403,5 @@ def test_no_examples_give_empty_results(device: torch.device) -> None:
 )
 def test_bad_numbers_are_refused(wrong: dict[str, object], complaint: str) -> None:
     network, inputs = affine(torch.zeros(2, 6)), torch.zeros(2, *SHAPE)
-    given: dict[str, object] = {"norm": L2, "sigma": 0.5, "samples": 5, "alpha": 0.1, "seeds": [0, 1]} | wrong
-    assert complaint in message_of(lambda: certified_smoothing_radius(network, inputs, **given))  # type: ignore[arg-type]
+    arguments: dict[str, object] = {"norm": L2, "sigma": 0.5, "samples": 5, "alpha": 0.1, "seeds": [0, 1]} | wrong
+    assert complaint in message_of(lambda: certified_smoothing_radius(network, inputs, **arguments))  # type: ignore[arg-type]

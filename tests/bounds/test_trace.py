@@ -35,8 +35,8 @@ def test_built_in_networks_can_be_traced_at_their_default_widths(name: str, devi
     network = build(name, (3, 18, 20), 5).eval().to(device)
     points = torch.rand((3, 3, 18, 20), dtype=torch.float64, device=device)
     with torch.no_grad():
-        found = trace(network, (3, 18, 20)).layers(torch.float64)(points)
-        torch.testing.assert_close(found, double(network)(points), rtol=1e-9, atol=1e-9)
+        traced = trace(network, (3, 18, 20)).layers(torch.float64)(points)
+        torch.testing.assert_close(traced, double(network)(points), rtol=1e-9, atol=1e-9)
 
 
 @every_network
@@ -49,12 +49,12 @@ def test_the_layers_follow_the_weights_and_carry_their_gradients(name: str, devi
                 tensor.mul_(1.25)
     inputs = inputs_of(name, device)
     parameters = list(network.parameters())
-    found, expected = graph.layers()(inputs), network(inputs)
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
-    weights = torch.linspace(-1, 1, found.numel(), dtype=found.dtype, device=device).view_as(found)
+    traced, expected = graph.layers()(inputs), network(inputs)
+    torch.testing.assert_close(traced, expected, rtol=1e-9, atol=1e-9)
+    weights = torch.linspace(-1, 1, traced.numel(), dtype=traced.dtype, device=device).view_as(traced)
     gradients = [
         torch.autograd.grad((weights * logits).sum(), parameters, allow_unused=True, materialize_grads=True)
-        for logits in (found, expected)
+        for logits in (traced, expected)
     ]
     assert sum(bool(gradient.any()) for gradient in gradients[1]) >= len(parameters) - 1  # "matmul" has no use for one
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-9, atol=1e-9)

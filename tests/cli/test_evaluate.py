@@ -19,17 +19,17 @@ from robust_student.runtime.files import read_json
 def test_corruptions_and_noises_are_asked_for_by_flag_and_change_the_result(teacher: Path, tmp_path: Path) -> None:
     few = ["--examples", "30", "--attack-examples", "10", "--pgd-steps", "1", "--autoattack", "none"]
 
-    def found(name: str, *flags: str) -> dict[tuple[str, float | None], float]:
+    def values_of(name: str, *flags: str) -> dict[tuple[str, float | None], float]:
         run("evaluate", str(teacher), "--data", "digits", "--output", str(tmp_path / name), *few, *flags)
         records = read_json(tmp_path / name / "summary.json")
-        wanted = [r for r in records if r["metric"] in ("accuracy", "mean_corruption_accuracy")]
-        return {(r["perturbation"], r["setting"]): r["value"] for r in wanted}
+        accuracies = [r for r in records if r["metric"] in ("accuracy", "mean_corruption_accuracy")]
+        return {(r["perturbation"], r["setting"]): r["value"] for r in accuracies}
 
-    plain = found("plain")
+    plain = values_of("plain")
     assert not [key for key in plain if "corruption" in key[0] or key[0] == "impulse_snr_db"]
-    every = found("all", "--corruptions.kinds", "all")
+    every = values_of("all", "--corruptions.kinds", "all")
     assert len([key for key in every if key[0].startswith("corruption_")]) == 75
-    some = found(
+    some = values_of(
         *("some", "--corruptions.kinds", "rotate", "contrast", "--corruptions.severities", "3", "5"),
         *("--corruptions.examples", "20", "--noises", "gaussian", "impulse"),
     )

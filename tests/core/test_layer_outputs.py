@@ -39,15 +39,15 @@ def hooks(network: nn.Module) -> int:
 @pytest.mark.parametrize("training", [True, False])
 def test_they_are_the_layers_outputs_in_the_networks_mode(training: bool) -> None:
     network = Network().train(training)
-    found = features(network, INPUTS, ["norm", "first"])
-    assert list(found) == ["norm", "first"] and network.training is training and hooks(network) == 0
+    outputs = features(network, INPUTS, ["norm", "first"])
+    assert list(outputs) == ["norm", "first"] and network.training is training and hooks(network) == 0
     first = network.first(INPUTS)
-    torch.testing.assert_close(found["first"], first)
+    torch.testing.assert_close(outputs["first"], first)
     centred = (first - first.mean(dim=0)) / (first.var(dim=0, unbiased=False) + 1e-5).sqrt()
     if training:
-        torch.testing.assert_close(found["norm"], centred)
+        torch.testing.assert_close(outputs["norm"], centred)
     else:
-        assert not torch.allclose(found["norm"], centred, atol=1e-2)
+        assert not torch.allclose(outputs["norm"], centred, atol=1e-2)
 
 
 def test_gradients_flow_through_them() -> None:
@@ -83,10 +83,10 @@ def test_a_models_layers_are_named_as_in_its_network() -> None:
     model = as_model("cnn:4", data).eval()
     inputs = data.training_examples.floats(slice(0, 3))
     names = [name for name, _ in model.network.named_modules() if name]
-    found = model.features(inputs, names[:1])
+    outputs = model.features(inputs, names[:1])
     with watching(model.network, names[:1]) as seen:
         model(inputs)
-    torch.testing.assert_close(found, seen)
+    torch.testing.assert_close(outputs, seen)
     with pytest.raises(UserError, match=f"choose from .*{names[0]}"):
         model.features(inputs, ["zzzzzz"])
-    assert torch.equal(model.features(inputs, [f"network.{names[0]}"])[f"network.{names[0]}"], found[names[0]])
+    assert torch.equal(model.features(inputs, [f"network.{names[0]}"])[f"network.{names[0]}"], outputs[names[0]])

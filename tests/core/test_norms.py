@@ -146,11 +146,11 @@ def test_a_size_per_example_does_to_each_what_its_own_size_does(
 ) -> None:
     norm, values = norm_for(name, shape, scaled, device), normal(shape, device)
     sizes = torch.linspace(0.1, 2.0, len(values), device=device)
-    together = torch.stack([norm.project(values, sizes), drawn(norm, values, sizes)])
+    in_batch = torch.stack([norm.project(values, sizes), drawn(norm, values, sizes)])
     for i, size in enumerate(sizes.tolist()):
         alone = [norm.project(values, size), drawn(norm, values, size)]
-        torch.testing.assert_close(together[:, i], torch.stack(alone)[:, i])
-    assert together.dtype is values.dtype
+        torch.testing.assert_close(in_batch[:, i], torch.stack(alone)[:, i])
+    assert in_batch.dtype is values.dtype
 
 
 def drawn(norm: Norm, like: torch.Tensor, size: float | torch.Tensor) -> torch.Tensor:

@@ -25,14 +25,14 @@ def test_an_element_is_the_documented_hash_of_its_counters() -> None:
     seed, step, example, turn, element = 2**40 + 17, 12345, 2**33 + 5, 1, 6
     draws = ExampleRng(seed, step, torch.tensor([example]))
     draws.uniform((1, 3))
-    found = draws.uniform((1, 10))[0, element]
+    value = draws.uniform((1, 10))[0, element]
     base = lowbias32((lowbias32(seed % 2**32) + lowbias32(seed >> 32) + step * 0x9E3779B9) % 2**32)
     first = lowbias32((example % 2**32 + base) % 2**32)
     second = lowbias32((lowbias32((first + 0x9E3779B9) % 2**32) + (example >> 32)) % 2**32)
     hashed_turn = lowbias32((turn * 0x85EBCA6B + 1) % 2**32)
     column = lowbias32((element * 0xC2B2AE35 + hashed_turn) % 2**32)
     bits = lowbias32(((column ^ first) + second) % 2**32)
-    assert float(found) == (bits >> 8) / 2**24
+    assert float(value) == (bits >> 8) / 2**24
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -58,8 +58,8 @@ def test_examples_elements_steps_and_turns_are_not_correlated() -> None:
 
 @given(st.lists(st.integers(0, 2**40), min_size=1, max_size=6, unique=True), st.integers(0, 2**63), st.integers(1, 99))
 def test_an_example_gets_the_same_numbers_in_any_batch(numbers: list[int], seed: int, step: int) -> None:
-    together = ExampleRng(seed, step, torch.tensor(numbers))
-    whole = [together.uniform((len(numbers), 3)), together.normal((len(numbers), 2, 2))]
+    rng = ExampleRng(seed, step, torch.tensor(numbers))
+    whole = [rng.uniform((len(numbers), 3)), rng.normal((len(numbers), 2, 2))]
     for position, number in enumerate(numbers):
         alone = ExampleRng(seed, step, torch.tensor([number]))
         assert torch.equal(alone.uniform((1, 3))[0], whole[0][position])
@@ -75,21 +75,21 @@ def test_numbers_do_not_depend_on_the_device(any_device: torch.device) -> None:
 def test_a_generator_serves_as_a_source_too() -> None:
     like = torch.zeros(1, dtype=torch.float64)
     for draw, plain in ((uniform, torch.rand), (normal, torch.randn)):
-        found = draw((2, 3), like, torch.Generator().manual_seed(1))
-        assert torch.equal(found, plain((2, 3), generator=torch.Generator().manual_seed(1), dtype=torch.float64))
+        drawn = draw((2, 3), like, torch.Generator().manual_seed(1))
+        assert torch.equal(drawn, plain((2, 3), generator=torch.Generator().manual_seed(1), dtype=torch.float64))
     assert uniform((2, 3), like, ExampleRng(0, 0, torch.arange(2))).dtype == torch.float64
 
 
 def test_step_seeds_differ_between_steps_seeds_and_processes() -> None:
-    found = {step_seed(seed, step, rank) for seed in range(20) for step in range(20) for rank in range(20)}
-    assert len(found) == 8000 and all(0 <= value < 2**32 for value in found)
+    seeds = {step_seed(seed, step, rank) for seed in range(20) for step in range(20) for rank in range(20)}
+    assert len(seeds) == 8000 and all(0 <= value < 2**32 for value in seeds)
 
 
 def test_seeding_for_a_device_gives_what_seeding_everything_gives(device: torch.device) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(7)
-        wanted = torch.rand(5), torch.rand(5, device=device)
+        expected = torch.rand(5), torch.rand(5, device=device)
         seed_generators(7, device)
         assert all(
-            torch.equal(a, b) for a, b in zip(wanted, (torch.rand(5), torch.rand(5, device=device)), strict=True)
+            torch.equal(a, b) for a, b in zip(expected, (torch.rand(5), torch.rand(5, device=device)), strict=True)
         )

@@ -75,15 +75,15 @@ def test_every_way_into_the_set_ends_inside(
     generators = [torch.Generator().manual_seed(k) for k in range(len(inputs))]
     unit = norm.unit(inputs)
     plain = threat.unscaled(inputs)
-    for found in (
+    for points_inside in (
         threat.project(points, inputs),
         threat.random(inputs, torch.Generator().manual_seed(seed)),
         threat.random_each(inputs, range(len(inputs))),
         plain.nearest(points / unit, inputs / unit) * unit,
         plain.surface(inputs / unit, generators) * unit,
     ):
-        assert norm.size(found - inputs).max().item() <= radius * (1 + 1e-9)
-        assert limits.lower - 1e-12 <= found.min().item() and found.max().item() <= limits.upper + 1e-12
+        assert norm.size(points_inside - inputs).max().item() <= radius * (1 + 1e-9)
+        assert limits.lower - 1e-12 <= points_inside.min().item() and points_inside.max().item() <= limits.upper + 1e-12
 
 
 def test_random_is_the_uniform_perturbation_clipped_to_the_range(device: torch.device) -> None:
@@ -97,9 +97,9 @@ def test_random_is_the_uniform_perturbation_clipped_to_the_range(device: torch.d
 @every_norm
 def test_a_point_drawn_with_an_examples_own_seed_does_not_depend_on_the_batch(name: NormName) -> None:
     threat, inputs = ThreatModel(Norm.named(name), 0.4, UNIT_RANGE), make_batch(SHAPE, CPU).inputs
-    together = threat.random_each(inputs, [3, 1, 4, 15, 9, 2])
-    assert torch.equal(threat.random_each(inputs[[4, 0]], [9, 3]), together[[4, 0]])
-    assert not torch.equal(threat.random_each(inputs[:1], [4]), together[:1])
+    in_batch = threat.random_each(inputs, [3, 1, 4, 15, 9, 2])
+    assert torch.equal(threat.random_each(inputs[[4, 0]], [9, 3]), in_batch[[4, 0]])
+    assert not torch.equal(threat.random_each(inputs[:1], [4]), in_batch[:1])
     assert threat.random_each(inputs[:0], []).shape == (0, *SHAPE)
 
 
@@ -109,14 +109,14 @@ def test_a_radius_per_example_does_to_each_what_its_own_radius_does(name: NormNa
     inputs = make_batch(SHAPE, CPU).inputs
     points, radii = inputs + normal(SHAPE, CPU, len(inputs)), torch.linspace(0.05, 0.8, len(inputs)).double()
     threat = ThreatModel(norm_for(name, SHAPE, scaled, CPU), radii, UNIT_RANGE)
-    together = [threat.project(points, inputs), threat.random_each(inputs, range(6)), *threat.box(inputs)]
+    in_batch = [threat.project(points, inputs), threat.random_each(inputs, range(6)), *threat.box(inputs)]
     assert torch.equal(threat.radii(inputs), radii)
     for i, radius in enumerate(radii.tolist()):
         alone = threat.at(radius)
         one = inputs[i : i + 1]
         expected = [alone.project(points[i : i + 1], one), alone.random_each(one, [i]), *alone.box(one)]
-        for found, wanted in zip(together, expected, strict=True):
-            torch.testing.assert_close(found[i : i + 1], wanted)
+        for result, separate in zip(in_batch, expected, strict=True):
+            torch.testing.assert_close(result[i : i + 1], separate)
         assert threat.among(torch.tensor([i])).radii(one).item() == radius
 
 

@@ -50,13 +50,13 @@ def test_projection_onto_the_l1_ball_in_a_box_is_the_nearest_point(seed: int) ->
     # z = x + p - q with p, q >= 0 makes the constraint linear
     start = np.zeros(12)
     bounds = [(0, 1 - v) for v in x] + [(0, v) for v in x]
-    found = minimize(
+    solution = minimize(
         lambda d: float(np.square(x + d[:6] - d[6:] - y).sum()),
         start,
         bounds=bounds,
         constraints={"type": "ineq", "fun": lambda d: radius - d.sum()},
         tol=1e-12,
     )
-    oracle = x + found.x[:6] - found.x[6:]
+    oracle = x + solution.x[:6] - solution.x[6:]
     inside = ThreatModel(Norm(1.0), radius, UNIT_RANGE).nearest(torch.tensor(y)[None], torch.tensor(x)[None])
     np.testing.assert_allclose(as_numpy(inside)[0], oracle, atol=2e-5)

@@ -38,25 +38,25 @@ def test_images_keep_shape_dtype_and_range(
     inputs = limits.lower + limits.width * pictures(channels, height, width, dtype)
     before = inputs.clone()
     for severity in SEVERITIES:
-        found = corrupt(kind, inputs, severity, SEEDS, limits)
-        assert found.shape == inputs.shape and found.dtype == dtype and found.isfinite().all()
-        assert torch.equal(limits.clip(found), found) and not torch.equal(found, inputs)
+        corrupted = corrupt(kind, inputs, severity, SEEDS, limits)
+        assert corrupted.shape == inputs.shape and corrupted.dtype == dtype and corrupted.isfinite().all()
+        assert torch.equal(limits.clip(corrupted), corrupted) and not torch.equal(corrupted, inputs)
     assert torch.equal(inputs, before)
 
 
 @kinds
 def test_the_range_changes_the_unit_and_nothing_else(kind: str) -> None:
     limits, inputs = InputRange(-2.0, 6.0), pictures()
-    found = corrupt(kind, limits.lower + limits.width * inputs, 3, SEEDS, limits)
+    corrupted = corrupt(kind, limits.lower + limits.width * inputs, 3, SEEDS, limits)
     expected = corrupt(kind, inputs, 3, SEEDS, UNIT_RANGE)
-    np.testing.assert_allclose(as_numpy((found - limits.lower) / limits.width), as_numpy(expected), atol=1e-9)
+    np.testing.assert_allclose(as_numpy((corrupted - limits.lower) / limits.width), as_numpy(expected), atol=1e-9)
 
 
 @kinds
 def test_severity_strictly_increases_the_change(kind: str) -> None:
     digits = load_data("digits").test.floats(slice(0, 200))
-    found = [corrupt(kind, digits, severity, list(range(200)), UNIT_RANGE) for severity in SEVERITIES]
-    change = [float((images - digits).square().mean() / digits.square().mean()) for images in found]
+    by_severity = [corrupt(kind, digits, severity, list(range(200)), UNIT_RANGE) for severity in SEVERITIES]
+    change = [float((images - digits).square().mean() / digits.square().mean()) for images in by_severity]
     assert change[0] > 0.003 and change[-1] < 0.6
     assert all(1.1 * low < high for low, high in zip(change, change[1:], strict=False)), change
 
@@ -64,16 +64,16 @@ def test_severity_strictly_increases_the_change(kind: str) -> None:
 @kinds
 def test_an_image_does_not_depend_on_its_batch(kind: str) -> None:
     inputs = pictures(dtype=torch.float32)
-    together = corrupt(kind, inputs, 4, SEEDS, UNIT_RANGE)
+    in_batch = corrupt(kind, inputs, 4, SEEDS, UNIT_RANGE)
     alone = torch.cat([corrupt(kind, inputs[n : n + 1], 4, [SEEDS[n]], UNIT_RANGE) for n in (2, 0, 1)])[[1, 2, 0]]
-    np.testing.assert_allclose(as_numpy(together), as_numpy(alone), atol=1e-5)
-    assert torch.equal(together, corrupt(kind, inputs, 4, SEEDS, UNIT_RANGE))
+    np.testing.assert_allclose(as_numpy(in_batch), as_numpy(alone), atol=1e-5)
+    assert torch.equal(in_batch, corrupt(kind, inputs, 4, SEEDS, UNIT_RANGE))
 
 
 @kinds
 def test_random_kinds_depend_on_the_seed_and_only_they(kind: str) -> None:
-    found = corrupt(kind, pictures()[:1].expand(8, -1, -1, -1), 5, list(range(8)), UNIT_RANGE)
-    assert all(torch.allclose(found[0], other, atol=1e-12) for other in found[1:]) is (kind in DETERMINISTIC)
+    corrupted = corrupt(kind, pictures()[:1].expand(8, -1, -1, -1), 5, list(range(8)), UNIT_RANGE)
+    assert all(torch.allclose(corrupted[0], other, atol=1e-12) for other in corrupted[1:]) is (kind in DETERMINISTIC)
 
 
 @kinds
@@ -88,8 +88,8 @@ def test_the_global_generator_is_left_alone(kind: str) -> None:
 def test_an_image_of_one_colour_is_left_as_it_is(kind: str, grey: float) -> None:
     inputs = torch.full((2, 3, 9, 11), grey, dtype=torch.float64)
     for severity in SEVERITIES:
-        found = corrupt(kind, inputs, severity, [1, 2], UNIT_RANGE)
-        np.testing.assert_allclose(as_numpy(found), grey, atol=1e-9)
+        corrupted = corrupt(kind, inputs, severity, [1, 2], UNIT_RANGE)
+        np.testing.assert_allclose(as_numpy(corrupted), grey, atol=1e-9)
 
 
 def test_different_kinds_use_different_draws() -> None:

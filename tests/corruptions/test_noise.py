@@ -24,9 +24,9 @@ def test_gaussian_and_uniform_noise_have_the_same_deviation() -> None:
 
 def test_gaussian_noise_adds_the_draws_of_the_seed() -> None:
     inputs = pictures()
-    found = noise_module.gaussian_noise(inputs, 2, SEEDS)
+    corrupted = noise_module.gaussian_noise(inputs, 2, SEEDS)
     expected = [x + 0.06 * draws((3, 12, 10), seed, torch.randn) for x, seed in zip(inputs.numpy(), SEEDS, strict=True)]
-    np.testing.assert_allclose(as_numpy(found), expected, atol=1e-7)
+    np.testing.assert_allclose(as_numpy(corrupted), expected, atol=1e-7)
 
 
 def test_shot_noise_counts_photons() -> None:
@@ -41,8 +41,8 @@ def test_shot_noise_counts_photons() -> None:
 
 def test_impulse_noise_replaces_by_black_and_white() -> None:
     inputs = 0.2 + 0.6 * pictures()
-    found = as_numpy(noise_module.impulse_noise(inputs, 5, SEEDS))
+    corrupted = as_numpy(noise_module.impulse_noise(inputs, 5, SEEDS))
     for n, seed in enumerate(SEEDS):
         for place, u in np.ndenumerate(draws((3, 12, 10), seed)):
             expected = 1.0 if u < 0.06 else 0.0 if u < 0.12 else float(inputs[n][place])
-            assert found[n][place] == expected
+            assert corrupted[n][place] == expected

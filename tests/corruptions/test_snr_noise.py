@@ -101,15 +101,15 @@ def test_uniform_noise_has_the_requested_snr_and_is_bounded(snr_db: float) -> No
     draws = torch.rand(inputs.shape, generator=generator, dtype=torch.float64)
     noisy, realised = uniform_at_snr(inputs, snr_db, UNBOUNDED, draws)
     assert np.abs(as_numpy(realised) - snr_db).max() < 0.15
-    for clean, found in zip(inputs, noisy, strict=True):
+    for clean, corrupted in zip(inputs, noisy, strict=True):
         sigma = math.sqrt(float(clean.square().mean()) / 10 ** (snr_db / 10))
-        assert float((found - clean).abs().max()) == pytest.approx(math.sqrt(3) * sigma, rel=1e-3)
+        assert float((corrupted - clean).abs().max()) == pytest.approx(math.sqrt(3) * sigma, rel=1e-3)
 
 
 @given(st.lists(st.floats(-3, 3, allow_subnormal=False), min_size=1, max_size=6))
 def test_signal_power_is_the_mean_square(values: list[float]) -> None:
-    found = signal_power(torch.tensor([values], dtype=torch.float64))
-    assert float(found) == pytest.approx(sum(v * v for v in values) / len(values))
+    power = signal_power(torch.tensor([values], dtype=torch.float64))
+    assert float(power) == pytest.approx(sum(v * v for v in values) / len(values))
 
 
 @pytest.mark.parametrize("draw", [normal_per_example, uniform_per_example])
@@ -117,10 +117,10 @@ def test_an_examples_noise_does_not_depend_on_the_batch_it_is_in(
     draw: Callable[[Sequence[int], Sequence[int]], torch.Tensor],
 ) -> None:
     seeds = [5, 2**62, 0, 5]
-    together = draw((2, 3), seeds)
+    in_batch = draw((2, 3), seeds)
     alone = torch.cat([draw((2, 3), [seed]) for seed in seeds])
-    assert together.shape == (4, 2, 3) and torch.equal(together, alone)
-    assert torch.equal(together[0], together[3]) and not torch.equal(together[0], together[1])
+    assert in_batch.shape == (4, 2, 3) and torch.equal(in_batch, alone)
+    assert torch.equal(in_batch[0], in_batch[3]) and not torch.equal(in_batch[0], in_batch[1])
 
 
 def test_drawing_noise_leaves_the_global_generator_alone() -> None:

@@ -59,13 +59,13 @@ def test_mixup_blends_with_the_neighbour_with_beta_shares(alpha: float) -> None:
     for step in range(30):
         mixed, share = mixup(IMAGES, alpha, draws(step))
         for k in range(40):
-            wanted = share[k] * IMAGES[k] + (1 - share[k]) * IMAGES[k ^ 1]
-            torch.testing.assert_close(mixed[k], wanted)
+            blend = share[k] * IMAGES[k] + (1 - share[k]) * IMAGES[k ^ 1]
+            torch.testing.assert_close(mixed[k], blend)
         shares.append(share)
-    found = torch.cat(shares).double().numpy()
+    all_shares = torch.cat(shares).double().numpy()
     # Beta(a, a) has mean 1/2 and variance 1 / (4 (2 a + 1)).
-    assert np.mean(found) == pytest.approx(0.5, abs=0.05)
-    assert np.var(found) == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.15)
+    assert np.mean(all_shares) == pytest.approx(0.5, abs=0.05)
+    assert np.var(all_shares) == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.15)
 
 
 def test_cutmix_takes_a_rectangle_from_the_neighbour_and_tells_what_is_left() -> None:

@@ -161,9 +161,9 @@ def test_an_image_that_vanishes_is_named(photos: Path, cache: Path, monkeypatch:
     listed = image_folder._list_images
 
     def then_gone(root: Path) -> image_folder.Listing:
-        found = listed(root)
+        files = listed(root)
         path.unlink(missing_ok=True)
-        return found
+        return files
 
     monkeypatch.setattr(image_folder, "_list_images", then_gone)
     assert str(path) in message_of(lambda: load_data(f"folder:{photos}", shape=(3, 5, 4)))
@@ -176,9 +176,9 @@ def test_an_image_that_vanishes_while_others_are_decoded_is_named(
     stamped = cache_module.stamps
 
     def then_gone(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
-        found = stamped(paths)
+        stamps = stamped(paths)
         path.unlink(missing_ok=True)
-        return found
+        return stamps
 
     monkeypatch.setattr("robust_student.data.readers.image_folder.stamps", then_gone)
     assert f"{path}: cannot read it" in message_of(lambda: load_data(f"folder:{photos}", shape=(3, 5, 4)))
@@ -246,8 +246,8 @@ def test_checksums_are_those_of_the_blocks_however_the_rows_arrive(count: int, s
     with pytest.MonkeyPatch.context() as patch, Path(os.devnull).open("r+b") as file:
         patch.setattr(cache_module, "_BLOCK", block)
         patch.setattr(os, "fsync", lambda handle: None)
-        found = cache_module._write(file, in_blocks(pixels, size), Path(), len(data))
-    assert found == [hashlib.sha256(data[k : k + block]).hexdigest() for k in range(0, len(data), block)]
+        checksums = cache_module._write(file, in_blocks(pixels, size), Path(), len(data))
+    assert checksums == [hashlib.sha256(data[k : k + block]).hexdigest() for k in range(0, len(data), block)]
 
 
 def test_without_a_key_the_file_has_no_name(cache: Path) -> None:
@@ -260,9 +260,9 @@ def test_without_a_key_the_file_has_no_name(cache: Path) -> None:
 def test_writing_into_mapped_pixels_leaves_the_file_alone(cache: Path) -> None:
     pixels = rows()
     for _ in range(2):
-        found = store(pixels.shape, lambda: in_blocks(pixels), {"some": "key"})
-        assert np.array_equal(found.inputs.numpy(), pixels)
-        found.inputs[:] = 0
+        stored = store(pixels.shape, lambda: in_blocks(pixels), {"some": "key"})
+        assert np.array_equal(stored.inputs.numpy(), pixels)
+        stored.inputs[:] = 0
 
 
 def test_a_full_disk_gives_one_line_and_leaves_nothing_half_written(cache: Path) -> None:
@@ -276,8 +276,8 @@ def test_a_full_disk_gives_one_line_and_leaves_nothing_half_written(cache: Path)
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "disk full" in message and cache_module.VARIABLE in message and "disk full" in other
     assert not files(cache, ".partial") and not files(cache, ".pixels") and not files(cache, ".json")
-    found = store(pixels.shape, lambda: in_blocks(pixels), {"some": "key"})
-    assert np.array_equal(found.inputs.numpy(), pixels)
+    stored = store(pixels.shape, lambda: in_blocks(pixels), {"some": "key"})
+    assert np.array_equal(stored.inputs.numpy(), pixels)
 
 
 def test_a_cache_that_cannot_be_written_gives_one_line(cache: Path) -> None:
@@ -308,7 +308,7 @@ def test_an_interrupted_file_is_not_left_behind(cache: Path) -> None:
 
 
 def test_two_that_want_the_same_file_make_it_once(cache: Path) -> None:
-    pixels, made, found = rows(), list[int](), list[Stored]()
+    pixels, made, stored = rows(), list[int](), list[Stored]()
     both = threading.Barrier(2)
 
     def blocks() -> Iterator[Pixels]:
@@ -317,14 +317,14 @@ def test_two_that_want_the_same_file_make_it_once(cache: Path) -> None:
 
     def work() -> None:
         both.wait()
-        found.append(store(pixels.shape, blocks, {"some": "key"}))
+        stored.append(store(pixels.shape, blocks, {"some": "key"}))
 
     threads = [threading.Thread(target=work) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(made) == 1 and all(np.array_equal(one.inputs.numpy(), pixels) for one in found)
+    assert len(made) == 1 and all(np.array_equal(one.inputs.numpy(), pixels) for one in stored)
 
 
 def test_of_a_very_large_file_evenly_spread_blocks_are_checked(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,8 +337,8 @@ def test_of_a_very_large_file_evenly_spread_blocks_are_checked(cache: Path, monk
         changed = content.copy()
         changed[64 * block] ^= 1
         path.write_bytes(changed)
-        found = store(pixels.shape, lambda: in_blocks(pixels), {"some": "key"})
-        assert np.array_equal(found.inputs.numpy(), pixels) == noticed
+        stored = store(pixels.shape, lambda: in_blocks(pixels), {"some": "key"})
+        assert np.array_equal(stored.inputs.numpy(), pixels) == noticed
 
 
 def test_the_cache_directory_is_where_the_user_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

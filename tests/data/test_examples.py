@@ -56,16 +56,16 @@ def test_a_subset_of_mapped_examples_reads_nothing_and_is_the_same_subset() -> N
         assert torch.equal(one.take(part), other.take(part)) and torch.equal(one.floats(part), other.floats(part))
 
 
-@pytest.mark.parametrize("known", [None, "content"])
-def test_the_digest_changes_with_every_input_label_type_shape_and_choice(known: str | None) -> None:
+@pytest.mark.parametrize("content", [None, "content"])
+def test_the_digest_changes_with_every_input_label_type_shape_and_choice(content: str | None) -> None:
     pixels, labels = torch.arange(24, dtype=torch.uint8).view(6, 4), torch.arange(6) % 3
-    base = Examples(pixels, labels, mapped=known is not None, content=known)
+    base = Examples(pixels, labels, mapped=content is not None, content=content)
     others = [
         replace(base, labels=labels.flip(0)),
         base.subset(torch.arange(5)),
         base.subset(torch.tensor([1, 0, 2, 3, 4, 5])),
     ]
-    if known is None:
+    if content is None:
         changed = pixels.clone()
         changed[5, 3] += 1
         others += [Examples(changed, labels), Examples(pixels.float(), labels), Examples(pixels.view(6, 2, 2), labels)]
@@ -73,7 +73,7 @@ def test_the_digest_changes_with_every_input_label_type_shape_and_choice(known: 
         others += [replace(base, content="other")]
     digests = [examples.digest() for examples in (base, *others)]
     assert len(set(digests)) == len(digests) and all(len(digest) == 64 for digest in digests)
-    assert base.digest() == Examples(pixels.clone(), labels.clone(), None, base.mapped, known).digest()
+    assert base.digest() == Examples(pixels.clone(), labels.clone(), None, base.mapped, content).digest()
 
 
 def test_statistics_of_mapped_examples_agree_with_those_in_memory() -> None:

@@ -32,8 +32,8 @@ def test_a_stratified_sample_has_the_right_count_without_repeats_and_shares_with
     count = data.draw(st.integers(1, len(labels)))
     sample = stratified_sample(torch.tensor(labels), count, seed).tolist()
     assert len(sample) == len(set(sample)) == count
-    found = Counter(labels[i] for i in sample)
-    assert all(abs(found[k] - n * count / len(labels)) < 1 + 1e-9 for k, n in Counter(labels).items())
+    counts = Counter(labels[i] for i in sample)
+    assert all(abs(counts[k] - n * count / len(labels)) < 1 + 1e-9 for k, n in Counter(labels).items())
 
 
 @pytest.mark.parametrize(
@@ -44,8 +44,8 @@ def test_the_seats_that_are_left_go_to_the_largest_remainders(
     sizes: tuple[int, ...], count: int, seats: tuple[int, ...]
 ) -> None:
     labels = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
-    found = Counter(labels[stratified_sample(labels, count, 0)].tolist())
-    assert tuple(found[k] for k in range(len(sizes))) == seats
+    counts = Counter(labels[stratified_sample(labels, count, 0)].tolist())
+    assert tuple(counts[k] for k in range(len(sizes))) == seats
 
 
 @given(LABELS, st.integers(0, 2**32))

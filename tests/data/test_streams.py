@@ -30,19 +30,21 @@ def test_a_stream_gives_every_example_once_with_its_label_and_number(spec: str) 
     stream = stream_of(data)
     assert (stream.length, len(stream), stream.shape, data.shape) == (20, 20, (3, 5, 4), (3, 5, 4))
     assert data.classes == ("cat", "dog", "owl") and data.input_range == UNIT_RANGE
-    known: dict[int, int] = {}
+    numbers_by_value: dict[int, int] = {}
     for epoch in (1, 2):
-        found = list(stream.batches(epoch=epoch, batch_size=4, seed=0))
-        assert len(found) == 5 and all(inputs.shape == (4, 3, 5, 4) for inputs, _, _ in found)
+        batches = list(stream.batches(epoch=epoch, batch_size=4, seed=0))
+        assert len(batches) == 5 and all(inputs.shape == (4, 3, 5, 4) for inputs, _, _ in batches)
         assert all(
-            inputs.dtype == torch.uint8 and labels.dtype == ids.dtype == torch.int64 for inputs, labels, ids in found
+            inputs.dtype == torch.uint8 and labels.dtype == ids.dtype == torch.int64 for inputs, labels, ids in batches
         )
-        seen = values(found)
+        seen = values(batches)
         assert sorted(seen) == list(range(100, 120))
-        assert [value % 3 for value in seen] == [label for _, labels, _ in found for label in labels.tolist()]
-        ids = [number for _, _, ids in found for number in ids.tolist()]
+        assert [value % 3 for value in seen] == [label for _, labels, _ in batches for label in labels.tolist()]
+        ids = [number for _, _, ids in batches for number in ids.tolist()]
         assert len(set(ids)) == 20
-        assert all(known.setdefault(value, number) == number for value, number in zip(seen, ids, strict=True))
+        assert all(
+            numbers_by_value.setdefault(value, number) == number for value, number in zip(seen, ids, strict=True)
+        )
 
 
 def test_test_and_validation_parts_are_in_memory(spec: str) -> None:
@@ -74,9 +76,9 @@ def test_processes_share_each_step_of_one_process_without_duplicates(spec: str, 
     ]
     assert len(alone) == 20 // (batch_size * world) and all(len(part) == len(alone) for part in shared)
     for step, (inputs, labels, numbers) in enumerate(alone):
-        together = [torch.cat([part[step][k] for part in shared]) for k in range(3)]
-        assert torch.equal(together[0], inputs)
-        assert torch.equal(together[1], labels) and torch.equal(together[2], numbers)
+        whole_step = [torch.cat([part[step][k] for part in shared]) for k in range(3)]
+        assert torch.equal(whole_step[0], inputs)
+        assert torch.equal(whole_step[1], labels) and torch.equal(whole_step[2], numbers)
 
 
 @pytest.mark.parametrize("skip", [0, 1, 4, 5, 9])
@@ -173,8 +175,8 @@ def test_shards_with_fewer_examples_than_stated_are_named(spec: str) -> None:
 )
 def test_bad_options_are_refused(spec: str, option: str, words: str) -> None:
     name, _, _ = option.partition("=")
-    kept = ",".join(part for part in spec.split(",") if not part.startswith(f"{name}="))
-    assert words in message_of(lambda: load_data(f"{kept},{option}"))
+    rest = ",".join(part for part in spec.split(",") if not part.startswith(f"{name}="))
+    assert words in message_of(lambda: load_data(f"{rest},{option}"))
 
 
 def test_a_size_must_come_from_somewhere(spec: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from finding import found
+from finding import levels_of
 from torch import Tensor
 
 from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE
@@ -82,8 +82,8 @@ FAULTS: dict[str, tuple[Data, str, str]] = {
 @pytest.mark.parametrize("name", list(FAULTS))
 def test_a_fault_of_the_data_is_found(name: str) -> None:
     faulty, text, level = FAULTS[name]
-    assert found(check_data(faulty), text) == [level]
-    assert found(check_data(SOUND), text) == []
+    assert levels_of(check_data(faulty), text) == [level]
+    assert levels_of(check_data(SOUND), text) == []
 
 
 def test_sound_data_are_described_in_two_lines() -> None:
@@ -94,7 +94,7 @@ def test_sound_data_are_described_in_two_lines() -> None:
 
 def test_of_large_data_a_part_is_looked_at_and_said_so() -> None:
     (_, *rest) = check_data(FAULTS["leak"][0], examples=50)
-    assert found(rest, "(of 50 training and 50 test examples looked at)")
+    assert levels_of(rest, "(of 50 training and 50 test examples looked at)")
 
 
 class Random(Stream):
@@ -112,5 +112,5 @@ class Random(Stream):
 
 def test_the_beginning_of_a_stream_is_looked_at() -> None:
     streamed = replace(SOUND, train=Random(), test=FAULTS["leak"][0].test)
-    assert found(check_data(streamed), "5 of 120 test examples are also") == ["problem"]
+    assert levels_of(check_data(streamed), "5 of 120 test examples are also") == ["problem"]
     assert validation_sample(streamed) is None

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from finding import found
+from finding import levels_of
 
 from robust_student.cli.main import main
 from robust_student.core.errors import UserError
@@ -57,8 +57,8 @@ def test_a_problem_ends_with_exit_code_1_and_one_line(
 def test_an_output_inside_the_data_is_a_problem(tmp_path: Path, quick: None) -> None:
     (tmp_path / "photos").mkdir()
     findings = examine_module.examine(data=f"folder:{tmp_path / 'photos'}", output=tmp_path / "photos" / "out")
-    said = [finding.text for finding in findings if (finding.area, finding.level) == ("output", "problem")]
-    assert len(said) == 1 and "lies in the folder of the data" in said[0]
+    texts = [finding.text for finding in findings if (finding.area, finding.level) == ("output", "problem")]
+    assert len(texts) == 1 and "lies in the folder of the data" in texts[0]
 
 
 def test_bad_usage_stays_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,11 +70,11 @@ def test_bad_usage_stays_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None
 def test_what_is_said_of_the_teacher_is_checked(run: Path, quick: None) -> None:
     """The flags are those of `distill`."""
     common: dict[str, Any] = {"data": "digits", "teacher": str(run)}
-    assert found(examine(**common), "accuracy on validation is") == ["fine"]
+    assert levels_of(examine(**common), "accuracy on validation is") == ["fine"]
     high = TeacherSettings(teacher_accuracy=99.9)
-    assert found(examine(**common, teaching=high), "teacher accuracy on validation is") == ["problem"]
+    assert levels_of(examine(**common, teaching=high), "teacher accuracy on validation is") == ["problem"]
     unchecked = TeacherSettings(teacher_check=False)
-    assert found(examine(**common, teaching=unchecked), "accuracy on validation is") == []
+    assert levels_of(examine(**common, teaching=unchecked), "accuracy on validation is") == []
 
 
 def test_the_flags_of_the_teacher_reach_it(
@@ -103,8 +103,8 @@ def test_code_of_somebody_else_s_run_is_called_where_it_is_trusted(
     train(f"{code}:make", load_data("digits"), TrainingSettings(epochs=1), output=tmp_path / "run")
     (tmp_path / "mine").mkdir()
     monkeypatch.chdir(tmp_path / "mine")
-    assert found(examine(teacher=str(tmp_path / "run")), "which does not run unasked") == ["problem"]
-    assert found(examine(teacher=str(tmp_path / "run"), trust=True), "650 parameters") == ["fine"]
+    assert levels_of(examine(teacher=str(tmp_path / "run")), "which does not run unasked") == ["problem"]
+    assert levels_of(examine(teacher=str(tmp_path / "run"), trust=True), "650 parameters") == ["fine"]
 
 
 def test_data_are_read_in_the_teacher_s_shape(tmp_path: Path, quick: None) -> None:
@@ -118,14 +118,14 @@ def test_data_are_read_in_the_teacher_s_shape(tmp_path: Path, quick: None) -> No
             Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
     photos = f"folder:{tmp_path / 'photos'}"
     train("linear", load_data(photos, image_size=5), output=tmp_path / "run")
-    assert found(examine(data=photos, teacher=str(tmp_path / "run")), "shape (3, 5, 5)") == ["fine"]
-    assert found(examine(data=photos), "shape (3, 9, 9)") == ["fine"]
+    assert levels_of(examine(data=photos, teacher=str(tmp_path / "run")), "shape (3, 5, 5)") == ["fine"]
+    assert levels_of(examine(data=photos), "shape (3, 9, 9)") == ["fine"]
 
 
 def test_a_teacher_without_data_is_looked_at_without_its_accuracy(run: Path, quick: None) -> None:
     findings = examine(teacher=str(run))
-    assert found(findings, "its accuracy was not checked") == ["note"]
-    assert found(findings, "1,210 parameters") == ["fine"]
+    assert levels_of(findings, "its accuracy was not checked") == ["note"]
+    assert levels_of(findings, "1,210 parameters") == ["fine"]
 
 
 def test_a_problem_does_not_stop_the_rest(tmp_path: Path, run: Path, quick: None) -> None:
@@ -133,7 +133,7 @@ def test_a_problem_does_not_stop_the_rest(tmp_path: Path, run: Path, quick: None
     (tmp_path / "bad" / "model.json").write_text(json.dumps({}))
     findings = examine(data="digits", teacher=str(tmp_path / "bad"), device="cuda:77", output=tmp_path)
     assert [finding.area for finding in findings if finding.level == "problem"] == ["devices", "teacher"]
-    assert found(findings, "no faults found") == ["fine"]
+    assert levels_of(findings, "no faults found") == ["fine"]
 
 
 def test_a_user_error_of_any_part_becomes_a_finding(monkeypatch: pytest.MonkeyPatch, quick: None) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from finding import found
+from finding import levels_of
 from torch import Tensor
 
 from robust_student.doctor import machine
@@ -37,20 +37,20 @@ def packages(changes: dict[str, str | None], importable: Callable[[str], object]
 def test_packages_that_are_in_order_are_fine() -> None:
     findings = packages({})
     assert {finding.level for finding in findings} == {"fine"}
-    assert found(findings, "extra vision (timm 1.0.31)") == ["fine"]
-    assert found(findings, "dev") == []  # nobody but developers needs it
+    assert levels_of(findings, "extra vision (timm 1.0.31)") == ["fine"]
+    assert levels_of(findings, "dev") == []  # nobody but developers needs it
 
 
 @pytest.mark.parametrize(("version", "text"), [(None, "numpy is missing"), ("1.20", "numpy is 1.20, not >=1.26")])
 def test_a_requirement_that_is_not_met_is_a_problem(version: str | None, text: str) -> None:
     findings = packages({"numpy": version})
-    assert found(findings, text) == ["problem"]
+    assert levels_of(findings, text) == ["problem"]
     assert "pip install 'numpy>=1.26'" in [finding.fix for finding in findings]
 
 
 def test_a_missing_extra_is_a_note_with_its_command() -> None:
     findings = packages({"timm": None})
-    assert found(findings, "extra vision is not complete (timm is missing)") == ["note"]
+    assert levels_of(findings, "extra vision is not complete (timm is missing)") == ["note"]
     assert "pip install 'robust-student[vision]'" in [finding.fix for finding in findings]
 
 
@@ -58,7 +58,7 @@ def test_an_extra_that_cannot_be_imported_is_noted() -> None:
     def broken(name: str) -> None:
         raise RuntimeError("operator torchvision::nms\ndoes not exist")
 
-    assert found(packages({}, broken), "timm cannot be imported (RuntimeError: operator") == ["note"]
+    assert levels_of(packages({}, broken), "timm cannot be imported (RuntimeError: operator") == ["note"]
 
 
 def test_the_requirements_of_this_installation_are_read() -> None:
@@ -82,15 +82,15 @@ MACHINE = Machine("x86_64", 8, 8, 32 * 10**9, 16 * 10**9, ("cuda:0 A100, 80 GB",
     ],
 )
 def test_a_fault_of_the_machine_is_found(changes: dict[str, Any], text: str, level: str) -> None:
-    assert found(check_devices("cpu", replace(MACHINE, **changes)), text) == [level]
-    assert found(check_devices("cpu", MACHINE), text) == []
+    assert levels_of(check_devices("cpu", replace(MACHINE, **changes)), text) == [level]
+    assert levels_of(check_devices("cpu", MACHINE), text) == []
 
 
 def test_a_device_that_is_not_there_is_a_problem() -> None:
     findings = check_devices("cuda:77", MACHINE)
-    assert found(findings, "device 'cuda:77'") == ["problem"]
+    assert levels_of(findings, "device 'cuda:77'") == ["problem"]
     assert findings[-1].fix == "choose auto, cpu, cuda:0"
-    assert found(check_devices("cpu", MACHINE), "device cpu is cpu") == ["fine"]
+    assert levels_of(check_devices("cpu", MACHINE), "device cpu is cpu") == ["fine"]
 
 
 def test_this_machine_is_described() -> None:
@@ -111,12 +111,12 @@ def test_exact_arithmetic_is_fine(any_device: torch.device) -> None:
 
 
 def test_rounded_products_are_a_problem(any_device: torch.device) -> None:
-    assert found(check_arithmetic(any_device, product=rounded), "matrix products") == ["problem"]
+    assert levels_of(check_arithmetic(any_device, product=rounded), "matrix products") == ["problem"]
 
 
 def test_steps_that_differ_are_a_note(any_device: torch.device) -> None:
     steps = iter([torch.zeros(3), torch.ones(3)])
-    assert found(check_arithmetic(any_device, step=lambda device: next(steps)), "two equal steps") == ["note"]
+    assert levels_of(check_arithmetic(any_device, step=lambda device: next(steps)), "two equal steps") == ["note"]
 
 
 def fails(device: torch.device) -> float:
@@ -125,7 +125,7 @@ def fails(device: torch.device) -> float:
 
 @pytest.mark.parametrize(("curvature", "text"), [(fails, "fails (derivative"), (lambda device: 3.0, "gives 3, not 36")])
 def test_wrong_second_derivatives_are_a_problem(curvature: Any, text: str, any_device: torch.device) -> None:
-    assert found(check_arithmetic(any_device, curvature=curvature), text) == ["problem"]
+    assert levels_of(check_arithmetic(any_device, curvature=curvature), text) == ["problem"]
 
 
 def test_the_probes_are_what_they_say(any_device: torch.device) -> None:
@@ -142,14 +142,14 @@ def test_the_probes_are_what_they_say(any_device: torch.device) -> None:
 )
 def test_room_on_the_disk_is_looked_at(free: int, level: str, text: str, tmp_path: Path) -> None:
     output = tmp_path / "new" / "run"
-    assert found(check_output(output, lambda path: SimpleNamespace(free=free)), text) == [level]
+    assert levels_of(check_output(output, lambda path: SimpleNamespace(free=free)), text) == [level]
     assert not output.parent.exists()
 
 
 def test_an_output_that_cannot_be_written_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    assert found(check_output(tmp_path / "file" / "run"), "cannot write there") == ["problem"]
-    assert found(check_output(tmp_path / "run"), "can be written") == ["fine"]
+    assert levels_of(check_output(tmp_path / "file" / "run"), "cannot write there") == ["problem"]
+    assert levels_of(check_output(tmp_path / "run"), "can be written") == ["fine"]
 
 
 # All together ---------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from finding import found
+from finding import levels_of
 from torch import Tensor, nn
 
 from robust_student.data.readers.load import Data, Examples
@@ -47,7 +47,7 @@ OUTPUTS: dict[str, tuple[Any, str]] = {
 def test_a_fault_of_the_outputs_is_found(name: str, run: Path, digits: Data) -> None:
     function, text = OUTPUTS[name]
     teacher, inputs = load(run), digits.test.floats(slice(0, 50))
-    assert found(check_outputs(changed(teacher, logits=function), inputs), text) == ["problem"]
+    assert levels_of(check_outputs(changed(teacher, logits=function), inputs), text) == ["problem"]
     assert check_outputs(teacher, inputs) == []
 
 
@@ -63,7 +63,7 @@ GRADIENTS: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_fault_of_the_gradient_is_found(name: str, run: Path, digits: Data) -> None:
     functions, text = GRADIENTS[name]
     teacher, inputs = load(run), digits.test.floats(slice(0, 50))
-    assert found(check_gradients(changed(teacher, **functions), inputs), text) == ["problem"]
+    assert levels_of(check_gradients(changed(teacher, **functions), inputs), text) == ["problem"]
     assert check_gradients(teacher, inputs) == []
     assert not inputs.requires_grad
 

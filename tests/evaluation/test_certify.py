@@ -94,12 +94,12 @@ def column(output: Path, model: str, kind: str) -> dict[int, float]:
 @pytest.mark.parametrize("method", ["interval", "gradient", "lipschitz", "linear"])
 def test_rows_hold_the_certified_radii(finished: Path, method: Any) -> None:
     model = models()["student"]
-    found = column(finished, "student", f"certified_{method}_decision_radius_linf")
-    assert len(found) == (6 if method == "linear" else 12)
-    examples = DATA.test.subset(torch.tensor(list(found)))
+    radii = column(finished, "student", f"certified_{method}_decision_radius_linf")
+    assert len(radii) == (6 if method == "linear" else 12)
+    examples = DATA.test.subset(torch.tensor(list(radii)))
     certifier = Certifier.of(model, DATA.shape, ThreatModel.on(DATA, "linf"), method=method, tolerance=0.05)
     expected = certifier.decision_radius(examples.floats(), examples.labels, budgets=(0.02, 0.1))
-    assert list(found.values()) == pytest.approx(expected.tolist(), rel=1e-6)
+    assert list(radii.values()) == pytest.approx(expected.tolist(), rel=1e-6)
 
 
 def test_every_bound_is_on_its_side_and_some_are_positive(finished: Path) -> None:
@@ -107,8 +107,8 @@ def test_every_bound_is_on_its_side_and_some_are_positive(finished: Path) -> Non
         for meaning in ("decision", "confidence"):
             attack = column(finished, model, f"attack_{meaning}_radius_linf")
             for method in ("interval", "gradient", "lipschitz", "linear"):
-                found = column(finished, model, f"certified_{method}_{meaning}_radius_linf")
-                assert all(found[k] <= attack[k] * (1 + 1e-6) for k in attack if k in found)
+                radii = column(finished, model, f"certified_{method}_{meaning}_radius_linf")
+                assert all(radii[k] <= attack[k] * (1 + 1e-6) for k in attack if k in radii)
             assert len(attack) == 6
     records = json.loads((finished / "summary.json").read_text())
     counts = [record["value"] for record in records if record["metric"] == "sandwich_violations"]
@@ -296,8 +296,8 @@ def test_records_follow_from_the_rows_by_hand() -> None:
     records = summarise_radii(groups, norm="l2", budgets=(0.25,), baseline="kd", seed=0)
 
     def value(model: str, metric: str, perturbation: str = "none") -> Any:
-        found = [r for r in records if (r["model"], r["metric"], r["perturbation"]) == (model, metric, perturbation)]
-        (record,) = found
+        matching = [r for r in records if (r["model"], r["metric"], r["perturbation"]) == (model, metric, perturbation)]
+        (record,) = matching
         return record
 
     best = value("student", "certified_accuracy", "certified_decision_radius")

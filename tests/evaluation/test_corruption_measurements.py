@@ -96,7 +96,7 @@ def test_every_model_is_measured_on_the_same_stratified_examples_in_every_cell(f
         cells.setdefault((row["model"], row["perturbation"], row["setting"]), []).append(row["index"])
     kinds = ("corruption_impulse_noise", "corruption_contrast")
     assert set(cells) == {(m, kind, float(s)) for m in ("kd", "new") for kind in kinds for s in (1, 5)}
-    (indices,) = {tuple(sorted(found)) for found in cells.values()}
+    (indices,) = {tuple(sorted(positions)) for positions in cells.values()}
     assert len(indices) == 24 and Counter(DATA.test.labels[list(indices)].tolist()) == {0: 8, 1: 8, 2: 8}
     assert set(indices) <= {row["index"] for row in rows_of(finished, "none")}
 
@@ -221,9 +221,9 @@ def test_records_average_over_kinds_and_severities_on_the_same_examples(finished
     shares: dict[str, dict[int, float]] = {}
     for name in models():
         indices = sorted({row["index"] for row in rows})
-        mine = [[row["correct"] for row in rows if (row["model"], row["index"]) == (name, i)] for i in indices]
-        assert all(len(cells) == 4 for cells in mine)
-        shares[name] = {i: sum(cells) / 4 for i, cells in zip(indices, mine, strict=True)}
+        outcomes = [[row["correct"] for row in rows if (row["model"], row["index"]) == (name, i)] for i in indices]
+        assert all(len(cells) == 4 for cells in outcomes)
+        shares[name] = {i: sum(cells) / 4 for i, cells in zip(indices, outcomes, strict=True)}
         (mean,) = find(records, name, "mean_corruption_accuracy", "corruptions")
         (drop,) = find(records, name, "relative_corruption_drop", "corruptions")
         values, before = list(shares[name].values()), [float(clean[name, i]) for i in indices]
@@ -280,8 +280,8 @@ def test_the_list_of_options_is_complete() -> None:
 @pytest.mark.parametrize("option", list(OTHERS))
 def test_every_option_changes_the_result(option: str, finished: Path, tmp_path: Path) -> None:
     def means(records: Records) -> list[tuple[Any, ...]]:
-        found = [find(records, name, "mean_corruption_accuracy", "corruptions") for name in models()]
-        return [(record["value"], record["n"]) for (record,) in found]
+        averages = [find(records, name, "mean_corruption_accuracy", "corruptions") for name in models()]
+        return [(record["value"], record["n"]) for (record,) in averages]
 
     if option == "set":
         usual = run(tmp_path / "usual", corrupted(kinds=("snow",)))

@@ -28,10 +28,10 @@ def written(folder: Path, data: Data = DATA, **files: Any) -> Path:
 @pytest.mark.parametrize("times", [1, 5])
 def test_severities_are_stacked_and_positions_are_those_of_the_test_set(times: int, tmp_path: Path) -> None:
     labels = np.tile(DATA.test.labels.numpy(), times).astype(np.uint8)
-    found = open_corruption_set(written(tmp_path, labels=labels), ["snow", "spatter"], DATA)
+    corruption_set = open_corruption_set(written(tmp_path, labels=labels), ["snow", "spatter"], DATA)
     for kind, source in (("snow", images(0)), ("spatter", images(1))):
         for severity in range(1, 6):
-            inputs = found.inputs(kind, severity, [7, 0, 8])
+            inputs = corruption_set.inputs(kind, severity, [7, 0, 8])
             assert inputs.shape == (3, 3, 8, 10)
             for n, position in enumerate((7, 0, 8)):
                 pixels = source[(severity - 1) * 9 + position]
@@ -40,9 +40,9 @@ def test_severities_are_stacked_and_positions_are_those_of_the_test_set(times: i
 
 @pytest.mark.parametrize("shape", [(45, 8, 10), (45, 8, 10, 1)])
 def test_grey_images_need_no_axis_for_channels(shape: Shape, tmp_path: Path) -> None:
-    found = open_corruption_set(written(tmp_path, snow=images(2, shape)), ["snow"], GREY)
+    corruption_set = open_corruption_set(written(tmp_path, snow=images(2, shape)), ["snow"], GREY)
     pixels = images(2, shape).reshape(45, 8, 10)[18 + 4]
-    np.testing.assert_allclose(found.inputs("snow", 3, [4])[0, 0].numpy(), pixels / 255, rtol=1e-6)
+    np.testing.assert_allclose(corruption_set.inputs("snow", 3, [4])[0, 0].numpy(), pixels / 255, rtol=1e-6)
 
 
 def test_the_images_stay_on_disk(tmp_path: Path) -> None:

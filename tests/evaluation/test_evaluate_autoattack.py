@@ -15,14 +15,14 @@ from robust_student.runtime.files import read_json
 
 def test_autoattack_rows_name_the_attack_that_broke_the_example_first(attacked: Path) -> None:
     clean = {(row["model"], row["index"]): row["correct"] for row in rows_of(attacked, perturbation="none")}
-    found = rows_of(attacked, perturbation="autoattack_linf", setting=0.4)
-    assert len(found) == 3 * 8
-    for row in found:
+    broken_rows = rows_of(attacked, perturbation="autoattack_linf", setting=0.4)
+    assert len(broken_rows) == 3 * 8
+    for row in broken_rows:
         if not clean[row["model"], row["index"]]:
             assert row["detail"] == "clean"
         else:
             assert row["detail"] in ({"none"} if row["correct"] else {"apgd-ce", "square"})
-    assert {"clean", "apgd-ce"} <= {row["detail"] for row in found}
+    assert {"clean", "apgd-ce"} <= {row["detail"] for row in broken_rows}
 
 
 def test_certified_examples_are_spared_and_counted_and_stand_anyway(tmp_path: Path) -> None:
@@ -57,12 +57,12 @@ def test_no_answer_is_never_right_and_the_evaluation_ends(tmp_path: Path) -> Non
     assert not any(row["correct"] for row in [*rows, *attacks] if row["index"] in silent)
     (clean,) = [r for r in records if (r["model"], r["metric"], r["perturbation"]) == ("m", "accuracy", "none")]
     assert clean["value"] <= 1 - len(silent) / len(rows)
-    said = [
+    predictions = [
         level["predictions"]["m"]
         for entry in read_json(tmp_path / "out" / GALLERY)
         for level in entry.get("levels", [])[:1]
         if entry["index"] in silent
     ]
-    assert said and all(answer == {"prediction": -1, "confidence": None} for answer in said)
+    assert predictions and all(answer == {"prediction": -1, "confidence": None} for answer in predictions)
     write_report([tmp_path / "out"], tmp_path / "out" / "report.html")
     assert "no answer (NaN)" in (tmp_path / "out" / "report.html").read_text()

@@ -25,11 +25,11 @@ class Rounded(nn.Module):
 
 def verdicts(records: Records) -> dict[str, Any]:
     """The only verdict among the adversarial accuracies of a model."""
-    found = [
+    recorded = [
         r["verdict"] for r in records if r["metric"] == "accuracy" and r["perturbation"].startswith(("pgd", "auto"))
     ]
-    assert len(found) >= 2 and all(verdict == found[0] for verdict in found)
-    verdict: dict[str, Any] = found[0]
+    assert len(recorded) >= 2 and all(verdict == recorded[0] for verdict in recorded)
+    verdict: dict[str, Any] = recorded[0]
     return verdict
 
 

@@ -104,21 +104,21 @@ def test_the_breakdown_counts_the_rows_by_class_and_by_confidence(finished: Path
     assert {(e["model"], e["perturbation"], e["setting"]) for e in entries} == set(cells) and len(entries) == len(cells)
     for entry in entries:
         rows = cells[entry["model"], entry["perturbation"], entry["setting"]]
-        assert entry["split"] == "test" and [found["label"] for found in entry["classes"]] == [0, 1, 2]
-        for found in entry["classes"]:
-            right = [row["correct"] for row in rows if row["label"] == found["label"]]
+        assert entry["split"] == "test" and [counts["label"] for counts in entry["classes"]] == [0, 1, 2]
+        for counts in entry["classes"]:
+            right = [row["correct"] for row in rows if row["label"] == counts["label"]]
             interval = stats.binomtest(sum(right), len(right)).proportion_ci(method="wilson")
-            assert (found["n"], found["value"]) == (len(right), sum(right) / len(right))
-            assert (found["low"], found["high"]) == pytest.approx((interval.low, interval.high), abs=1e-9)
+            assert (counts["n"], counts["value"]) == (len(right), sum(right) / len(right))
+            assert (counts["low"], counts["high"]) == pytest.approx((interval.low, interval.high), abs=1e-9)
         if entry["perturbation"] not in ("none", "gaussian_snr_db"):
             assert entry["confidence"] is None
             continue
         assert len(entry["confidence"]) == 15
-        for k, found in enumerate(entry["confidence"]):
+        for k, counts in enumerate(entry["confidence"]):
             inside = [row for row in rows if max(math.ceil(15 * row["confidence"]) - 1, 0) == k]
-            assert (found["low"], found["high"]) == (k / 15, (k + 1) / 15)
-            assert (found["count"], found["right"]) == (len(inside), sum(row["correct"] for row in inside))
+            assert (counts["low"], counts["high"]) == (k / 15, (k + 1) / 15)
+            assert (counts["count"], counts["right"]) == (len(inside), sum(row["correct"] for row in inside))
             mean = sum(row["confidence"] for row in inside) / len(inside) if inside else None
-            assert found["confidence"] == (None if mean is None else pytest.approx(mean))
-    wrong = [e for e in entries if any(found["value"] < 1 for found in e["classes"])]
-    assert wrong and any(found["count"] for e in entries for found in (e["confidence"] or [])[:14])
+            assert counts["confidence"] == (None if mean is None else pytest.approx(mean))
+    wrong = [e for e in entries if any(counts["value"] < 1 for counts in e["classes"])]
+    assert wrong and any(counts["count"] for e in entries for counts in (e["confidence"] or [])[:14])

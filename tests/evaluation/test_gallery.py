@@ -44,10 +44,10 @@ def test_the_worst_attacked_examples_are_the_surest_ones_that_pgd_broke(finished
         clean = {row["index"]: row for row in rows_of(finished, model=name, perturbation="none")}
         attacked = rows_of(finished, model=name, perturbation="pgd_linf", setting=radius)
         broken = {row["index"] for row in attacked if clean[row["index"]]["correct"] and not row["correct"]}
-        mine = [entry for entry in worst if entry["attack"]["model"] == name]
+        shown = [entry for entry in worst if entry["attack"]["model"] == name]
         surest = sorted(broken, key=lambda index: -clean[index]["confidence"])[:3]
-        assert [entry["index"] for entry in mine] == surest
-        for entry in mine:
+        assert [entry["index"] for entry in shown] == surest
+        for entry in shown:
             assert entry["attack"]["setting"] == radius and entry["attack"]["perturbation"] == "pgd_linf"
             pictures = [
                 np.asarray(Image.open(io.BytesIO(base64.b64decode(entry[part]["png"]))), dtype=float) / 255

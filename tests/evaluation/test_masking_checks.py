@@ -59,8 +59,8 @@ def verdict_of(
     return next(dict(r.verdict) for r in records if r.verdict and r.model == next(iter(models)))
 
 
-def rows_of(output: Path, **wanted: Any) -> list[dict[str, Any]]:
-    return [row for row in read_jsonl(output / ROWS) if all(row[name] == value for name, value in wanted.items())]
+def rows_of(output: Path, **fields: Any) -> list[dict[str, Any]]:
+    return [row for row in read_jsonl(output / ROWS) if all(row[name] == value for name, value in fields.items())]
 
 
 # Models whose answer is known -----------------------------------------------------------------------------------------

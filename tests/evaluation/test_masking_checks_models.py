@@ -127,6 +127,6 @@ def test_a_large_gap_between_pgd_and_autoattack_never_passes(
     """Also of students with an extreme weight of the gradient objective."""
     everyone = masked | honest
     assert {"exact 30", "exact 10000"} <= set(everyone)
-    for name, found in everyone.items():
-        assert found.gap <= 0.1 or found.verdict["level"] != "PASS", name
-    assert max(found.gap for found in masked.values()) > 0.2
+    for name, outcome in everyone.items():
+        assert outcome.gap <= 0.1 or outcome.verdict["level"] != "PASS", name
+    assert max(outcome.gap for outcome in masked.values()) > 0.2

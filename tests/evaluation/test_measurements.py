@@ -22,8 +22,8 @@ def test_estimated_radii_are_those_of_the_bounds(finished: Path) -> None:
     for name, model in everyone.items():
         for norm_name in ("linf", "l2"):
             for kind in ("decision", "confidence"):
-                found = rows_of(finished, model=name, perturbation=f"estimated_{kind}_radius_{norm_name}")
-                examples = DATA.test.subset(torch.tensor([row["index"] for row in found]))
+                measured = rows_of(finished, model=name, perturbation=f"estimated_{kind}_radius_{norm_name}")
+                examples = DATA.test.subset(torch.tensor([row["index"] for row in measured]))
                 points = examples.floats().requires_grad_()
                 logits, norm = model(points), Norm.named(norm_name)
                 if kind == "decision":
@@ -32,15 +32,15 @@ def test_estimated_radii_are_those_of_the_bounds(finished: Path) -> None:
                     guide = everyone["teacher"](examples.floats())
                     radii = estimated_confidence_radius(logits, points, examples.labels, guide, norm)
                 # The teacher against itself is 0 up to the rounding of logits in batches of another size.
-                assert [row["value"] for row in found] == pytest.approx(radii.tolist(), rel=1e-4, abs=1e-6)
-                assert [row["correct"] for row in found] == logits.argmax(dim=1).eq(examples.labels).tolist()
+                assert [row["value"] for row in measured] == pytest.approx(radii.tolist(), rel=1e-4, abs=1e-6)
+                assert [row["correct"] for row in measured] == logits.argmax(dim=1).eq(examples.labels).tolist()
 
 
 def test_infinite_radii_are_stored_without_a_number(tmp_path: Path) -> None:
     flat = affine(torch.zeros(3, 16), torch.tensor([1.0, 0.0, 0.0]))
     records = run(tmp_path / "out", subjects={"flat": flat})
-    found = rows_of(tmp_path / "out", perturbation="estimated_decision_radius_l2")
-    assert {(row["label"] == 0, row["value"], row["detail"]) for row in found} == {
+    measured = rows_of(tmp_path / "out", perturbation="estimated_decision_radius_l2")
+    assert {(row["label"] == 0, row["value"], row["detail"]) for row in measured} == {
         (True, None, "infinite"),
         (False, 0.0, None),
     }

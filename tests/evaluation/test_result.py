@@ -48,7 +48,7 @@ def test_what_was_not_measured_is_said_with_what_was(asked: tuple[str, str, floa
 
 
 def test_records_of_a_metric_come_by_growing_setting() -> None:
-    assert [found.setting for found in EVALUATION.every("accuracy", model="kd")] == [None, 0.1, 0.1, 0.2]
+    assert [record.setting for record in EVALUATION.every("accuracy", model="kd")] == [None, 0.1, 0.1, 0.2]
     assert EVALUATION.every("accuracy", "pgd_linf", "new") == []
 
 

@@ -46,15 +46,18 @@ def test_every_option_changes_the_result(option: str, finished: Path, tmp_path: 
 
 @pytest.mark.parametrize("option", sorted(name for name in OTHERS if name.startswith("autoattack")))
 def test_every_option_of_autoattack_changes_what_it_finds(option: str, attacked: Path, tmp_path: Path) -> None:
-    def found(records: Records) -> Records:
-        mine = [r for r in records if r["model"] == "kd" and r["perturbation"].startswith("autoattack")]
-        return [{name: value for name, value in record.items() if name != "verdict"} for record in mine]
+    def of_autoattack(records: Records) -> Records:
+        matching = [r for r in records if r["model"] == "kd" and r["perturbation"].startswith("autoattack")]
+        return [{name: value for name, value in record.items() if name != "verdict"} for record in matching]
 
     records = run(
         tmp_path / "out", ATTACKED.model_copy(update={option: OTHERS[option]}), subjects={"kd": models()["kd"]}
     )
-    usual = found(read_json(attacked / SUMMARY))
-    assert found(records) != usual and found(run(tmp_path / "usual", ATTACKED, subjects={"kd": Curved()})) == usual
+    usual = of_autoattack(read_json(attacked / SUMMARY))
+    assert (
+        of_autoattack(records) != usual
+        and of_autoattack(run(tmp_path / "usual", ATTACKED, subjects={"kd": Curved()})) == usual
+    )
 
 
 @pytest.mark.parametrize("size", [2, 1000])
@@ -66,10 +69,10 @@ def test_the_batch_size_changes_nothing_outside_autoattack(size: int, finished: 
     assert [r["value"] for r in records] == pytest.approx([r["value"] for r in expected], rel=1e-4)
     noise = {"perturbation": "gaussian_snr_db"}
     scores = ("confidence", "nll", "brier")
-    found, usual = (
+    small_batches, usual = (
         sorted(rows_of(folder, **noise), key=lambda row: (row["model"], row["setting"], row["index"]))
         for folder in (tmp_path / "out", finished)
     )
-    for mine, its in zip(found, usual, strict=True):
-        assert {k: v for k, v in mine.items() if k not in scores} == {k: v for k, v in its.items() if k not in scores}
-        assert [mine[k] for k in scores] == pytest.approx([its[k] for k in scores], rel=1e-3)
+    for record, its in zip(small_batches, usual, strict=True):
+        assert {k: v for k, v in record.items() if k not in scores} == {k: v for k, v in its.items() if k not in scores}
+        assert [record[k] for k in scores] == pytest.approx([its[k] for k in scores], rel=1e-3)

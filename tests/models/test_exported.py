@@ -59,8 +59,8 @@ def test_a_program_is_its_network_for_any_batch(
     for count in (1, 2, 5, 9, 17):
         inputs = DATA.training_examples.floats(slice(0, count)).requires_grad_()
         torch.testing.assert_close(model(inputs), network()(inputs))
-    found = torch.autograd.grad(model(inputs).square().sum(), inputs)
-    torch.testing.assert_close(found, torch.autograd.grad(network()(inputs).square().sum(), inputs))
+    gradients = torch.autograd.grad(model(inputs).square().sum(), inputs)
+    torch.testing.assert_close(gradients, torch.autograd.grad(network()(inputs).square().sum(), inputs))
 
 
 def test_a_program_has_no_modes(tmp_path: Path) -> None:
@@ -71,8 +71,8 @@ def test_a_program_has_no_modes(tmp_path: Path) -> None:
 
 def test_images_are_resized_and_normalised_for_the_program(tmp_path: Path) -> None:
     path = export(network(6), tmp_path / "teacher.pt2", (3, 6, 6))
-    wanted = PreprocessingSettings(teacher_mean=(0.5,), teacher_std=(0.25,))
-    model = open_model(str(path), DATA, wanted, trust=True)
+    settings = PreprocessingSettings(teacher_mean=(0.5,), teacher_std=(0.25,))
+    model = open_model(str(path), DATA, settings, trust=True)
     assert model.card.network_size == (6, 6)
     inputs = DATA.test.floats()
     resized = nn.functional.interpolate((inputs - 0.5) / 0.25, (6, 6), mode="bilinear", antialias=True)

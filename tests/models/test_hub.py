@@ -105,8 +105,8 @@ def test_a_student_starts_from_a_repository_and_comes_back_without_it(tmp_path: 
     network = timm.create_model("test_resnet", num_classes=5)
     save_for_hf(network, tmp_path / "theirs", safe_serialization=True)
     model = as_model(f"hub:{tmp_path / 'theirs'}", COLOUR)
-    own, given = state_of(model.network), state_of(network)
-    assert [name for name in own if not torch.equal(own[name], given[name])] == ["fc.weight", "fc.bias"]
+    own, start = state_of(model.network), state_of(network)
+    assert [name for name in own if not torch.equal(own[name], start[name])] == ["fc.weight", "fc.bias"]
     (tmp_path / "run").mkdir()
     save(model, tmp_path / "run")
     shutil.rmtree(tmp_path / "theirs")

@@ -35,10 +35,10 @@ def refusal(spec: str, shape: Shape = (3, 32, 32)) -> str:
 
 
 def test_a_spec_is_taken_apart() -> None:
-    found = LibraryNetwork.parse("timm:resnet10t.c3_in1k,drop_rate=0.1,pretrained,act_layer=silu")
-    assert found.name == "resnet10t.c3_in1k" and found.pretrained
-    assert found.architecture == "timm:resnet10t,drop_rate=0.1,act_layer=silu"
-    assert LibraryNetwork.parse(found.architecture).architecture == found.architecture
+    network = LibraryNetwork.parse("timm:resnet10t.c3_in1k,drop_rate=0.1,pretrained,act_layer=silu")
+    assert network.name == "resnet10t.c3_in1k" and network.pretrained
+    assert network.architecture == "timm:resnet10t,drop_rate=0.1,act_layer=silu"
+    assert LibraryNetwork.parse(network.architecture).architecture == network.architecture
 
 
 @pytest.mark.parametrize(
@@ -189,12 +189,12 @@ def test_a_student_starts_from_pretrained_weights_with_their_normalisation_and_s
     downloads.weights = state_of(theirs)
     model = as_model(f"{spec},pretrained", data)
     assert len(downloads.asked) == 1
-    own, given = state_of(model.network), state_of(theirs)
-    different = [name for name in own if own[name].shape != given[name].shape]
+    own, start = state_of(model.network), state_of(theirs)
+    different = [name for name in own if own[name].shape != start[name].shape]
     assert 0 < len(different) <= 2  # weight and bias of the last layer
-    assert all(torch.equal(own[name], given[name]) for name in own if name not in different)
-    for found, expected in zip((model.mean, model.std), normalisation, strict=True):
-        torch.testing.assert_close(found, torch.tensor(expected).view(3, 1, 1))
+    assert all(torch.equal(own[name], start[name]) for name in own if name not in different)
+    for statistic, expected in zip((model.mean, model.std), normalisation, strict=True):
+        torch.testing.assert_close(statistic, torch.tensor(expected).view(3, 1, 1))
     assert model.card.network_size == size and model.card.classes == data.classes and model.card.order is None
     assert model.card.network == spec
     save(model, tmp_path)
@@ -260,6 +260,6 @@ def test_a_students_own_file_of_weights_is_a_start_even_for_other_classes(tmp_pa
     theirs = build("timm:test_resnet", (3, 32, 32), 7)
     torch.save({"state_dict": theirs.state_dict()}, tmp_path / "w.pth")
     model = as_model(f"timm:test_resnet@{tmp_path / 'w.pth'}", COLOUR)
-    own, given = state_of(model.network), state_of(theirs)
-    assert [name for name in own if not torch.equal(own[name], given[name])] == ["fc.weight", "fc.bias"]
+    own, start = state_of(model.network), state_of(theirs)
+    assert [name for name in own if not torch.equal(own[name], start[name])] == ["fc.weight", "fc.bias"]
     assert model.card.network == "timm:test_resnet"

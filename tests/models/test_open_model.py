@@ -48,7 +48,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def wanted(**settings: Any) -> PreprocessingSettings:
+def preprocessing(**settings: Any) -> PreprocessingSettings:
     return PreprocessingSettings.parse({f"teacher_{name}": value for name, value in settings.items()})
 
 
@@ -60,7 +60,7 @@ def wanted(**settings: Any) -> PreprocessingSettings:
     [("net.py:make@w.pt", {}), ("net:make@w.pt", {}), ("net.py:make", {"weights": "w.pt"}), ("mlp:12@w.pt", {})],
 )
 def test_a_network_with_weights_takes_natural_units(spec: str, settings: dict[str, Any], here: Path) -> None:
-    model = open_model(spec, DATA, wanted(**settings))
+    model = open_model(spec, DATA, preprocessing(**settings))
     assert torch.equal(model(INPUTS), own()(INPUTS)) and not model.training
     assert model.card.provenance["source"] == (spec if "@" in spec else f"{spec}@w.pt")
     assert model.card.classes == DATA.classes and model.card.range == DATA.input_range
@@ -129,9 +129,9 @@ def test_a_factory_without_weights_must_give_the_same_ones_twice(role: str, here
 
 def test_weights_are_given_once(here: Path) -> None:
     for spec in ("net.py:make@w.pt", "x.pt2"):
-        message = message_of(lambda spec=spec: open_model(spec, DATA, wanted(weights="w.pt")))  # type: ignore[misc]
+        message = message_of(lambda spec=spec: open_model(spec, DATA, preprocessing(weights="w.pt")))  # type: ignore[misc]
         assert "comes with its weights" in message
-    assert "drop --teacher-weights" in message_of(lambda: open_model("run", DATA, wanted(weights="w.pt")))
+    assert "drop --teacher-weights" in message_of(lambda: open_model("run", DATA, preprocessing(weights="w.pt")))
 
 
 # Normalisation and size -----------------------------------------------------------------------------------------------
@@ -139,13 +139,13 @@ def test_weights_are_given_once(here: Path) -> None:
 
 @pytest.mark.parametrize(("mean", "std"), [((0.4,), (0.2,)), ((0.0,), (2.0,))])
 def test_a_normalisation_is_put_inside(mean: tuple[float], std: tuple[float], here: Path) -> None:
-    model = open_model("net.py:make@w.pt", DATA, wanted(mean=mean, std=std))
+    model = open_model("net.py:make@w.pt", DATA, preprocessing(mean=mean, std=std))
     torch.testing.assert_close(model(INPUTS), own()((INPUTS - mean[0]) / std[0]))
 
 
 @pytest.mark.parametrize(("size", "expected"), [([4], (4, 4)), ([4, 4], (4, 4)), ((2, 8), (2, 8))])
 def test_images_are_resized_for_the_teacher(size: list[int], expected: tuple[int, int], here: Path) -> None:
-    model, inputs = open_model("net.py:make@w.pt", LARGE, wanted(input_size=size)), LARGE.test.floats()
+    model, inputs = open_model("net.py:make@w.pt", LARGE, preprocessing(input_size=size)), LARGE.test.floats()
     assert model.card.input_shape == (1, 6, 10) and model.card.network_size == expected
     resized = nn.functional.interpolate(inputs, expected, mode="bilinear", antialias=True)
     torch.testing.assert_close(model(inputs), own()(resized), rtol=1e-4, atol=1e-5)
@@ -153,7 +153,7 @@ def test_images_are_resized_for_the_teacher(size: list[int], expected: tuple[int
 
 def test_a_run_resizes_images_of_another_size_when_asked(here: Path) -> None:
     assert "takes inputs of shape (1, 4, 4), the data has (1, 6, 10)" in message_of(lambda: open_model("run", LARGE))
-    model, inputs = open_model("run", LARGE, wanted(input_size=[4])), LARGE.test.floats()
+    model, inputs = open_model("run", LARGE, preprocessing(input_size=[4])), LARGE.test.floats()
     resized = nn.functional.interpolate(inputs, (4, 4), mode="bilinear", antialias=True)
     torch.testing.assert_close(model(inputs), load("run")(resized), rtol=1e-4, atol=1e-5)
     assert model.card.sha256 != load("run").card.sha256
@@ -161,7 +161,7 @@ def test_a_run_resizes_images_of_another_size_when_asked(here: Path) -> None:
 
 def test_a_resizing_reordering_model_survives_its_run_directory(here: Path) -> None:
     other = replace(LARGE, classes=("class 2", "class 0", "class 1"))
-    model = open_model("run", other, wanted(input_size=[4]))
+    model = open_model("run", other, preprocessing(input_size=[4]))
     (here / "again").mkdir()
     save(model, here / "again")
     again, inputs = load(here / "again"), LARGE.test.floats()
@@ -171,7 +171,7 @@ def test_a_resizing_reordering_model_survives_its_run_directory(here: Path) -> N
 
 def test_a_resizing_reordering_model_can_be_certified(here: Path) -> None:
     other = replace(LARGE, classes=("class 2", "class 0", "class 1"))
-    model = open_model("run", other, wanted(input_size=[4]))
+    model = open_model("run", other, preprocessing(input_size=[4]))
     inputs = LARGE.test.floats().double()
     layers = trace(model, (1, 6, 10)).layers(torch.float64)
     torch.testing.assert_close(layers(inputs).float(), model(inputs.float()), rtol=1e-4, atol=1e-5)
@@ -193,7 +193,7 @@ def test_a_resizing_reordering_model_can_be_certified(here: Path) -> None:
 def test_settings_that_do_not_fit_are_refused(
     spec: str, data: Data, settings: dict[str, Any], words: str, here: Path
 ) -> None:
-    assert words in message_of(lambda: open_model(spec, data, wanted(**settings), role="teacher"))
+    assert words in message_of(lambda: open_model(spec, data, preprocessing(**settings), role="teacher"))
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_settings_that_do_not_fit_are_refused(
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], words: str) -> None:
-    assert words in message_of(lambda: wanted(**settings))
+    assert words in message_of(lambda: preprocessing(**settings))
 
 
 # Classes --------------------------------------------------------------------------------------------------------------
@@ -223,7 +223,7 @@ def names_file(folder: Path, names: tuple[str, ...]) -> str:
 def test_logits_follow_the_names_of_the_classes(here: Path) -> None:
     expected = load("run")(INPUTS)
     assert torch.equal(open_model("run", SHUFFLED)(INPUTS), expected[:, [1, 2, 0]])
-    teacher = open_model("net.py:make@w.pt", DATA, wanted(classes=names_file(here, SHUFFLED.classes)))
+    teacher = open_model("net.py:make@w.pt", DATA, preprocessing(classes=names_file(here, SHUFFLED.classes)))
     assert torch.equal(teacher(INPUTS), own()(INPUTS)[:, [2, 0, 1]])
     assert teacher.card.classes == DATA.classes and teacher.card.order == (2, 0, 1)
 
@@ -238,7 +238,7 @@ def test_orders_of_an_order_are_composed(here: Path) -> None:
 @pytest.mark.parametrize("spec", ["run", "net.py:make@w.pt"])
 def test_names_from_a_file_replace_a_models_own(spec: str, here: Path) -> None:
     renamed = replace(DATA, classes=("a", "b", "c"))
-    settings = wanted(classes=names_file(here, ("c", "a", "b")))
+    settings = preprocessing(classes=names_file(here, ("c", "a", "b")))
     expected = open_model(spec, DATA)(INPUTS)
     assert torch.equal(open_model(spec, renamed, settings)(INPUTS), expected[:, [1, 2, 0]])
 
@@ -252,7 +252,7 @@ def test_names_from_a_file_replace_a_models_own(spec: str, here: Path) -> None:
 )
 def test_names_that_do_not_fit_are_refused(names: tuple[str, ...], words: str, here: Path) -> None:
     for spec in ("run", "net.py:make@w.pt"):
-        settings = wanted(classes=names_file(here, names))
+        settings = preprocessing(classes=names_file(here, names))
         assert words in message_of(lambda spec=spec, s=settings: open_model(spec, DATA, s))  # type: ignore[misc]
 
 
@@ -265,13 +265,13 @@ def test_a_run_of_other_classes_is_refused(here: Path) -> None:
 
 def test_checksums_tell_models_apart(here: Path) -> None:
     torch.save(own(2).state_dict(), here / "other.pt")
-    names = wanted(classes=names_file(here, SHUFFLED.classes))
+    names = preprocessing(classes=names_file(here, SHUFFLED.classes))
     models = [
         open_model("net.py:make@w.pt", DATA),
         open_model("net.py:make@other.pt", DATA),
-        open_model("net.py:make@w.pt", DATA, wanted(mean=[0.1], std=[1.0])),
+        open_model("net.py:make@w.pt", DATA, preprocessing(mean=[0.1], std=[1.0])),
         open_model("net.py:make@w.pt", DATA, names),
-        open_model("net.py:make@w.pt", LARGE, wanted(input_size=[4])),
+        open_model("net.py:make@w.pt", LARGE, preprocessing(input_size=[4])),
         open_model("run", DATA),
         open_model("run", SHUFFLED),
     ]
@@ -321,7 +321,7 @@ def test_three_means_make_a_grey_image_a_colour_image(tmp_path: Path) -> None:
     network = data().network
     (tmp_path / "w.pt").touch()
     torch.save(network.state_dict(), tmp_path / "w.pt")
-    settings = wanted(mean=[0.1, 0.2, 0.3], std=[1.0, 2.0, 3.0])
+    settings = preprocessing(mean=[0.1, 0.2, 0.3], std=[1.0, 2.0, 3.0])
     model = open_model(f"cnn:2@{tmp_path / 'w.pt'}", DATA, settings)
     colour: Tensor = (INPUTS.expand(-1, 3, -1, -1) - model.mean) / model.std
     assert model.mean.shape == (3, 1, 1) and torch.equal(model(INPUTS), network(colour))

@@ -22,11 +22,11 @@ def test_the_same_names_in_another_order_say_where_each_class_is(own: tuple[str,
 
 
 @pytest.mark.parametrize(
-    ("own", "wanted"),
+    ("own", "data_classes"),
     [(("0", "1", "2"), WANTED), (WANTED, ("0", "1", "2")), (("LABEL_0", "LABEL_1", "LABEL_2"), WANTED)],
 )
-def test_numbers_are_no_names(own: tuple[str, ...], wanted: tuple[str, ...]) -> None:
-    assert order_of(own, wanted, "teacher") is None
+def test_numbers_are_no_names(own: tuple[str, ...], data_classes: tuple[str, ...]) -> None:
+    assert order_of(own, data_classes, "teacher") is None
 
 
 @pytest.mark.parametrize(
@@ -59,10 +59,10 @@ def test_other_names_are_refused(own: tuple[str, ...], words: str) -> None:
 def test_normalisation_broadcasts_over_an_input(
     mean: tuple[float, ...], shape: Shape, expected: tuple[int, ...]
 ) -> None:
-    found = Preprocessing(mean, tuple(10 * m for m in mean)).normalisation(shape, "teacher")
-    assert found is not None and found[0].shape == found[1].shape == expected
-    torch.testing.assert_close(found[1], 10 * found[0])
-    (torch.zeros(7, *shape) - found[0]) / found[1]
+    normalisation = Preprocessing(mean, tuple(10 * m for m in mean)).normalisation(shape, "teacher")
+    assert normalisation is not None and normalisation[0].shape == normalisation[1].shape == expected
+    torch.testing.assert_close(normalisation[1], 10 * normalisation[0])
+    (torch.zeros(7, *shape) - normalisation[0]) / normalisation[1]
 
 
 def test_what_is_unknown_stays_unknown() -> None:

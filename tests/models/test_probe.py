@@ -37,7 +37,7 @@ def model(change: str = "", inner: nn.Module | None = None) -> Model:
     return as_model(Changed(change, inner), DATA)
 
 
-def found(there: Answers | None, here: Answers | None) -> str | None:
+def difference_of(there: Answers | None, here: Answers | None) -> str | None:
     """The difference between two fingerprints of one network."""
     return difference({"seed": 0, PROBE: {"kd": there}}, {"seed": 0, PROBE: {"kd": here}})
 
@@ -61,32 +61,33 @@ def test_a_probe_is_the_logits_of_inputs_within_the_range_that_differ() -> None:
         seen: list[Tensor] = []
         data = toy_data(shape=(5,), input_range=input_range)
         watched = as_model(prototype_classifier(data), data)
-        watched.register_forward_pre_hook(lambda module, given, seen=seen: seen.append(given[0]))
+        watched.register_forward_pre_hook(lambda module, arguments, seen=seen: seen.append(arguments[0]))
         probe(watched)
         assert torch.equal(input_range.clip(seen[0]), seen[0]) and float(seen[0].std()) > 0.1
 
 
 def test_rounding_is_no_difference_and_another_function_is() -> None:
     few = int(ODD * 16)
-    assert found(answers(), answers()) is None
-    assert found(answers(), scaled(1 + ALIKE / 2, 16)) is None
-    assert found(answers(), scaled(-3.0, few)) is None  # rounding turned a step inside the network
+    assert difference_of(answers(), answers()) is None
+    assert difference_of(answers(), scaled(1 + ALIKE / 2, 16)) is None
+    assert difference_of(answers(), scaled(-3.0, few)) is None  # rounding turned a step inside the network
     for other in (scaled(1 + 3 * ALIKE, 16), scaled(-3.0, few + 1), answers()[:8], probe(model("nan"))):
-        assert found(answers(), other) == (
+        assert difference_of(answers(), other) == (
             "probe.kd: the same weights give other logits, so code that the network calls has changed"
         )
     wider = probe(as_model(affine(torch.ones(4, 16)), toy_data(classes=4)))
-    assert found(answers(), wider) is not None
+    assert difference_of(answers(), wider) is not None
 
 
 def test_no_answer_is_an_answer() -> None:
     made = probe(model("nan"))
     assert made is not None and made == probe(model("nan")) and [None] * 3 in made
-    assert found(made, made) is None and found(made, answers()) is not None
+    assert difference_of(made, made) is None and difference_of(made, answers()) is not None
 
 
 def test_answers_at_random_are_no_fingerprint_and_the_random_state_stays() -> None:
-    assert probe(model("random, from numpy")) is None and found(None, answers()) is None is found(answers(), None)
+    assert probe(model("random, from numpy")) is None
+    assert difference_of(None, answers()) is None is difference_of(answers(), None)
     noisy = model("random")
     torch.manual_seed(7)
     before = torch.get_rng_state()
@@ -113,8 +114,8 @@ def test_an_architecture_that_computes_something_else_has_another_probe() -> Non
         return as_model(nn.Sequential(nn.Flatten(), nn.Linear(16, 8), activation, nn.Linear(8, 3)), DATA)
 
     relu = probe_architecture(network(nn.ReLU()))
-    assert found(relu, probe_architecture(network(nn.LeakyReLU(0.1)))) is not None
-    assert found(relu, probe_architecture(network(nn.ReLU()))) is None
+    assert difference_of(relu, probe_architecture(network(nn.LeakyReLU(0.1)))) is not None
+    assert difference_of(relu, probe_architecture(network(nn.ReLU()))) is None
 
 
 class Picky(nn.Module):
@@ -136,10 +137,13 @@ def test_a_network_that_cannot_compute_with_other_weights_has_no_probe() -> None
 
 
 def test_the_first_other_mark_is_named_before_the_probe() -> None:
-    mine = {"settings": {"seed": 1, "size": 2}, PROBE: {"kd": answers()}}
+    fingerprint = {"settings": {"seed": 1, "size": 2}, PROBE: {"kd": answers()}}
     its = {"settings": {"seed": 1, "size": 3}, PROBE: {"kd": scaled(2.0, 16)}}
-    assert difference(its, mine) == "settings.size: 3 there, 2 here"
-    assert difference({"settings": mine["settings"]}, mine) is None  # written before there were probes
-    assert difference(3, mine) == "everything"
+    assert difference(its, fingerprint) == "settings.size: 3 there, 2 here"
+    assert difference({"settings": fingerprint["settings"]}, fingerprint) is None  # written before there were probes
+    assert difference(3, fingerprint) == "everything"
     for damaged in (3, {"kd": "x"}, {"kd": [["a"]]}, [1]):
-        assert difference(its | {"settings": mine["settings"], PROBE: damaged}, mine) == "probe: damaged there"
+        assert (
+            difference(its | {"settings": fingerprint["settings"], PROBE: damaged}, fingerprint)
+            == "probe: damaged there"
+        )

@@ -37,8 +37,8 @@ FAMILIES = ["resnet32", "resnet56", "wrn-16-2", "wrn-40-2", "mobilenetv2", "maxo
 )
 def test_networks_have_the_published_number_of_parameters(spec: str, classes: int, millions: float) -> None:
     with torch.device("meta"):
-        found = count_parameters(build(spec, CIFAR, classes)) / 1e6
-    assert found == pytest.approx(millions, abs=0.5 * 10 ** -len(str(millions).partition(".")[2]))
+        count = count_parameters(build(spec, CIFAR, classes)) / 1e6
+    assert count == pytest.approx(millions, abs=0.5 * 10 ** -len(str(millions).partition(".")[2]))
 
 
 @pytest.mark.parametrize(

@@ -121,10 +121,10 @@ def test_a_missing_file_is_named(name: str, run: Path) -> None:
     assert name in message_of(lambda: load(run))
 
 
-@pytest.mark.parametrize("kept", [0, 7, 100, -1])
-def test_a_truncated_weight_file_is_damaged(kept: int, run: Path) -> None:
+@pytest.mark.parametrize("length", [0, 7, 100, -1])
+def test_a_truncated_weight_file_is_damaged(length: int, run: Path) -> None:
     weights = run / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:kept])
+    weights.write_bytes(weights.read_bytes()[:length])
     assert "damaged" in message_of(lambda: load(run))
     rewrite(run, sha256="")
     assert "not a valid safetensors file" in message_of(lambda: load(run))

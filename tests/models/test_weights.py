@@ -177,8 +177,8 @@ def evaluate(source: str, output: Path) -> list[dict[str, Any]]:
         ["evaluate", f"mine={source}", "--data", "digits", "--output", str(output), "--examples", "40"]
         + ["--attack-examples", "10", "--autoattack", "none", "--snr-db", "0", "--pgd-steps", "2", "--device", "cpu"]
     )
-    found: list[dict[str, Any]] = json.loads((output / "summary.json").read_text())
-    return found
+    summary: list[dict[str, Any]] = json.loads((output / "summary.json").read_text())
+    return summary
 
 
 def test_a_network_of_ones_own_is_evaluated_without_a_run_directory(

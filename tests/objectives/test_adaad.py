@@ -91,17 +91,17 @@ def test_it_costs_the_documented_number_of_passes(share: float, extra: int) -> N
     network, guide = smooth_student(IMAGE, 3, CPU), smooth_student(IMAGE, 3, CPU)
     network.register_forward_hook(lambda *_: passes.append(1))
     guide.register_forward_hook(lambda *_: asked.append(1))
-    inputs, labels, known = make_batch(IMAGE, CPU)
+    inputs, labels, teacher_logits = make_batch(IMAGE, CPU)
     objective = RobustStudentObjective(network, AdaADMethod.parse({"adaad": {"steps": 4, "share": share}}))
-    objective(Batch(inputs, labels, teacher_logits=known, teacher=guide))
+    objective(Batch(inputs, labels, teacher_logits=teacher_logits, teacher=guide))
     assert len(passes) == 4 + extra and len(asked) == 4 + 1
 
 
 def test_it_needs_a_teacher_that_can_be_asked_and_has_the_students_classes() -> None:
-    inputs, labels, known = make_batch(IMAGE, CPU)
+    inputs, labels, teacher_logits = make_batch(IMAGE, CPU)
     objective = RobustStudentObjective(smooth_student(IMAGE, 3, CPU), AdaADMethod())
     assert "pass Batch(inputs, labels, teacher=teacher)" in message_of(
-        lambda: objective(Batch(inputs, labels, teacher_logits=known))
+        lambda: objective(Batch(inputs, labels, teacher_logits=teacher_logits))
     )
 
 

@@ -29,9 +29,9 @@ class Asked(nn.Module):
 
 def test_known_logits_spare_the_teacher_and_others_are_asked_for_once() -> None:
     teacher = Asked()
-    known = torch.randn(6, 3, requires_grad=True)
-    batch = Batch(INPUTS, LABELS, teacher_logits=known, teacher=teacher)
-    assert torch.equal(batch.targets, known) and not batch.targets.requires_grad and teacher.passes == 0
+    logits = torch.randn(6, 3, requires_grad=True)
+    batch = Batch(INPUTS, LABELS, teacher_logits=logits, teacher=teacher)
+    assert torch.equal(batch.targets, logits) and not batch.targets.requires_grad and teacher.passes == 0
     batch = Batch(INPUTS, LABELS, teacher=teacher)
     assert torch.equal(batch.targets, batch.targets) and not batch.targets.requires_grad and teacher.passes == 1
 

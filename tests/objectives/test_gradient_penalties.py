@@ -148,8 +148,8 @@ def test_several_projections_are_the_mean_of_single_ones(device: torch.device) -
         projected_jacobian(student(points), points, norm, score=Score.LOGIT, projections=1, source=generator)
         for _ in range(3)
     ]
-    together = projection_of(student, batch, Score.LOGIT, projections=3, seed=7)
-    torch.testing.assert_close(together, torch.stack(single).mean(dim=0))
+    joint = projection_of(student, batch, Score.LOGIT, projections=3, seed=7)
+    torch.testing.assert_close(joint, torch.stack(single).mean(dim=0))
 
 
 def test_projection_is_measured_in_scale_units(device: torch.device) -> None:

@@ -121,15 +121,15 @@ def test_the_command_line_has_its_options_under_its_name_only(capsys: pytest.Cap
 
 @pytest.mark.usefixtures("own")
 def test_flags_and_files_reach_its_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[ObjectiveSettings] = []
-    monkeypatch.setattr("robust_student.cli.distill.Distill.run", lambda self: given.append(self.objective))
+    objectives: list[ObjectiveSettings] = []
+    monkeypatch.setattr("robust_student.cli.distill.Distill.run", lambda self: objectives.append(self.objective))
     words = ["distill", "--teacher", "t", "--data", "digits", "--model", "linear", "--output", str(tmp_path / "out")]
     run(*words, "--method", "own", "--own.weight", "3")
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump({"method": "own", "objective": {"own": {"weight": 4}}}))
     run(*words, "--config", str(config))
     run(*words, "--config", str(config), "--own.weight", "5", "--radius", "0.3")
-    assert given == [
+    assert objectives == [
         OwnSettings(own=OwnGroup(weight=3.0)),
         OwnSettings(own=OwnGroup(weight=4.0)),
         OwnSettings(own=OwnGroup(weight=5.0), radius=0.3),

@@ -100,14 +100,14 @@ def test_where_it_cannot_compile_it_says_so_and_goes_on(caplog: pytest.LogCaptur
 def test_a_truly_compiled_student_learns_the_same() -> None:
     """With the compiler's tracing and its autograd, but without code generation, which needs a C++ compiler."""
     network = Watched().inner.train()
-    wanted, found = [
+    eager, compiled_objective = [
         RobustStudentObjective(network, METHODS["secant"], compiled=compiled) for compiled in (False, True)
     ]
-    found._passes._run = torch.compile(network.__call__, backend="aot_eager")
+    compiled_objective._passes._run = torch.compile(network.__call__, backend="aot_eager")
     inputs, labels = DATA.training_examples.floats(slice(0, 8)), DATA.training_examples.labels[:8]
     teacher = torch.randn(8, 3, generator=torch.Generator().manual_seed(2))
     gradients = []
-    for objective in (wanted, found):
+    for objective in (eager, compiled_objective):
         network.zero_grad()
         torch.autograd.backward(objective(Batch(inputs, labels, teacher).taught, torch.Generator().manual_seed(3)).loss)
         gradients.append([p.grad.clone() for p in network.parameters() if p.grad is not None])

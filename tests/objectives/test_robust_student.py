@@ -585,8 +585,8 @@ def test_a_secant_from_the_input_needs_no_random_numbers(case: str, smooth: nn.M
 def test_radius_is_the_setting_or_the_norms_default(smooth: nn.Module) -> None:
     assert RobustStudentObjective(smooth, parse({"radius": 0.7})).threat(IMAGE).radius == 0.7
     assert RobustStudentObjective(smooth, parse({})).threat(IMAGE).radius == 0.1
-    given = ThreatModel.named("l2", None, InputRange(0.0, 10.0), IMAGE)
-    assert RobustStudentObjective(smooth, parse({}), threat=given).threat(IMAGE) is given
+    threat = ThreatModel.named("l2", None, InputRange(0.0, 10.0), IMAGE)
+    assert RobustStudentObjective(smooth, parse({}), threat=threat).threat(IMAGE) is threat
 
 
 @pytest.mark.parametrize(("weight", "probes"), [(1.0, 1), (0.0, 0)])

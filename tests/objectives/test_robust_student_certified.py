@@ -33,7 +33,7 @@ def bounds_by_hand(network: nn.Sequential, inputs: Tensor, labels: Tensor, radiu
     """Least margins by interval arithmetic, example by example, rival by rival, element by element."""
     first, second = (as_numpy(network.get_submodule(k).get_parameter("weight")) for k in ("0", "2"))
     shift, last = (as_numpy(network.get_submodule(k).get_parameter("bias")) for k in ("0", "2"))
-    found = np.zeros((len(inputs), CLASSES))
+    bounds = np.zeros((len(inputs), CLASSES))
     for n, (x, y) in enumerate(zip(as_numpy(inputs), labels.tolist(), strict=True)):
         lower, upper = np.clip(x - radius, 0, 1), np.clip(x + radius, 0, 1)
         low, high = [], []
@@ -47,8 +47,8 @@ def bounds_by_hand(network: nn.Sequential, inputs: Tensor, labels: Tensor, radiu
         for j in range(CLASSES):
             row = second[y] - second[j]
             least = sum(w * (lo if w > 0 else up) for w, lo, up in zip(row, low, high, strict=True))
-            found[n, j] = least + last[y] - last[j]
-    return found
+            bounds[n, j] = least + last[y] - last[j]
+    return bounds
 
 
 def term(form: str, progress: float = 1.0, network: nn.Module | None = None, **more: float) -> Tensor:
@@ -63,17 +63,17 @@ def test_the_forms_are_their_formulas_on_interval_bounds() -> None:
     network = student()
     bounds = bounds_by_hand(network, inputs, labels, 0.1)
     logits = as_numpy(network(inputs).detach())
-    found = {form: as_numpy(term(form).detach()) for form in ("divergence", "score", "slope")}
+    values = {form: as_numpy(term(form).detach()) for form in ("divergence", "score", "slope")}
     for n, y in enumerate(labels.tolist()):
         target = np.exp(as_numpy(teacher)[n])
         target /= target.sum()
         worst = np.exp(-bounds[n])
         worst /= worst.sum()
-        assert found["divergence"][n] == pytest.approx(float((target * np.log(target / worst)).sum()))
+        assert values["divergence"][n] == pytest.approx(float((target * np.log(target / worst)).sum()))
         hinge = [as_numpy(teacher)[n][y] - as_numpy(teacher)[n][j] - bounds[n, j] for j in range(CLASSES) if j != y]
-        assert found["score"][n] == pytest.approx(max(0.0, *hinge))
+        assert values["score"][n] == pytest.approx(max(0.0, *hinge))
         drop = max(logits[n][y] - logits[n][j] - bounds[n, j] for j in range(CLASSES))
-        assert found["slope"][n] == pytest.approx((max(0.0, drop) / 0.1) ** 2)
+        assert values["slope"][n] == pytest.approx((max(0.0, drop) / 0.1) ** 2)
 
 
 @pytest.mark.parametrize(("progress", "share"), [(0.1, 0.0), (0.2, 0.0), (0.45, 0.5), (0.7, 1.0), (1.0, 1.0)])

@@ -32,8 +32,8 @@ def once(draw: Callable[..., str]) -> Callable[..., str]:
 def _figures_are_drawn_once() -> Iterator[None]:
     """Pages of nearly the same files share most figures, and drawing takes nearly all the time of a page."""
     with pytest.MonkeyPatch.context() as patch:
-        for found in pkgutil.iter_modules(sections.__path__):
-            module = importlib.import_module(f"{sections.__name__}.{found.name}")
+        for entry in pkgutil.iter_modules(sections.__path__):
+            module = importlib.import_module(f"{sections.__name__}.{entry.name}")
             for name, value in list(vars(module).items()):
                 if getattr(value, "__module__", "") == figures.__name__ and name.endswith("_figure"):
                     patch.setattr(module, name, once(value))

@@ -25,12 +25,12 @@ def toy(shown: Any) -> Section:
 
 
 def check_toy(write: Callable[[str], str], name: str, letters: int) -> None:
-    page, text, found = Page(write("html")), write("md"), json.loads(write("json"))
+    page, text, shown = Page(write("html")), write("md"), json.loads(write("json"))
     assert page.words("toy").startswith("A toy section Its words. Its table. NameLetters")
     assert f"{name}{letters}" in page.words("toy") and ("a", "href", "#toy") in page.attributes
     assert "## A toy section\n\nIts words.\n\nIts table.\n\n| Name | Letters |\n" in text
     assert f"| {name} | {letters} |" in text
-    (section,) = [section for section in found["sections"] if section["id"] == "toy"]
+    (section,) = [section for section in shown["sections"] if section["id"] == "toy"]
     words, table = section["blocks"]
     assert section["title"] == "A toy section" and words == {"kind": "paragraph", "text": "Its words."}
     assert table["head"] == ["Name", "Letters"] and [name, str(letters)] in [row["cells"] for row in table["rows"]]

@@ -32,8 +32,8 @@ def test_json_has_everything_that_the_evaluation_recorded(tmp_path: Path) -> Non
     marks = {"fingerprint": {"models": {"kd": "x"}, "test": "y", "corruption_set": "z"}}
     content["evaluation.json"] |= more | marks
     write_report(save(tmp_path, content), tmp_path / "report.json", style="json")
-    found = json.loads((tmp_path / "report.json").read_text())
-    assert {name: found[name] for name in content["evaluation.json"]} == content["evaluation.json"]
+    shown = json.loads((tmp_path / "report.json").read_text())
+    assert {name: shown[name] for name in content["evaluation.json"]} == content["evaluation.json"]
 
 
 def test_output_that_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -44,15 +44,15 @@ def test_output_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_every_format_has_the_same_numbers(tmp_path: Path) -> None:
     content = files()
     save(tmp_path, content)
-    found = json.loads(written(tmp_path, "json"))
-    assert found["records"] == content["summary.json"] and found["kind"] == "evaluation" and found["split"] == "test"
+    shown = json.loads(written(tmp_path, "json"))
+    assert shown["records"] == content["summary.json"] and shown["kind"] == "evaluation" and shown["split"] == "test"
     page, text = Page(written(tmp_path, "html")), written(tmp_path, "md")
     listed = {float(value) for tag, name, value in page.attributes if (tag, name) == ("data", "value")}
-    known = {float(number) for number in re.findall(r"-?\d+\.?\d*(?:e-?\d+)?", json.dumps(found))}
-    assert listed and listed <= known
-    for said in found["differences"]:
-        if (said["perturbation"], said["setting"]) in [("none", None), ("autoattack_linf", 0.1)]:
-            assert f"- {said['words']}." in text and said["words"] in page.words("words")
+    numbers = {float(number) for number in re.findall(r"-?\d+\.?\d*(?:e-?\d+)?", json.dumps(shown))}
+    assert listed and listed <= numbers
+    for difference in shown["differences"]:
+        if (difference["perturbation"], difference["setting"]) in [("none", None), ("autoattack_linf", 0.1)]:
+            assert f"- {difference['words']}." in text and difference["words"] in page.words("words")
     for record in content["summary.json"]:
         if record["metric"] in ("accuracy", "worst_class_accuracy") and record["perturbation"] == "autoattack_linf":
             low, high = 100 * record["low"], 100 * record["high"]
@@ -62,12 +62,12 @@ def test_every_format_has_the_same_numbers(tmp_path: Path) -> None:
 
 def test_a_difference_that_is_not_shown_is_not_called_the_same(tmp_path: Path) -> None:
     save(tmp_path, files())
-    found = {
-        (said["perturbation"], said["setting"]): said["outcome"]
-        for said in json.loads(written(tmp_path, "json"))["differences"]
-        if said["model"] == "robust"
+    outcomes = {
+        (difference["perturbation"], difference["setting"]): difference["outcome"]
+        for difference in json.loads(written(tmp_path, "json"))["differences"]
+        if difference["model"] == "robust"
     }
-    assert found["none", None] == "not shown" and found["autoattack_linf", 0.1] == "better"
+    assert outcomes["none", None] == "not shown" and outcomes["autoattack_linf", 0.1] == "better"
     row = next(line for line in written(tmp_path, "md").splitlines() if line.startswith("| Clean") and " p = " in line)
     assert row.count("○ not shown") == 2 and "same" not in row
     page = written(tmp_path, "html")

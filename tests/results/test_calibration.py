@@ -30,13 +30,13 @@ def slow_error(confidences: list[float], correct: list[bool]) -> float:
 @given(ANSWERS | st.lists(st.tuples(st.integers(0, BINS).map(lambda k: k / BINS), st.booleans()), min_size=1))
 def test_the_calibration_error_is_its_definition(answers: list[tuple[float, bool]]) -> None:
     confidences, correct = [c for c, _ in answers], [right for _, right in answers]
-    found = calibration(confidences, correct, confidences, confidences, resamples=3)
-    assert found.expected_calibration_error.value == pytest.approx(slow_error(confidences, correct), abs=1e-12)
-    assert found.negative_log_likelihood.value == pytest.approx(float(np.mean(confidences)))
+    figures = calibration(confidences, correct, confidences, confidences, resamples=3)
+    assert figures.expected_calibration_error.value == pytest.approx(slow_error(confidences, correct), abs=1e-12)
+    assert figures.negative_log_likelihood.value == pytest.approx(float(np.mean(confidences)))
     bins = histogram(confidences, correct)
     assert sum(b.count for b in bins) == len(answers) and sum(b.right for b in bins) == sum(correct)
     joined = sum(abs(b.right - b.count * b.confidence) for b in bins if b.confidence is not None) / len(answers)
-    assert joined == pytest.approx(found.expected_calibration_error.value, abs=1e-12)
+    assert joined == pytest.approx(figures.expected_calibration_error.value, abs=1e-12)
 
 
 def test_stored_scores_are_those_of_scikit_learn() -> None:
@@ -77,14 +77,14 @@ def test_intervals_are_those_of_a_bootstrap_over_examples() -> None:
     confidences = rng.uniform(0.4, 1, 150)
     correct = rng.random(150) < confidences - 0.2
     nll = rng.exponential(size=150)
-    found = calibration(confidences.tolist(), correct.tolist(), nll.tolist(), nll.tolist())
+    figures = calibration(confidences.tolist(), correct.tolist(), nll.tolist(), nll.tolist())
     draws = rng.integers(0, 150, (2000, 150))
     errors = [slow_error(confidences[d].tolist(), correct[d].tolist()) for d in draws[:300]]
     low, high = np.quantile(errors, [0.025, 0.975])
-    assert found.expected_calibration_error[1:] == pytest.approx((low, high), abs=0.02)
+    assert figures.expected_calibration_error[1:] == pytest.approx((low, high), abs=0.02)
     low, high = np.quantile(nll[draws].mean(axis=1), [0.025, 0.975])
-    assert found.negative_log_likelihood[1:] == pytest.approx((low, high), abs=0.03)
-    assert found == calibration(confidences.tolist(), correct.tolist(), nll.tolist(), nll.tolist())
+    assert figures.negative_log_likelihood[1:] == pytest.approx((low, high), abs=0.03)
+    assert figures == calibration(confidences.tolist(), correct.tolist(), nll.tolist(), nll.tolist())
 
 
 def test_the_interval_contains_the_error_even_where_resampling_adds_to_it() -> None:

@@ -43,27 +43,27 @@ def test_mcnemar_and_holm_keep_their_promise() -> None:
 
 def test_a_paired_comparison_has_the_bootstrap_interval_and_counts_the_discordant_pairs() -> None:
     first, second = [True] * 12 + [False] * 8, [True] * 2 + [False] * 11 + [True] * 7
-    found = paired(first, second)
-    assert found.estimate == paired_difference(first, second) and found.n == (20,) and found.paired
-    assert found.p == pytest.approx(stats.binomtest(10, 17, 0.5).pvalue)
+    difference = paired(first, second)
+    assert difference.estimate == paired_difference(first, second) and difference.n == (20,) and difference.paired
+    assert difference.p == pytest.approx(stats.binomtest(10, 17, 0.5).pvalue)
     with pytest.raises(ValueError, match="same examples"):
         paired([True], [True, False])
 
 
 def test_newcombes_interval_is_the_published_one() -> None:
     """Newcombe (1998), table II: 56/70 against 48/80 has the hybrid score interval [0.0524, 0.3339]."""
-    found = unpaired([True] * 56 + [False] * 14, [True] * 48 + [False] * 32)
-    assert found.estimate == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
-    assert not found.paired and found.n == (70, 80)
-    assert found.p == pytest.approx(stats.fisher_exact([[56, 14], [48, 32]])[1])
+    difference = unpaired([True] * 56 + [False] * 14, [True] * 48 + [False] * 32)
+    assert difference.estimate == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
+    assert not difference.paired and difference.n == (70, 80)
+    assert difference.p == pytest.approx(stats.fisher_exact([[56, 14], [48, 32]])[1])
 
 
 def test_the_unpaired_interval_covers_the_true_difference() -> None:
     rng = np.random.default_rng(0)
     inside = 0
     for _ in range(400):
-        found = unpaired((rng.random(80) < 0.9).tolist(), (rng.random(50) < 0.7).tolist()).estimate
-        inside += found.low <= 0.2 <= found.high
+        estimate = unpaired((rng.random(80) < 0.9).tolist(), (rng.random(50) < 0.7).tolist()).estimate
+        inside += estimate.low <= 0.2 <= estimate.high
     assert 0.92 <= inside / 400 <= 0.99
 
 

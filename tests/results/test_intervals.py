@@ -118,10 +118,10 @@ def test_a_paired_difference_is_that_of_a_bootstrap_over_examples() -> None:
     draws = rng.integers(0, 60, (20_000, 60))
     differences = first[draws].mean(axis=1) - second[draws].mean(axis=1)
     low, high = np.quantile(differences, [0.025, 0.975])
-    found = paired_difference(first.tolist(), second.tolist())
-    assert found.value == pytest.approx(first.mean() - second.mean())
-    assert (found.low, found.high) == pytest.approx((low, high), abs=1.01 / 60)
-    assert found.high - found.low == pytest.approx(high - low, rel=0.1)
+    estimate = paired_difference(first.tolist(), second.tolist())
+    assert estimate.value == pytest.approx(first.mean() - second.mean())
+    assert (estimate.low, estimate.high) == pytest.approx((low, high), abs=1.01 / 60)
+    assert estimate.high - estimate.low == pytest.approx(high - low, rel=0.1)
 
 
 def test_a_paired_difference_depends_on_its_seed_alone() -> None:
@@ -146,15 +146,15 @@ def test_a_paired_difference_needs_the_same_examples() -> None:
 
 @pytest.mark.parametrize("values", [[1.0, 2.0], [0.5, 0.5, 0.5], [0.91, 0.93, 0.97, 0.9]])
 def test_the_interval_of_a_mean_is_scipys(values: Sequence[float]) -> None:
-    found = mean_of_runs(values)
+    estimate = mean_of_runs(values)
     spread = stats.sem(values)
     expected = stats.t.interval(0.95, len(values) - 1, np.mean(values), spread) if spread > 0 else (0.5, 0.5)
-    assert found == pytest.approx((np.mean(values), *expected))
+    assert estimate == pytest.approx((np.mean(values), *expected))
 
 
 def test_a_single_run_has_no_interval() -> None:
-    found = mean_of_runs([0.7])
-    assert found.value == 0.7 and math.isnan(found.low) and math.isnan(found.high)
+    estimate = mean_of_runs([0.7])
+    assert estimate.value == 0.7 and math.isnan(estimate.low) and math.isnan(estimate.high)
 
 
 def test_the_intervals_of_means_and_drops_are_those_of_a_bootstrap_by_hand() -> None:

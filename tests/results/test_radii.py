@@ -37,6 +37,6 @@ def test_brackets_hold_examples_with_both_bounds_in_order() -> None:
 
 
 def test_certified_agreement_needs_both_on_the_same_examples() -> None:
-    mine, theirs = {1: 0.2, 2: 0.2, 3: 0.05, 4: 0.3}, {1: 0.1, 2: 0.05, 3: 0.3, 9: 0.4}
-    assert certified_agreement(mine, theirs, 0.1) == (wilson(1, 3), 3)
-    assert certified_agreement(mine, {9: 0.1}, 0.1) is None
+    radii, theirs = {1: 0.2, 2: 0.2, 3: 0.05, 4: 0.3}, {1: 0.1, 2: 0.05, 3: 0.3, 9: 0.4}
+    assert certified_agreement(radii, theirs, 0.1) == (wilson(1, 3), 3)
+    assert certified_agreement(radii, {9: 0.1}, 0.1) is None

@@ -101,9 +101,9 @@ def test_the_realised_snr_is_averaged_over_the_examples_that_have_one() -> None:
 
 
 def test_models_are_compared_on_the_examples_that_both_have() -> None:
-    mine = rows("new", "pgd_l2", 1.0, [True, True, None, True, False])
+    new_rows = rows("new", "pgd_l2", 1.0, [True, True, None, True, False])
     base = rows("kd", "pgd_l2", 1.0, [False, True, True, None], first=0) + rows("kd", "pgd_l2", 1.0, [True], first=9)
-    record = only(summary(mine + base, baseline="kd"), "new", "accuracy_minus_kd", "pgd_l2")
+    record = only(summary(new_rows + base, baseline="kd"), "new", "accuracy_minus_kd", "pgd_l2")
     assert values(record) == pytest.approx(tuple(paired_difference([True, True], [False, True])))
     assert (record["n"], record["interval"]) == (2, "paired_bootstrap95")
 
@@ -175,7 +175,9 @@ def test_rows_are_grouped_by_model_perturbation_and_setting() -> None:
         rows("a", "pgd_l2", 1.0, [True]) + rows("a", "pgd_l2", 2.0, [True]) + rows("b", "pgd_l2", 1.0, [True, False])
     )
     keys: list[Key] = [("a", "pgd_l2", 1.0), ("a", "pgd_l2", 2.0), ("b", "pgd_l2", 1.0)]
-    assert {key: len(found) for key, found in group(every).items()} == dict(zip(keys, (1, 1, 2), strict=True))
+    assert {key: len(rows_of_key) for key, rows_of_key in group(every).items()} == dict(
+        zip(keys, (1, 1, 2), strict=True)
+    )
 
 
 def test_records_are_found_by_growing_setting() -> None:

@@ -26,7 +26,7 @@ def torchrun(*words: str | Path) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes wrote."""
     output = tmp_path_factory.mktemp("together")
     done = torchrun(Path(two_processes.__file__), output)
@@ -35,8 +35,8 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(together: Path) -> dict[str, Any]:
-    return torch.load(together / "found.pt", weights_only=True)
+def runs(output: Path) -> dict[str, Any]:
+    return torch.load(output / "found.pt", weights_only=True)
 
 
 def apart(a: Tensor, b: Tensor) -> float:
@@ -45,56 +45,56 @@ def apart(a: Tensor, b: Tensor) -> float:
 
 
 @pytest.mark.parametrize("name", list(two_processes.CASES))
-def test_two_processes_have_the_gradients_and_the_result_of_one(name: str, found: dict[str, Any]) -> None:
+def test_two_processes_have_the_gradients_and_the_result_of_one(name: str, runs: dict[str, Any]) -> None:
     alone = two_processes.case(name, None)
-    first = [torch.cat([g.flatten() for g in run["gradients"][0]]) for run in (found[name], alone)]
+    first = [torch.cat([g.flatten() for g in run["gradients"][0]]) for run in (runs[name], alone)]
     assert apart(*first) < 1e-6
-    assert len(found[name]["gradients"]) == len(alone["gradients"]) > 10
+    assert len(runs[name]["gradients"]) == len(alone["gradients"]) > 10
     for weight in alone["weights"]:
-        torch.testing.assert_close(found[name]["weights"][weight], alone["weights"][weight], atol=2e-4, rtol=1e-3)
+        torch.testing.assert_close(runs[name]["weights"][weight], alone["weights"][weight], atol=2e-4, rtol=1e-3)
     for (terms, accuracies), (terms_alone, accuracies_alone) in zip(
-        found[name]["figures"], alone["figures"], strict=True
+        runs[name]["figures"], alone["figures"], strict=True
     ):
         assert terms == pytest.approx(terms_alone, rel=1e-3)
         assert accuracies == pytest.approx(accuracies_alone, abs=0.051)  # one of 20
 
 
-def test_only_the_first_process_writes_and_the_run_is_whole(together: Path) -> None:
+def test_only_the_first_process_writes_and_the_run_is_whole(output: Path) -> None:
     for name in two_processes.CASES:
-        assert sorted(path.name for path in (together / name).iterdir()) == [
+        assert sorted(path.name for path in (output / name).iterdir()) == [
             "metrics.jsonl",
             "model.json",
             "model.safetensors",
         ]
-        assert load(together / name, network=two_processes.student()).card.provenance["epoch"] in (1, 2)
+        assert load(output / name, network=two_processes.student()).card.provenance["epoch"] in (1, 2)
 
 
 def test_a_signal_to_one_process_stops_both_and_the_rest_is_the_same_to_the_bit(
-    together: Path, found: dict[str, Any]
+    output: Path, runs: dict[str, Any]
 ) -> None:
-    said = [(together / "interrupted" / f"said-{process}.txt").read_text() for process in (0, 1)]
-    assert said[0] == said[1] and "interrupted after step 5" in said[0]
-    again = torch.load(together / "again.pt", weights_only=True)
-    assert again["figures"] == found["kd"]["figures"]
-    assert len(again["gradients"]) == len(found["kd"]["gradients"]) - 5
-    for name, weight in found["kd"]["weights"].items():
+    messages = [(output / "interrupted" / f"said-{process}.txt").read_text() for process in (0, 1)]
+    assert messages[0] == messages[1] and "interrupted after step 5" in messages[0]
+    again = torch.load(output / "again.pt", weights_only=True)
+    assert again["figures"] == runs["kd"]["figures"]
+    assert len(again["gradients"]) == len(runs["kd"]["gradients"]) - 5
+    for name, weight in runs["kd"]["weights"].items():
         assert torch.equal(again["weights"][name], weight)
 
 
-def test_a_teacher_spread_over_the_processes_gives_the_scores_of_a_whole_one(together: Path) -> None:
-    scores = torch.load(together / "scores.pt", weights_only=True)
+def test_a_teacher_spread_over_the_processes_gives_the_scores_of_a_whole_one(output: Path) -> None:
+    scores = torch.load(output / "scores.pt", weights_only=True)
     torch.testing.assert_close(scores, two_processes.sharded_scores(), atol=1e-6, rtol=1e-5)
 
 
-def test_a_nan_in_one_process_stops_both_with_the_same_words(together: Path) -> None:
-    said = [(together / f"bomb-{process}.txt").read_text() for process in (0, 1)]
-    assert said[0] == said[1] and "term 'cross_entropy' is NaN or infinite at step 1 of epoch 1" in said[0]
-    assert (together / "bomb" / "last-good" / "model.json").exists()
+def test_a_nan_in_one_process_stops_both_with_the_same_words(output: Path) -> None:
+    messages = [(output / f"bomb-{process}.txt").read_text() for process in (0, 1)]
+    assert messages[0] == messages[1] and "term 'cross_entropy' is NaN or infinite at step 1 of epoch 1" in messages[0]
+    assert (output / "bomb" / "last-good" / "model.json").exists()
 
 
-def test_both_processes_know_the_same_validation_accuracy(together: Path) -> None:
-    known = [torch.load(together / f"digits-{process}.pt", weights_only=True) for process in (0, 1)]
-    assert known[0] == known[1] and 0.5 < known[0]["clean"] <= 1
+def test_both_processes_know_the_same_validation_accuracy(output: Path) -> None:
+    accuracies = [torch.load(output / f"digits-{process}.pt", weights_only=True) for process in (0, 1)]
+    assert accuracies[0] == accuracies[1] and 0.5 < accuracies[0]["clean"] <= 1
 
 
 def test_the_commands_run_under_torchrun(tmp_path: Path) -> None:

@@ -97,10 +97,10 @@ def test_appended_rows_come_back_in_order(tmp_path: Path) -> None:
     assert read_jsonl(path) == [{"a": 1}, {"b": "zwei\nü"}, {"c": None}]
 
 
-@pytest.mark.parametrize("kept", range(1, 9))
-def test_a_last_line_that_was_cut_is_dropped(kept: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("length", range(1, 9))
+def test_a_last_line_that_was_cut_is_dropped(length: int, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_text('{"a": 1}\n' + '{"a": 25}'[:kept])
+    path.write_text('{"a": 1}\n' + '{"a": 25}'[:length])
     assert read_jsonl(path) == [{"a": 1}]
 
 

@@ -8,9 +8,9 @@ from robust_student.runtime.provenance import provenance
 
 
 def test_provenance_is_json_and_says_where_the_result_comes_from() -> None:
-    found = provenance({"epochs": 3}, "digits", 7)
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert (found["settings"], found["data"], found["seed"], found["torch"]) == (
+    record = provenance({"epochs": 3}, "digits", 7)
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+    assert (record["settings"], record["data"], record["seed"], record["torch"]) == (
         {"epochs": 3},
         "digits",
         7,

@@ -68,9 +68,9 @@ def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch: pytest.MonkeyPatc
     assert "take a multiple of 6" in message_of(lambda: batches(examples(99), batch_size=8, accumulate=2))
 
 
-@pytest.mark.parametrize(("count", "wanted", "size"), [(2000, 500, 125), (100, 500, 8), (2000, 64, 64), (5, 64, 8)])
-def test_a_small_set_has_small_batches(count: int, wanted: int, size: int) -> None:
-    assert batches(examples(count), batch_size=wanted).batch_size == size
+@pytest.mark.parametrize(("count", "batch_size", "size"), [(2000, 500, 125), (100, 500, 8), (2000, 64, 64), (5, 64, 8)])
+def test_a_small_set_has_small_batches(count: int, batch_size: int, size: int) -> None:
+    assert batches(examples(count), batch_size=batch_size).batch_size == size
 
 
 def test_a_set_smaller_than_a_batch_is_one_step() -> None:
@@ -91,8 +91,8 @@ class Numbers(Stream):
         self.asked.append((epoch, batch_size, seed, skip, rank, world))
         for step in range(skip, self.length // (batch_size * world)):
             first = (step * world + rank) * batch_size
-            found = torch.arange(first, first + batch_size)
-            yield found.to(torch.uint8)[:, None], found % 3, found
+            numbers = torch.arange(first, first + batch_size)
+            yield numbers.to(torch.uint8)[:, None], numbers % 3, numbers
 
 
 def test_a_stream_is_asked_for_this_processs_share(monkeypatch: pytest.MonkeyPatch) -> None:

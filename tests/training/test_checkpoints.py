@@ -36,9 +36,9 @@ def test_the_newest_state_comes_back_and_one_before_it_is_kept(tmp_path: Path) -
     assert store.latest() is None
     for step in (5, 20, 100):
         store.save(step, STATE | {"done": step})
-    found = Checkpoints(tmp_path).latest()
-    assert found is not None and found[0] == found[1]["done"] == 100
-    assert torch.equal(found[1]["weights"]["a"], STATE["weights"]["a"]) and found[1]["history"] == STATE["history"]
+    newest = Checkpoints(tmp_path).latest()
+    assert newest is not None and newest[0] == newest[1]["done"] == 100
+    assert torch.equal(newest[1]["weights"]["a"], STATE["weights"]["a"]) and newest[1]["history"] == STATE["history"]
     assert len(list((tmp_path / CHECKPOINT_FOLDER).iterdir())) == 2
 
 
@@ -53,8 +53,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path: Path
         content[len(content) // 2] ^= 1
     newest.write_bytes(bytes({"cut": content[:-7], "flipped bit": content, "empty": b""}[damage]))
     again = Checkpoints(tmp_path)
-    found = again.latest()
-    assert found is not None and found[0] == 5
+    latest = again.latest()
+    assert latest is not None and latest[0] == 5
     assert len(again.skipped) == 1 and newest.name in again.skipped[0] and "damaged" in again.skipped[0]
 
 
@@ -113,8 +113,8 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_intact(tmp_path: Path, monkey
 def test_what_a_killed_write_leaves_behind_is_cleared_away(tmp_path: Path) -> None:
     Checkpoints(tmp_path).save(5, STATE)
     (tmp_path / CHECKPOINT_FOLDER / ".step-000000006.pt.abc").write_bytes(b"half a file")
-    found = Checkpoints(tmp_path).latest()
-    assert found is not None and found[0] == 5
+    newest = Checkpoints(tmp_path).latest()
+    assert newest is not None and newest[0] == 5
     assert [path.name[:14] for path in (tmp_path / CHECKPOINT_FOLDER).iterdir()] == ["step-000000005"]
 
 

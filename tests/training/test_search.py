@@ -117,8 +117,8 @@ def test_the_first_try_is_the_settings_and_the_baseline_is_plain_distillation(pl
 def test_the_tries_are_different_multiples_of_radius_and_weight_and_twelve_at_most(plan: Plan, tmp_path: Path) -> None:
     planned = plan((0.9, 0.5))
     run(tmp_path / "out", tries=50)
-    found = {(round(radius / 0.2, 9), round(weight / 5.0, 9)) for radius, weight in planned.steps[1:-1] if radius}
-    assert len(planned.steps) == 14 and found == {(r, w) for r in (1, 0.5, 1.5, 2) for w in (1, 0.4, 2.5)}
+    factors = {(round(radius / 0.2, 9), round(weight / 5.0, 9)) for radius, weight in planned.steps[1:-1] if radius}
+    assert len(planned.steps) == 14 and factors == {(r, w) for r in (1, 0.5, 1.5, 2) for w in (1, 0.4, 2.5)}
 
 
 def test_both_gradient_terms_are_scaled_together(plan: Plan, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def measured(*pairs: tuple[float, float]) -> Measured:
 
 
 @pytest.mark.parametrize(
-    ("pairs", "kept"),
+    ("pairs", "epoch"),
     [
         ([(0.5, 0.5)], 0),
         ([(0.90, 0.60), (0.90, 0.70), (0.90, 0.65)], 1),  # equally clean: the best selection
@@ -35,13 +35,13 @@ def measured(*pairs: tuple[float, float]) -> Measured:
         ([(1.0, 0.3), (0.999, 0.9)], 0),  # no spread at all when everything is right
     ],
 )
-def test_the_most_robust_epoch_within_one_standard_error_is_kept(pairs: list[tuple[float, float]], kept: int) -> None:
-    assert choose_epoch(measured(*pairs), 100) == kept
+def test_the_most_robust_epoch_within_one_standard_error_is_kept(pairs: list[tuple[float, float]], epoch: int) -> None:
+    assert choose_epoch(measured(*pairs), 100) == epoch
 
 
-@pytest.mark.parametrize(("examples", "kept"), [(100, 0), (10_000, 1)])
-def test_more_validation_examples_make_the_rule_stricter(examples: int, kept: int) -> None:
-    assert choose_epoch(measured((0.88, 0.9), (0.9, 0.5)), examples) == kept
+@pytest.mark.parametrize(("examples", "epoch"), [(100, 0), (10_000, 1)])
+def test_more_validation_examples_make_the_rule_stricter(examples: int, epoch: int) -> None:
+    assert choose_epoch(measured((0.88, 0.9), (0.9, 0.5)), examples) == epoch
 
 
 GRID = st.integers(0, 20).map(lambda k: k / 20)
@@ -49,13 +49,13 @@ GRID = st.integers(0, 20).map(lambda k: k / 20)
 
 @given(st.lists(st.tuples(GRID, GRID), min_size=1, max_size=8), st.integers(1, 500))
 def test_the_kept_epoch_is_eligible_and_no_eligible_one_beats_it(pairs: list[tuple[float, float]], n: int) -> None:
-    kept = choose_epoch(measured(*pairs), n)
+    epoch = choose_epoch(measured(*pairs), n)
     p = max(clean for clean, _ in pairs)
     floor = p - math.sqrt(p * (1 - p) / n)
-    assert pairs[kept][0] >= floor
+    assert pairs[epoch][0] >= floor
     for k, (clean, selection) in enumerate(pairs):
-        if clean >= floor and k != kept:
-            assert (selection, k) < (pairs[kept][1], kept)
+        if clean >= floor and k != epoch:
+            assert (selection, k) < (pairs[epoch][1], epoch)
 
 
 # Measurement ----------------------------------------------------------------------------------------------------------
@@ -83,15 +83,15 @@ def test_clean_accuracy_uses_every_validation_example() -> None:
 
 
 def test_the_selection_is_the_mean_of_all_accuracies() -> None:
-    found = measure(DATA, snr_db=(3.0, 0.0, -2.5))
-    assert list(found) == ["clean", "snr_3", "snr_0", "snr_-2.5", "pgd", "selection"]
-    *accuracies, selection = found.values()
+    figures = measure(DATA, snr_db=(3.0, 0.0, -2.5))
+    assert list(figures) == ["clean", "snr_3", "snr_0", "snr_-2.5", "pgd", "selection"]
+    *accuracies, selection = figures.values()
     assert selection == pytest.approx(sum(accuracies) / 5) and all(0 <= value <= 1 for value in accuracies)
 
 
 def test_more_noise_and_larger_budgets_leave_less_accuracy() -> None:
-    found = measure(DATA, snr_db=(30.0, -10.0), examples=90)
-    assert found["snr_30"] > found["snr_-10"]
+    figures = measure(DATA, snr_db=(30.0, -10.0), examples=90)
+    assert figures["snr_30"] > figures["snr_-10"]
     assert measure(DATA, radius=0.001)["pgd"] > measure(DATA, radius=0.5)["pgd"] == 0
 
 
@@ -110,8 +110,8 @@ def test_pgd_accuracy_of_an_affine_model_is_the_share_beyond_the_closed_form_dis
     radius = sorted(distances)[20] + 1e-3
     share = sum(distance > radius for distance in distances) / 60
     assert 0 < share < 1
-    found = measure(data, model, norm=norm, radius=radius, examples=60, steps=60)
-    assert found["pgd"] == pytest.approx(share, abs=1.01 / 60)
+    figures = measure(data, model, norm=norm, radius=radius, examples=60, steps=60)
+    assert figures["pgd"] == pytest.approx(share, abs=1.01 / 60)
 
 
 def test_the_norm_is_measured_in_units_of_the_datas_scale() -> None:
@@ -123,8 +123,8 @@ def test_the_norm_is_measured_in_units_of_the_datas_scale() -> None:
 
 
 def test_the_accuracy_metric_skips_noise_and_attack() -> None:
-    found = measure(DATA, metric="accuracy")
-    assert list(found) == ["clean", "selection"] and found["clean"] == found["selection"]
+    figures = measure(DATA, metric="accuracy")
+    assert list(figures) == ["clean", "selection"] and figures["clean"] == figures["selection"]
 
 
 def test_measuring_again_gives_the_same_and_leaves_the_global_generator_alone() -> None:
@@ -172,7 +172,7 @@ def test_measuring_uses_evaluation_mode_and_restores_modes_and_buffers() -> None
     norm = next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
     norm.eval()
     modes, before = [module.training for module in model.modules()], state_of(model)
-    found = measure(DATA, model)
+    figures = measure(DATA, model)
     assert [module.training for module in model.modules()] == modes
     assert_state(model, before)
-    assert measure(DATA, model.eval()) == found
+    assert measure(DATA, model.eval()) == figures

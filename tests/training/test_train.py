@@ -62,9 +62,9 @@ def test_distillation_without_gradient_terms_is_a_plain_loop(schedule: str, opti
     for epoch in (1, 2):
         positions = torch.randperm(54, generator=torch.Generator().manual_seed(step_seed(3, epoch)))
         for batch in positions[:48].view(6, 8):
-            logits, wanted = student(training.inputs[batch]), teacher_scores(training.inputs[batch]).detach()
+            logits, teacher_logits = student(training.inputs[batch]), teacher_scores(training.inputs[batch]).detach()
             hard = functional.cross_entropy(logits, training.labels[batch], reduction="none")
-            loss = (0.1 * hard + 0.9 * plain_divergence(logits, wanted, 4.0)).mean()
+            loss = (0.1 * hard + 0.9 * plain_divergence(logits, teacher_logits, 4.0)).mean()
             stepper.zero_grad()
             torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(student.parameters(), 0.5)
@@ -259,11 +259,13 @@ def test_going_back_to_an_earlier_epoch_does_not_change_how_training_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     states: list[list[dict[str, Tensor]]] = [[], []]
-    for mine, output in zip(states, (None, tmp_path / "run"), strict=True):
+    for own_states, output in zip(states, (None, tmp_path / "run"), strict=True):
 
-        def measure(self: Validation, model: Model, mine: list[dict[str, Tensor]] = mine) -> dict[str, float]:
-            clean, selection = GOING_BACK[len(mine)]
-            mine.append(state_of(model))
+        def measure(
+            self: Validation, model: Model, own_states: list[dict[str, Tensor]] = own_states
+        ) -> dict[str, float]:
+            clean, selection = GOING_BACK[len(own_states)]
+            own_states.append(state_of(model))
             return {"clean": clean, "selection": selection}
 
         monkeypatch.setattr(Validation, "measure", measure)

@@ -199,9 +199,9 @@ def test_a_state_that_does_not_fit_is_refused(tmp_path: Path, killing: list[int]
     with pytest.raises(Killed):
         student(tmp_path / "run", *CASES["secant"])
     store = Checkpoints(tmp_path / "run")
-    found = store.latest()
-    assert found is not None
-    step, state = found
+    newest = store.latest()
+    assert newest is not None
+    step, state = newest
     for wrong in (
         {**state, "objective": {**state["objective"], "student.network.0.weight": torch.zeros(1)}},
         {**state, "optimizer": {"state": {}, "param_groups": []}},
@@ -355,16 +355,16 @@ def test_the_command_survives_sigkill_and_signals_bit_for_bit(tmp_path: Path) ->
         process = command(output)
         step = wait_for_steps(process, output, step + 20)
         process.send_signal(number)
-        said = process.communicate()[1]
+        complaints = process.communicate()[1]
         if number == signal.SIGKILL:
             assert process.returncode == -signal.SIGKILL
         else:
             assert process.returncode == 128 + number
-            assert said.count("\n") == 1 and "the same command continues from there" in said
+            assert complaints.count("\n") == 1 and "the same command continues from there" in complaints
         assert not (output / "model.json").exists()
     process = command(output)
-    printed, said = process.communicate()
-    assert process.returncode == 0, said
+    printed, complaints = process.communicate()
+    assert process.returncode == 0, complaints
     assert "kept; validation" in printed
     whole.communicate()
     assert whole.returncode == 0

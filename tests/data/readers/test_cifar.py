@@ -58,9 +58,9 @@ def test_the_writer_of_old_pickles_agrees_with_python() -> None:
     """The file format of the tests is judged by Python's own unpickler, which knows what Python 2 wrote."""
     array = np.arange(300, dtype=np.uint8).reshape(3, 100)
     value = {"data": array, "labels": [1, -2], "text": "x" * 300}
-    found = pickle.loads(old_pickle(value), encoding="bytes")
-    assert np.array_equal(found[b"data"], array)
-    assert found[b"labels"] == [1, -2] and found[b"text"] == b"x" * 300
+    unpickled = pickle.loads(old_pickle(value), encoding="bytes")
+    assert np.array_equal(unpickled[b"data"], array)
+    assert unpickled[b"labels"] == [1, -2] and unpickled[b"text"] == b"x" * 300
 
 
 Writer = Callable[[Any], bytes]
@@ -165,8 +165,8 @@ def test_bad_batches_are_named(name: str, change: dict[str, Any] | None, words: 
         path.unlink()
     else:
         content = read_pickle(path)
-        kept = {key: value for key, value in (content | change).items() if value is not None}
-        path.write_bytes(pickle.dumps(kept, protocol=4))
+        entries = {key: value for key, value in (content | change).items() if value is not None}
+        path.write_bytes(pickle.dumps(entries, protocol=4))
     assert words in message_of(lambda: load_data(f"cifar10:{tmp_path}"))
 
 
@@ -314,5 +314,5 @@ def test_plain_values_come_back_as_python_reads_them(value: Any, protocol: int) 
 def test_arrays_come_back_as_they_were(kind: str, order: Any, protocol: int, tmp_path: Path) -> None:
     array = np.asarray(np.arange(24).reshape(2, 3, 4), dtype=kind, order=order)
     (tmp_path / "one").write_bytes(pickle.dumps({"array": array}, protocol))
-    found = read_pickle(tmp_path / "one")["array"]
-    assert found.dtype == array.dtype and np.array_equal(found, array)
+    restored = read_pickle(tmp_path / "one")["array"]
+    assert restored.dtype == array.dtype and np.array_equal(restored, array)

@@ -47,12 +47,12 @@ def parts(**sizes: int) -> Any:
     )
 
 
-def write(found: Any, folder: Path, how: str) -> str:
+def write(dataset: Any, folder: Path, how: str) -> str:
     if how == "saved":
-        found.save_to_disk(str(folder))
+        dataset.save_to_disk(str(folder))
     else:
         folder.mkdir()
-        for name, part in found.items():
+        for name, part in dataset.items():
             part.to_parquet(folder / f"{name}-00000-of-00001.parquet")
     return f"hf:{folder}"
 

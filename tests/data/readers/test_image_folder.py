@@ -30,12 +30,12 @@ def test_folder_images_are_grey_only_if_every_image_is(colour: bool, channels: i
 
 def test_folder_pixels_and_labels_are_those_of_the_files(tmp_path: Path) -> None:
     data = load_data(f"folder:{fill(tmp_path)}")
-    found = {
+    values = {
         (only_value(image), label)
         for part in (data.training_examples, data.test)
         for image, label in zip(part.inputs, part.labels.tolist(), strict=True)
     }
-    assert found == {(20 * k + i, k) for k in range(2) for i in range(5)}
+    assert values == {(20 * k + i, k) for k in range(2) for i in range(5)}
 
 
 def names_in(examples: Examples) -> set[int]:
@@ -70,9 +70,9 @@ def test_added_and_removed_images_move_no_other_between_training_and_test(tmp_pa
 
 def test_a_folder_too_small_to_hold_a_fifth_out_is_refused(tmp_path: Path) -> None:
     held_out = next(i for i in range(99) if held_out_by_name(f"cat/{i}.png"))
-    kept = next(i for i in range(99) if not held_out_by_name(f"dog/{i}.png"))
+    number = next(i for i in range(99) if not held_out_by_name(f"dog/{i}.png"))
     save_image(tmp_path / "cat" / f"{held_out}.png", np.zeros((6, 6), np.uint8))
-    save_image(tmp_path / "dog" / f"{kept}.png", np.zeros((6, 6), np.uint8))
+    save_image(tmp_path / "dog" / f"{number}.png", np.zeros((6, 6), np.uint8))
     assert "all 1 images of class 'cat' fall into the fifth" in refusal(f"folder:{tmp_path}")
     (tmp_path / "cat" / f"{held_out}.png").rename(tmp_path / "cat" / "x.png")
     assert not held_out_by_name("cat/x.png")
@@ -122,8 +122,8 @@ def test_sixteen_bit_images_are_scaled_not_clipped(tmp_path: Path) -> None:
         for i in range(3):
             save_image(tmp_path / name / f"{i}.png", np.full((4, 4), value, np.uint16))
     train = load_data(f"folder:{tmp_path}").training_examples
-    found = {k: only_value(train.inputs[train.labels == k]) for k in range(3)}
-    assert found == {0: 0, 1: 128, 2: 255}
+    by_class = {k: only_value(train.inputs[train.labels == k]) for k in range(3)}
+    assert by_class == {0: 0, 1: 128, 2: 255}
 
 
 def test_train_and_test_folders_are_kept_apart(tmp_path: Path) -> None:
@@ -164,11 +164,11 @@ def test_a_single_class_is_refused(tmp_path: Path) -> None:
     assert "at least two" in refusal(f"folder:{fill(tmp_path, ['cat'])}")
 
 
-@pytest.mark.parametrize("kept", [0, 8, 60])
-def test_an_unreadable_image_is_named(kept: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("length", [0, 8, 60])
+def test_an_unreadable_image_is_named(length: int, tmp_path: Path) -> None:
     path = fill(tmp_path) / "dog" / "3.png"
     save_image(path, np.random.default_rng(0).integers(0, 256, (6, 6)).astype(np.uint8))
-    path.write_bytes(path.read_bytes()[:kept])
+    path.write_bytes(path.read_bytes()[:length])
     assert str(path) in refusal(f"folder:{tmp_path}")
 
 
@@ -197,17 +197,17 @@ def test_a_thousand_classes_of_few_images_and_one_of_many(tmp_path: Path) -> Non
 def test_images_of_any_size_come_back_as_they_were(channels: int, high: int, wide: int, count: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as folder:
-        kept: dict[str, list[Array]] = {}
+        images_of_class: dict[str, list[Array]] = {}
         for k in range(count):
             name = f"{k}"
             for i in range(int(rng.integers(1, 4))):
                 pixels = rng.integers(0, 256, (high, wide) if channels == 1 else (high, wide, 3)).astype(np.uint8)
-                kept.setdefault(name, []).append(pixels.reshape(high, wide, channels).transpose(2, 0, 1))
+                images_of_class.setdefault(name, []).append(pixels.reshape(high, wide, channels).transpose(2, 0, 1))
                 for part in ("train", "test"):
                     save_image(Path(folder) / part / name / f"{i}.bmp", pixels)
         data = load_data(f"folder:{folder}")
-    expected = np.stack([pixels for images in kept.values() for pixels in images])
-    assert data.shape == (channels, high, wide) and data.classes == tuple(kept)
+    expected = np.stack([pixels for images in images_of_class.values() for pixels in images])
+    assert data.shape == (channels, high, wide) and data.classes == tuple(images_of_class)
     for examples in (data.training_examples, data.test):
         assert np.array_equal(examples.inputs.numpy(), expected)
-        assert torch.bincount(examples.labels).tolist() == [len(images) for images in kept.values()]
+        assert torch.bincount(examples.labels).tolist() == [len(images) for images in images_of_class.values()]

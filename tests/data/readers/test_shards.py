@@ -31,12 +31,12 @@ class Counted(Shards):
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=6), st.integers(1, 40), st.integers(1, 5), st.integers(0, 9))
 def test_mixing_gives_every_example_once(sizes: list[int], shuffle: int, epoch: int, seed: int) -> None:
-    found = list(mixed(Counted(sizes), epoch, seed, shuffle))
-    assert sorted(sample.label for _, sample in found) == list(range(sum(sizes)))
-    assert found == list(mixed(Counted(sizes), epoch, seed, shuffle))
-    left_out = frozenset(number for number, _ in found[::2])
+    samples = list(mixed(Counted(sizes), epoch, seed, shuffle))
+    assert sorted(sample.label for _, sample in samples) == list(range(sum(sizes)))
+    assert samples == list(mixed(Counted(sizes), epoch, seed, shuffle))
+    left_out = frozenset(number for number, _ in samples[::2])
     rest = [number for number, _ in mixed(Counted(sizes), epoch, seed, shuffle, left_out)]
-    assert sorted(rest) == sorted(number for number, _ in found[1::2])
+    assert sorted(rest) == sorted(number for number, _ in samples[1::2])
 
 
 def test_every_place_of_an_epoch_is_as_likely_for_every_example_of_a_shard() -> None:

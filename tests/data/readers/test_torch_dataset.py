@@ -108,10 +108,10 @@ def test_many_items_are_mapped_and_the_number_of_workers_changes_nothing(
     monkeypatch.setenv(cache_module.VARIABLE, str(cache))
     monkeypatch.setattr(cache_module, "_IN_MEMORY", 100)
     monkeypatch.setattr(torch_dataset, "_BATCH", 3)
-    found = [of(list(PIXELS), workers=workers).training_examples for workers in (1, 2)]
-    assert all(one.mapped for one in found) and torch.equal(found[0].inputs, found[1].inputs)
-    assert found[0].labels.tolist() == found[1].labels.tolist() == LABELS
-    assert found[0].digest() == found[1].digest() and list(cache.iterdir()) == []
+    examples = [of(list(PIXELS), workers=workers).training_examples for workers in (1, 2)]
+    assert all(one.mapped for one in examples) and torch.equal(examples[0].inputs, examples[1].inputs)
+    assert examples[0].labels.tolist() == examples[1].labels.tolist() == LABELS
+    assert examples[0].digest() == examples[1].digest() and list(cache.iterdir()) == []
 
 
 def test_reading_leaves_the_global_random_numbers_alone() -> None:

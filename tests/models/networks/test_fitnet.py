@@ -79,10 +79,10 @@ def test_maxout_is_the_largest_of_its_pieces() -> None:
         layer.get_parameter("bias").normal_()
     images, vectors = torch.randn(3, 2, 5, 6), torch.randn(4, 7)
     weight, bias = convolution.pieces.weight, convolution.pieces.get_parameter("bias")
-    found = convolution(images)
+    outputs = convolution(images)
     for unit in range(4):
         pieces = [functional.conv2d(images, weight[[k]], bias[[k]])[:, 0] for k in range(3 * unit, 3 * unit + 3)]
-        torch.testing.assert_close(found[:, unit], torch.maximum(torch.maximum(pieces[0], pieces[1]), pieces[2]))
+        torch.testing.assert_close(outputs[:, unit], torch.maximum(torch.maximum(pieces[0], pieces[1]), pieces[2]))
     every = [[float(w @ v + b) for w, b in zip(*linear.pieces.parameters(), strict=True)] for v in vectors]
     rows = [[max(values[2 * k], values[2 * k + 1]) for k in range(5)] for values in every]
     torch.testing.assert_close(linear(vectors), torch.tensor(rows))

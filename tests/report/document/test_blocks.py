@@ -71,11 +71,11 @@ def test_markdown_shows_every_kind_but_drawings() -> None:
 
 
 def test_plain_values_show_every_kind_but_drawings() -> None:
-    found = json.loads(json.dumps(as_values(DOCUMENT)))
-    (section,) = found["sections"]
+    shown = json.loads(json.dumps(as_values(DOCUMENT)))
+    (section,) = shown["sections"]
     kinds = [block["kind"] for block in section["blocks"]]
     assert set(kinds) == {"paragraph", "note", "alarm", "heading", "findings", "table", "facts", "tiles", "figure"}
-    assert section["blocks"][0]["text"].endswith(HOSTILE) and "cG5n" not in json.dumps(found)
+    assert section["blocks"][0]["text"].endswith(HOSTILE) and "cG5n" not in json.dumps(shown)
     assert {"group": "group", "cells": ["below", "it"]} in section["blocks"][kinds.index("table")]["rows"]
     assert plain_text(b.Value(1.0, "1\u00a0dB")) == "1 dB"
 

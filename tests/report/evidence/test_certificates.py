@@ -44,8 +44,8 @@ def test_medians_and_shares_are_the_records(tmp_path: Path) -> None:
     for budget in BUDGETS:
         for kind in kinds[2:]:
             metric = "attack_accuracy" if kind == "attack" else "certified_accuracy"
-            found = [find(records, name, metric, f"{kind}_decision_radius") for name in STRENGTH]
-            here = [[record for record in of if record["setting"] == budget] for of in found]
+            records_by_model = [find(records, name, metric, f"{kind}_decision_radius") for name in STRENGTH]
+            here = [[record for record in of if record["setting"] == budget] for of in records_by_model]
             assert shares.pop(0) == [numbers(of[0]) if of else [] for of in here]
     for kind in kinds:
         ratios = [find(records, name, f"median_{kind}_decision_radius_over_kd") for name in ("teacher", "robust")]
@@ -102,12 +102,12 @@ def test_confidence_and_agreement(tmp_path: Path) -> None:
             for m, f in (("teacher", 0.75), ("kd", 0.9), ("robust", 0.9))
         }
         both = [
-            sum(min(mine, its) >= budget for mine, its in zip(best[m], best["teacher"], strict=True))
+            sum(min(own, its) >= budget for own, its in zip(best[m], best["teacher"], strict=True))
             for m in ("kd", "robust")
         ]
         assert table.pop(0) == [list(wilson(count, SLOW)) for count in both]
-        found = [find(content["summary.json"], m, "agreement", "agreement_linf") for m in ("kd", "robust")]
-        assert table.pop(0) == [numbers(next(r for r in of if r["setting"] == budget)) for of in found]
+        records_by_model = [find(content["summary.json"], m, "agreement", "agreement_linf") for m in ("kd", "robust")]
+        assert table.pop(0) == [numbers(next(r for r in of if r["setting"] == budget)) for of in records_by_model]
 
 
 def test_smoothed_classifier_stands_apart(tmp_path: Path) -> None:
@@ -125,8 +125,8 @@ def test_smoothed_classifier_stands_apart(tmp_path: Path) -> None:
 
 def test_a_violation_is_an_alarm(tmp_path: Path) -> None:
     def broken(row: Row) -> Row:
-        found = row.perturbation.startswith("attack_decision") and row.index == 3 and row.model == "kd"
-        return Row(**asdict(row) | {"value": 0.001}) if found else row
+        is_spoiled = row.perturbation.startswith("attack_decision") and row.index == 3 and row.model == "kd"
+        return Row(**asdict(row) | {"value": 0.001}) if is_spoiled else row
 
     page = Tables(html(tmp_path, files(change=broken)))
     words = page.words("certificates")

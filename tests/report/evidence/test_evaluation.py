@@ -76,9 +76,9 @@ def test_failed_masking_is_prominent_and_claims_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("level", "worth"), [("WARN", "doubtful"), ("FAIL", "no")])
 def test_doubtful_figures_are_not_called_no_evidence(level: str, worth: str, page: Callable[..., Page]) -> None:
-    found = page(files(verdicts={"robust": {**FAIL, "level": level}}))
+    shown = page(files(verdicts={"robust": {**FAIL, "level": level}}))
     claim = f"{worth} evidence of robustness"
-    assert claim in found.words("sentence") and claim in found.words("attacks")
+    assert claim in shown.words("sentence") and claim in shown.words("attacks")
 
 
 def test_the_page_says_of_how_many_examples_the_sample_is(page: Callable[..., Page]) -> None:
@@ -91,10 +91,10 @@ def test_the_page_says_of_how_many_examples_the_sample_is(page: Callable[..., Pa
 def test_examples_that_autoattack_was_spared_are_counted(tmp_path: Path) -> None:
     content = files()
     content["evaluation.json"]["skipped_certified"] = {"teacher": 0, "kd": 3, "robust": 1200}
-    said = "AutoAttack was spared the examples that are certified at its budget (teacher 0, kd 3, robust 1,200)."
-    assert said in Page(html(tmp_path, content)).words("attacks")
+    sentence = "AutoAttack was spared the examples that are certified at its budget (teacher 0, kd 3, robust 1,200)."
+    assert sentence in Page(html(tmp_path, content)).words("attacks")
     write_report(tmp_path, tmp_path / "report.md", style="markdown")
-    assert said in (tmp_path / "report.md").read_text()
+    assert sentence in (tmp_path / "report.md").read_text()
 
 
 def test_no_comparison_with_a_baseline_that_fails_masking(page: Callable[..., Page]) -> None:

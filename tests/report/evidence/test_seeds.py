@@ -21,14 +21,20 @@ def test_seeds_are_averaged_with_students_interval(tmp_path: Path) -> None:
             for record in find(content["summary.json"], "robust", metric, "autoattack_linf"):
                 record["value"] = 0.5 + 0.1 * k
     values = [0.5, 0.6, 0.7]
-    found = report(*(folder(tmp_path / f"s{k}", content) for k, content in enumerate(contents)), "--seeds")
-    (mine,) = find([r | {"setting": r["setting"]} for r in found["records"]], "robust", "accuracy", "autoattack_linf")
+    averages = report(*(folder(tmp_path / f"s{k}", content) for k, content in enumerate(contents)), "--seeds")
+    (average,) = find(
+        [r | {"setting": r["setting"]} for r in averages["records"]], "robust", "accuracy", "autoattack_linf"
+    )
     low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
-    assert (mine["mean"], mine["low"], mine["high"]) == pytest.approx((0.6, low, high))
-    assert mine["sd"] == pytest.approx(np.std(values, ddof=1)) and mine["seeds"] == 3 and mine["split"] == "test"
-    assert not any("_p_against_" in r["metric"] or r["metric"] == "latency" for r in found["records"])
-    assert any("robust is above kd under AutoAttack (fast), L∞ 0.1: +60.0 points" in words for words in found["words"])
-    assert not any("different sets of weights" in words for words in found["words"])
+    assert (average["mean"], average["low"], average["high"]) == pytest.approx((0.6, low, high))
+    assert (
+        average["sd"] == pytest.approx(np.std(values, ddof=1)) and average["seeds"] == 3 and average["split"] == "test"
+    )
+    assert not any("_p_against_" in r["metric"] or r["metric"] == "latency" for r in averages["records"])
+    assert any(
+        "robust is above kd under AutoAttack (fast), L∞ 0.1: +60.0 points" in words for words in averages["words"]
+    )
+    assert not any("different sets of weights" in words for words in averages["words"])
     for form in ("html", "markdown"):
         main(["report", *(str(tmp_path / f"s{k}") for k in range(3)), "--seeds", "--format", form])
     assert "60.0 (10.0) [35.2, 84.8]" in (tmp_path / "s0" / "seeds.md").read_text()
@@ -37,21 +43,21 @@ def test_seeds_are_averaged_with_students_interval(tmp_path: Path) -> None:
 
 def test_the_same_weights_twice_are_no_second_seed(tmp_path: Path) -> None:
     folders = [folder(tmp_path / name, marked(files())) for name in ("a", "b")]
-    found = report(*folders, "--seeds")
-    assert "kd has 1 set of weights in 2 evaluations: no interval" in " ".join(found["words"])
-    assert not any("larger than its uncertainty" in words for words in found["words"])
-    assert any("nothing is claimed, since the same weights are among them" in words for words in found["words"])
-    assert all(r["low"] is None and r["high"] is None and r["sd"] is None for r in found["records"])
+    averages = report(*folders, "--seeds")
+    assert "kd has 1 set of weights in 2 evaluations: no interval" in " ".join(averages["words"])
+    assert not any("larger than its uncertainty" in words for words in averages["words"])
+    assert any("nothing is claimed, since the same weights are among them" in words for words in averages["words"])
+    assert all(r["low"] is None and r["high"] is None and r["sd"] is None for r in averages["records"])
 
 
 def test_a_difference_from_repeated_weights_has_no_interval(tmp_path: Path) -> None:
     contents = [marked(files(), suffix=str(k)) for k in range(2)]
     for content in contents:
         content["evaluation.json"]["fingerprint"]["models"]["kd"] = "always the same"
-    found = report(*(folder(tmp_path / f"s{k}", content) for k, content in enumerate(contents)), "--seeds")
-    known = {(r["model"], r["metric"]): r["low"] for r in found["records"] if r["perturbation"] == "none"}
-    assert known["robust", "accuracy_minus_kd"] is None and known["kd", "accuracy"] is None
-    assert known["robust", "accuracy"] is not None
+    averages = report(*(folder(tmp_path / f"s{k}", content) for k, content in enumerate(contents)), "--seeds")
+    lower_ends = {(r["model"], r["metric"]): r["low"] for r in averages["records"] if r["perturbation"] == "none"}
+    assert lower_ends["robust", "accuracy_minus_kd"] is None and lower_ends["kd", "accuracy"] is None
+    assert lower_ends["robust", "accuracy"] is not None
 
 
 def test_scores_over_seeds_keep_their_unit_and_say_what_was_measured(tmp_path: Path) -> None:
@@ -65,9 +71,9 @@ def test_scores_over_seeds_keep_their_unit_and_say_what_was_measured(tmp_path: P
 
 
 def test_models_that_some_seeds_lack_are_left_out_and_named(two: tuple[Path, Path]) -> None:
-    found = report(*two, "--seeds")
-    assert {r["model"] for r in found["records"]} == {"robust"}
-    assert "Left out, since not every evaluation has them: teacher, kd, other." in found["words"]
+    averages = report(*two, "--seeds")
+    assert {r["model"] for r in averages["records"]} == {"robust"}
+    assert "Left out, since not every evaluation has them: teacher, kd, other." in averages["words"]
 
 
 def test_shares_over_seeds_stay_between_0_and_1_and_gaps_are_left_out() -> None:

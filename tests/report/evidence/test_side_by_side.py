@@ -12,16 +12,18 @@ from robust_student.report.evidence.side_by_side import compare
 
 
 def test_models_are_paired_by_name_else_with_the_baseline(two: tuple[Path, Path]) -> None:
-    found = report(*two, "--compare")
-    attacked = {d["first"]["model"]: d for d in found["differences"] if d["perturbation"] == "autoattack_linf"}
+    comparison = report(*two, "--compare")
+    attacked = {d["first"]["model"]: d for d in comparison["differences"] if d["perturbation"] == "autoattack_linf"}
     assert attacked["robust"]["second"] == {"evaluation": "first", "model": "robust"}
     assert attacked["other"]["second"] == {"evaluation": "first", "model": "kd"}
-    mine = attacked["robust"]
-    assert mine["value"] == pytest.approx((5 - 27) / 40) and mine["paired"] and mine["n"] == [40]
-    assert mine["p"] == pytest.approx(stats.binomtest(0, 22, 0.5).pvalue)
-    assert mine["comparisons"] == len(found["differences"]) and mine["holm_p"] >= mine["p"]
-    assert mine["larger_than_uncertainty"] and mine["split"] == "test"
-    assert mine["words"].startswith("robust (second) is 55.0 points [40.0, 70.0] below robust (first) under AutoAttack")
+    difference = attacked["robust"]
+    assert difference["value"] == pytest.approx((5 - 27) / 40) and difference["paired"] and difference["n"] == [40]
+    assert difference["p"] == pytest.approx(stats.binomtest(0, 22, 0.5).pvalue)
+    assert difference["comparisons"] == len(comparison["differences"]) and difference["holm_p"] >= difference["p"]
+    assert difference["larger_than_uncertainty"] and difference["split"] == "test"
+    assert difference["words"].startswith(
+        "robust (second) is 55.0 points [40.0, 70.0] below robust (first) under AutoAttack"
+    )
 
 
 @pytest.mark.parametrize(("first", "second"), [("t", "other"), ("t", None), (None, None)])
@@ -29,9 +31,9 @@ def test_other_or_unknown_test_sets_are_compared_unpaired(
     tmp_path: Path, first: str | None, second: str | None
 ) -> None:
     folders = folder(tmp_path / "a", marked(files(), first)), folder(tmp_path / "b", marked(files(), second))
-    found = compare({place.name: read_evaluation(place) for place in folders})
-    assert found and not any(pair.difference.paired for pair in found)
-    assert all(pair.difference.n == (40, 40) and pair.difference.test == "Fisher" for pair in found)
+    pairs = compare({place.name: read_evaluation(place) for place in folders})
+    assert pairs and not any(pair.difference.paired for pair in pairs)
+    assert all(pair.difference.n == (40, 40) and pair.difference.test == "Fisher" for pair in pairs)
     main(["report", *map(str, folders), "--compare", "--format", "markdown"])
     assert "unpaired" in (tmp_path / "a" / "comparison.md").read_text()
 
@@ -51,12 +53,12 @@ def test_masking_and_other_suites_take_the_evidence_away(tmp_path: Path) -> None
     other["evaluation.json"]["autoattack_suite"] = "standard"
     other["evaluation.json"]["provenance"]["settings"]["pgd_steps"] = 7
     folders = folder(tmp_path / "a", marked(files())), folder(tmp_path / "b", other)
-    found = {
+    differences = {
         d["first"]["model"]: d for d in report(*folders, "--compare")["differences"] if "auto" in d["perturbation"]
     }
-    assert "masking verdict of robust (b) FAIL" in found["robust"]["words"]
-    assert "AutoAttack suites standard and fast differ" in found["kd"]["words"]
-    assert "the weights are the same" in found["kd"]["words"] and not found["kd"]["larger_than_uncertainty"]
+    assert "masking verdict of robust (b) FAIL" in differences["robust"]["words"]
+    assert "AutoAttack suites standard and fast differ" in differences["kd"]["words"]
+    assert "the weights are the same" in differences["kd"]["words"] and not differences["kd"]["larger_than_uncertainty"]
     main(["report", *map(str, folders), "--compare"])
     page = (folders[0] / "comparison.html").read_text()
     assert "The setting pgd_steps differs: a 50, b 7." in page and "FAIL" in page and "test split" in page
