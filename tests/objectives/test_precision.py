@@ -138,5 +138,7 @@ def test_an_average_of_the_weights_is_what_is_validated_and_kept() -> None:
     for weight in path[1:]:
         average = decay * average + (1 - decay) * weight
     averaged = plain.model_copy(update={"training": last.model_copy(update={"ema": decay})})
-    found = distill(prototype_classifier(DATA), Spied(), DATA, averaged).model.get_parameter("network.inner.weight")
-    torch.testing.assert_close(found, average)
+    last_average = distill(prototype_classifier(DATA), Spied(), DATA, averaged).model.get_parameter(
+        "network.inner.weight"
+    )
+    torch.testing.assert_close(last_average, average)
