@@ -108,8 +108,8 @@ def sharded_scores() -> Tensor:
     """Scores of a teacher whose weights are spread over the processes."""
     torch.manual_seed(4)
     teacher = as_model(nn.Sequential(nn.Flatten(), nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 3)), DATA)
-    teacher_scores = TeacherScores(teacher, torch.device("cpu"), sharded=True)
-    teacher_scores.prepare(DATA.training_examples, changing=False, cache=False)
+    teacher_scores = TeacherScores(teacher, sharded=True, cache=False)
+    teacher_scores.prepare(DATA.training_examples, changing=False)
     examples = torch.arange(len(DATA.training_examples))
     scores = teacher_scores.known(examples)
     assert scores is not None

@@ -14,7 +14,6 @@ from robust_student.training.teacher_scores import TeacherScores
 
 DATA = toy_data(train=40, noise=0.4)
 SOURCE = DATA.training_examples
-CPU = torch.device("cpu")
 
 
 class Asked(nn.Module):
@@ -40,8 +39,8 @@ def prepared(network: nn.Module, *, changing: bool = False, cache: bool = True) 
     model = as_model(network, DATA)
     if isinstance(network, Asked):
         network.count = 0
-    teacher_scores = TeacherScores(model, CPU)
-    teacher_scores.prepare(SOURCE, changing=changing, cache=cache)
+    teacher_scores = TeacherScores(model, cache=cache)
+    teacher_scores.prepare(SOURCE, changing=changing)
     return teacher_scores, model
 
 
@@ -136,6 +135,6 @@ def test_scores_that_are_not_finite_are_refused(folder: Path) -> None:
             return inputs.flatten(1)[:, :3].log() if inputs.any() else inputs.flatten(1)[:, :3]
 
     dark = toy_data(noise=2.0)
-    teacher_scores = TeacherScores(as_model(Undefined(), dark), CPU)
-    message = message_of(lambda: teacher_scores.prepare(dark.training_examples, changing=False, cache=True))
+    teacher_scores = TeacherScores(as_model(Undefined(), dark))
+    message = message_of(lambda: teacher_scores.prepare(dark.training_examples, changing=False))
     assert "teacher: its scores" in message and not folder.exists()

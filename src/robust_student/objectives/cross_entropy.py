@@ -1,5 +1,7 @@
 """The objective of a network that learns from labels alone: this is how teachers are made."""
 
+from typing import ClassVar
+
 from torch import nn
 from torch.nn import functional
 
@@ -10,6 +12,9 @@ from robust_student.objectives.precision import ForwardPass, Precision
 
 class LabelObjective(nn.Module):
     """Cross-entropy, -w log p_y - (1 - w) log p_y' where an example is a mixture with shares w and 1 - w."""
+
+    uses_targets: ClassVar[bool] = False
+    """It has no teacher."""
 
     def __init__(self, network: nn.Module, precision: Precision = "fp32", *, compiled: bool = False) -> None:
         """Wrap `network`."""

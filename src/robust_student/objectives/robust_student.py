@@ -67,6 +67,11 @@ class RobustStudentObjective(nn.Module):
         self._checked = False
         self.own = nn.ModuleDict({} if example is None else self._built(example))
 
+    @property
+    def uses_targets(self) -> bool:
+        """Whether any term uses the teacher's logits of the inputs themselves, so that they are worth preparing."""
+        return any(term.uses_targets for term in self.terms)
+
     def threat(self, shape: Shape) -> ThreatModel:
         """What an adversary may do to inputs of the given shape."""
         if self._threat is not None:
@@ -117,8 +122,3 @@ class RobustStudentObjective(nn.Module):
 def compilable(settings: ObjectiveSettings) -> bool:
     """Whether torch.compile can serve the objective: every term must allow it."""
     return all(term.compilable for term in settings.terms() if term.weight > 0)
-
-
-def uses_targets(settings: ObjectiveSettings) -> bool:
-    """Whether any term uses the teacher's logits of the inputs themselves, so that they are worth preparing."""
-    return any(term.uses_targets for term in settings.terms() if term.weight > 0)

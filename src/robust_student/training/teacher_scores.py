@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robust_student.core.errors import UserError
-from robust_student.core.module_state import evaluating, frozen
+from robust_student.core.module_state import device_of, evaluating, frozen
 from robust_student.core.tensors import Inputs, Labels, Logits
 from robust_student.data.cache import cache_directory
 from robust_student.data.examples import Examples
@@ -26,19 +26,26 @@ _PROBED = 16
 class TeacherScores:
     """A frozen teacher that answers with its logits in evaluation mode; its own mode is left as it was."""
 
-    def __init__(self, teacher: Model, device: torch.device, *, sharded: bool = False) -> None:
-        """Put the teacher on the device; `sharded` spreads its weights over the processes (FSDP)."""
-        self.teacher, self.device = teacher.to(device), device
-        self._mark = teacher.digest()
+    def __init__(self, teacher: Model, *, sharded: bool = False, cache: bool = True) -> None:
+        """Of a teacher that is on its device.
+
+        Args:
+            teacher: who is asked.
+            sharded: spread its weights over the processes (FSDP).
+            cache: whether `prepare` may read and keep scores on disk.
+        """
+        self.teacher, self.device, self.cache = teacher, device_of(teacher), cache
+        self.digest = teacher.digest()
+        """Of the teacher, before its weights were spread."""
         self._known: Tensor | None = None
         if sharded and distributed.size() > 1:
             from torch.distributed.device_mesh import init_device_mesh
             from torch.distributed.fsdp import fully_shard
 
             self.teacher.requires_grad_(False)  # before: the shards keep it
-            fully_shard(self.teacher.network, mesh=init_device_mesh(device.type, (distributed.size(),)))
+            fully_shard(self.teacher.network, mesh=init_device_mesh(self.device.type, (distributed.size(),)))
 
-    def prepare(self, source: Examples | Stream, *, changing: bool, cache: bool) -> None:
+    def prepare(self, source: Examples | Stream, *, changing: bool) -> None:
         """Compute the scores on every training input once, or read them from the cache of an earlier run.
 
         Nothing is done where the inputs are `changing` (augmentation) or streamed: then every batch is answered as it
@@ -47,7 +54,7 @@ class TeacherScores:
         """
         if changing or isinstance(source, Stream):
             return
-        path = self._path(source) if cache else None
+        path = self._path(source) if self.cache else None
         cached_scores = None if path is None else distributed.rank_zero(lambda: _read(path, len(source)))
         if cached_scores is None or not self._agrees(cached_scores, source):
             cached_scores = self._all(source)
@@ -89,7 +96,7 @@ class TeacherScores:
         return torch.allclose(few, cached_scores[:_PROBED], rtol=1e-6, atol=1e-3 * few.std().item())
 
     def _path(self, source: Examples) -> Path:
-        mark = hashlib.sha256(f"{self._mark} {source.digest()}".encode()).hexdigest()
+        mark = hashlib.sha256(f"{self.digest} {source.digest()}".encode()).hexdigest()
         return cache_directory() / f"scores-{mark[:32]}.safetensors"
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from robust_student.core.errors import UserError
-from robust_student.core.module_state import device_of, evaluating
+from robust_student.core.module_state import evaluating
 from robust_student.core.settings import Settings
 from robust_student.core.threat_model import ThreatModel
 from robust_student.data.examples import Data, Examples
@@ -24,7 +24,7 @@ from robust_student.models.model import Model, as_model, require_fit
 from robust_student.models.probe import PROBE, probe, probe_architecture
 from robust_student.objectives.batch import Batch
 from robust_student.objectives.cross_entropy import LabelObjective
-from robust_student.objectives.robust_student import RobustStudentObjective, compilable, uses_targets
+from robust_student.objectives.robust_student import RobustStudentObjective, compilable
 from robust_student.runtime import distributed
 from robust_student.runtime.hardware import resolve_device
 from robust_student.runtime.interruption import StopRequest, listening
@@ -83,9 +83,10 @@ def train(
     """
     settings = settings if settings is not None else TEACHER_SETTINGS
     with _seeded(settings):
-        model = as_model(network, data)
+        sets = _Sets.of(data, settings)
+        model = _learner(as_model(network, data), sets)
         objective = LabelObjective(model, settings.precision, compiled=settings.compile)
-        return _fit(model, objective, data, settings, output)
+        return _fit(model, objective, sets, settings, output, recorded=settings)
 
 
 def distill(
@@ -115,57 +116,87 @@ def distill(
     settings = settings if settings is not None else DistillSettings()
     training = settings.training
     with _seeded(training):
+        sets = _Sets.of(data, training)
         if isinstance(teacher, Model):
             require_fit(teacher, data, "teacher")
-        teacher_model = as_model(teacher, data)
-        model = as_model(student, data)
+        known = as_model(teacher, data)
+        known.to(sets.device)
+        scores = TeacherScores(known, sharded=settings.shard_teacher, cache=settings.cache_scores)
+        model = _learner(as_model(student, data), sets)
         threat = ThreatModel.on(data, settings.objective.norm, settings.objective.radius)
         _require_ball_inside(threat, data)
         compiled = training.compile and compilable(settings.objective)
         if training.compile and not compiled:
             _log.warning("compile: not used, because this objective differentiates the student twice or traces it")
-        inputs = torch.zeros(2, *data.shape, device=device_of(model))
-        with evaluating(teacher_model.to(inputs.device)):
-            objective = RobustStudentObjective(
-                model,
-                settings.objective,
-                threat=threat,
-                precision=training.precision,
-                compiled=compiled,
-                example=Batch(inputs, torch.zeros(2, dtype=torch.long, device=inputs.device), teacher=teacher_model),
+        inputs, labels = torch.zeros(2, *data.shape), torch.zeros(2, dtype=torch.long)  # for the sizes of layers
+        objective = RobustStudentObjective(
+            model,
+            settings.objective,
+            threat=threat,
+            precision=training.precision,
+            compiled=compiled,
+            example=Batch(inputs.to(sets.device), labels.to(sets.device), teacher=scores),
+        )
+        return _fit(model, objective, sets, training, output, recorded=settings, scores=scores)
+
+
+@dataclass(frozen=True, eq=False)
+class _Sets:
+    """What a training needs of the data, and where it computes."""
+
+    data: Data
+    source: Examples | Stream
+    """To train on."""
+    validation: Validation
+    """To choose by."""
+    device: torch.device
+
+    @classmethod
+    def of(cls, data: Data, settings: TrainingSettings) -> "_Sets":
+        """UserError where nothing can be held out, and for a device that is not there."""
+        source, held_out = training_and_validation(data, settings.validation_fraction, settings.seed)
+        validation = Validation(held_out, settings.selection, scale=data.scale, seed=settings.seed)
+        return cls(data, source, validation, resolve_device(settings.device))
+
+
+def _learner(model: Model, sets: _Sets) -> Model:
+    """The model on its device, in training mode; UserError where no parameter can learn from the logits."""
+    model.to(sets.device).train()
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UserError("model: has no trainable parameters")
+    few = sets.validation.examples.floats(slice(0, 2)).to(sets.device)
+    with evaluating(model), torch.random.fork_rng(devices=[]), torch.enable_grad():
+        if not model(few).requires_grad:
+            raise UserError(
+                "model: its logits have no gradient with respect to any parameter, so it cannot learn; "
+                "look for no_grad(), detach() or frozen parameters"
             )
-        return _fit(model, objective, data, training, output, teacher_model, settings)
+    return model
 
 
 def _fit(
     model: Model,
-    objective: nn.Module,
-    data: Data,
+    objective: LabelObjective | RobustStudentObjective,
+    sets: _Sets,
     settings: TrainingSettings,
     output: Path | None,
-    teacher: Model | None = None,
-    teaching: DistillSettings | None = None,
+    *,
+    recorded: Settings,
+    scores: TeacherScores | None = None,
 ) -> Trained:
     """What `train` and `distill` share: the steps, validation after each epoch, the best weights kept.
 
-    `objective` is an `Objective` around the model; a teacher comes with all the settings of its distillation.
+    `objective` is around the model; `recorded` are all settings of the command, for its record.
     """
-    recorded = settings if teaching is None else teaching
-    source, held_out = training_and_validation(data, settings.validation_fraction, settings.seed)
-    device = resolve_device(settings.device)
-    marks = None if output is None else _marks(model, data, source, recorded, teacher)
-    validation = Validation(held_out, settings.selection, scale=data.scale, seed=settings.seed)
+    data, source, device = sets.data, sets.source, sets.device
+    marks = None if output is None else _marks(model, data, source, recorded, scores)
     objective.to(device).train()
-    _require_gradient(model, held_out, device)
-    teacher_scores = None
-    if teacher is not None and teaching is not None:
-        teacher_scores = TeacherScores(teacher, device, sharded=teaching.shard_teacher)
-        if uses_targets(teaching.objective):
-            teacher_scores.prepare(source, changing=settings.augmentation.anything, cache=teaching.cache_scores)
+    if scores is not None and objective.uses_targets:
+        scores.prepare(source, changing=settings.augmentation.anything)
     batches = Batches(
         source, batch_size=settings.batch_size, accumulate=settings.accumulate, seed=settings.seed, device=device
     )
-    loop = Loop(model, objective, teacher_scores, batches, validation, settings)
+    loop = Loop(model, objective, scores, batches, sets.validation, settings)
     unfinished = None
     if output is not None and marks is not None:
         unfinished = UnfinishedRun(output, marks, settings.checkpoint_minutes)
@@ -179,7 +210,7 @@ def _fit(
     work = None
     if device.type == "cpu":
         share = batches.batch_size // (distributed.size() * batches.accumulate)
-        work = batch_macs([model] if teacher is None else [model, teacher], data.shape, share)
+        work = batch_macs([model] if scores is None else [model, scores.teacher], data.shape, share)
     signals = listening() if unfinished is not None else nullcontext(StopRequest())
     with threads_for(work), signals as stop_request:
         try:
@@ -207,20 +238,8 @@ def _require_ball_inside(threat: ThreatModel, data: Data) -> None:
         )
 
 
-def _require_gradient(model: Model, examples: Examples, device: torch.device) -> None:
-    """Raise UserError where no parameter can learn from the logits."""
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise UserError("model: has no trainable parameters")
-    with evaluating(model), torch.random.fork_rng(devices=[]), torch.enable_grad():
-        if not model(examples.floats(slice(0, 2)).to(device)).requires_grad:
-            raise UserError(
-                "model: its logits have no gradient with respect to any parameter, so it cannot learn; "
-                "look for no_grad(), detach() or frozen parameters"
-            )
-
-
 def _marks(
-    model: Model, data: Data, source: Examples | Stream, recorded: Settings, teacher: Model | None
+    model: Model, data: Data, source: Examples | Stream, recorded: Settings, scores: TeacherScores | None
 ) -> dict[str, Any]:
     """What must be the same for an unfinished training to be continued."""
     settings = recorded.model_dump(mode="json")
@@ -233,9 +252,9 @@ def _marks(
         "settings": {"training": _lasting(group)} if group is settings else settings | {"training": _lasting(group)},
         "shapes": hashlib.sha256(shapes.encode()).hexdigest(),
         "training_set": f"stream of {len(source)}" if isinstance(source, Stream) else source.digest(),
-        "teacher": None if teacher is None else teacher.digest(),
-        "teacher_code": None if teacher is None else teacher.code(),
-        PROBE: {"network": probe_architecture(model), "teacher": None if teacher is None else probe(teacher)},
+        "teacher": None if scores is None else scores.digest,
+        "teacher_code": None if scores is None else scores.teacher.code(),
+        PROBE: {"network": probe_architecture(model), "teacher": None if scores is None else probe(scores.teacher)},
     }
 
 
