@@ -57,9 +57,9 @@ class Evaluate(Command):
 
     def run(self) -> None:
         """Measure the models, or one shard of the batches, and print the table."""
-        from robust_student.cli.workers import beside
         from robust_student.evaluation.evaluate import evaluate
         from robust_student.evaluation.row_store import Shard
+        from robust_student.evaluation.workers import beside
         from robust_student.runtime.distributed import barrier, process_group, rank, rank_zero, size
 
         shard = None if self.shard is None else Shard.parse(self.shard)
@@ -82,9 +82,18 @@ class Evaluate(Command):
         if self.workers > 1:
             with tempfile.TemporaryDirectory() as folder:
                 config = Path(folder) / "settings.yaml"
-                settings = self.model_dump(mode="json", include={"evaluation", "teaching", "image_size", "trust"})
-                config.write_text(json.dumps(settings), encoding="utf-8")
-                words = ["evaluate", *self.models, "--data", self.data, "--output", str(self.output)]
+                kept = self.model_dump(mode="json", include={"evaluation", "teaching", "image_size", "trust"})
+                config.write_text(json.dumps(kept), encoding="utf-8")
+                words = [
+                    "-m",
+                    "robust_student",
+                    "evaluate",
+                    *self.models,
+                    "--data",
+                    self.data,
+                    "--output",
+                    str(self.output),
+                ]
                 words += ["--config", str(config)]
                 with beside([[*words, "--shard", f"{k}/{self.workers}"] for k in range(1, self.workers)]):
                     evaluate(models, data, self.evaluation, output=self.output, shard=Shard(0, self.workers))

@@ -35,17 +35,19 @@ def attack_plan(threats: Threats, classes: int, settings: EvaluationSettings, at
     cells: dict[tuple[str, float | None], Measurement] = {}
     for name, threat, count in attempts:
         attacks, kind = attacks_named(name, options, threat), Perturbation.attack(name, threat.norm.name)
-        run = _alone(kind, attacks[0], threat, settings.seed)
+        run = attacked_alone(kind, threat.budget, attacks[0], threat, settings.seed)
         if len(attacks) > 1:
             run = _in_turn(kind, attacks, threat, settings.seed, spare=settings.skip_certified)
         cells.setdefault((str(kind), threat.budget), Measurement(kind, threat.budget, count, run))
     return list(cells.values())
 
 
-def _alone(kind: Perturbation, attack: Attack, threat: ThreatModel, seed: int) -> Measure:
+def attacked_alone(kind: Perturbation, setting: float, attack: Attack, threat: ThreatModel, seed: int) -> Measure:
+    """Rows of one attack on every example, called by this perturbation and setting."""
+
     def run(model: Model, batch: MeasuredBatch) -> list[Row]:
         points = attack.propose(model, batch.inputs, batch.labels, threat, example_seeds(seed, batch.indices))
-        return rows_of(batch, kind, threat.budget, grade(model, batch, points, threat).tolist())
+        return rows_of(batch, kind, setting, grade(model, batch, points, threat).tolist())
 
     return run
 

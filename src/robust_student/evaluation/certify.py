@@ -17,9 +17,10 @@ from robust_student.evaluation.fingerprint import fingerprint
 from robust_student.evaluation.measured_run import Run
 from robust_student.evaluation.radius_measurements import radius_plan
 from robust_student.evaluation.result import Certification
-from robust_student.evaluation.row_store import RowStore
+from robust_student.evaluation.row_store import RowStore, Shard
 from robust_student.evaluation.settings import CertificationSettings
 from robust_student.evaluation.threats import certified_threats
+from robust_student.evaluation.workers import helped
 from robust_student.models.model import Model
 from robust_student.results.radii import summarise_radii
 from robust_student.results.rows import CERTIFICATION
@@ -31,6 +32,8 @@ def certify(
     settings: CertificationSettings | None = None,
     *,
     output: Path,
+    shard: Shard | None = None,
+    workers: int = 1,
 ) -> Certification:
     """Bound r_A and r_B of every example from below and from above; write the evidence, return it typed.
 
@@ -43,11 +46,16 @@ def certify(
         data: from `load_data`; only its test split is used.
         settings: norm, methods, numbers of examples.
         output: directory for rows.jsonl, summary.json and certification.json.
+        shard: the part of the batches that this process is to measure, as in `evaluate`.
+        workers: processes that share the batches, as in `evaluate`.
 
     Raises UserError on bad input, where `output` holds something else, and where a network has an operation without a
     certified bound.
     """
     settings = settings if settings is not None else CertificationSettings()
+    if workers != 1:
+        with helped(certify, models, data, settings, output, workers, shard) as first:
+            certify(models, data, settings, output=output, shard=first)
     run = Run.begin("certify", models, data, settings)
     if settings.smoothing.sigma is not None and settings.norm != "l2":
         raise UserError(f"certify: smoothing certifies l2 only, not {settings.norm}; pass --norm l2 or leave out sigma")
@@ -55,10 +63,12 @@ def certify(
     require_attacks(settings.attacks, threat.norm)
     certifiers = _certifiers(run.models, threat, data.shape, settings)
     positions, (linear,) = nested_sample(data.test.labels, settings.examples, [settings.linear_examples], settings.seed)
-    store = RowStore.open(output, CERTIFICATION, fingerprint(run.models, data, settings))
+    store = RowStore.open(output, CERTIFICATION, fingerprint(run.models, data, settings), shard)
     counts = {"examples": len(positions), "linear": linear}
     plans = {name: radius_plan(certifiers[name], settings, threat, budgets, run.teacher, counts) for name in run.models}
-    rows = store.fill(run.models, plans, run.sample(data, positions), settings.batch_size)
+    rows = run.measure(plans, run.sample(data, positions), settings.batch_size, store, tuned=False)
+    if shard is not None:
+        return Certification(output, ())
     radii = [budget.budget for budget in budgets]
     records = summarise_radii(
         rows, norm=settings.norm, budgets=radii, baseline=run.baseline, teacher=settings.teacher, seed=settings.seed

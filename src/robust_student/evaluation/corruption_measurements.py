@@ -1,6 +1,7 @@
 """The cells of an evaluation under corruptions: one per kind and severity, ours or from a published set."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -31,18 +32,11 @@ def corruption_plan(data: Data, settings: EvaluationSettings, count: int) -> lis
     Raises UserError, before anything is measured, for unknown kinds, inputs that are not images with a range, and sets
     that do not belong to the test set.
     """
-    corruptions = settings.corruptions
+    corruptions, folder = settings.corruptions, settings.corruptions.set
     kinds = corruption_kinds(corruptions)
     if not kinds:
         return []
-    if corruptions.set is None:
-        for kind in kinds:
-            if kind not in CORRUPTIONS:
-                raise UserError(f"corruptions: unknown kind '{kind}'" + nearest(kind, ["all", *CORRUPTIONS]))
-        require_images(data.shape, data.input_range)
-    elif len(data.shape) != 3 or data.input_range != UNIT_RANGE:
-        raise UserError(f"corruption set {corruptions.set}: the data are not images with pixels in [0, 1]")
-    source = _ours(data, settings) if corruptions.set is None else _published(data, settings)
+    source = _generated(kinds, data, settings.seed) if folder is None else _published(folder, kinds, data)
     return [
         Measurement(Perturbation("corruption", kind), float(severity), count, _cell(kind, severity, source))
         for kind in kinds
@@ -70,16 +64,25 @@ _CorruptedInputs = Callable[[str, int, MeasuredBatch], Tensor]
 """(kind, severity, batch) -> the corrupted inputs of the batch."""
 
 
-def _ours(data: Data, settings: EvaluationSettings) -> _CorruptedInputs:
+def _generated(kinds: Sequence[str], data: Data, seed: int) -> _CorruptedInputs:
+    """UserError for an unknown kind, and for inputs that are no images with a range."""
+    for kind in kinds:
+        if kind not in CORRUPTIONS:
+            raise UserError(f"corruptions: unknown kind '{kind}'" + nearest(kind, ["all", *CORRUPTIONS]))
+    limits = data.input_range
+    require_images(data.shape, limits)
+
     def corrupted(kind: str, severity: int, batch: MeasuredBatch) -> Tensor:
-        return corrupt(kind, batch.inputs, severity, example_seeds(settings.seed, batch.indices), data.input_range)
+        return corrupt(kind, batch.inputs, severity, example_seeds(seed, batch.indices), limits)
 
     return corrupted
 
 
-def _published(data: Data, settings: EvaluationSettings) -> _CorruptedInputs:
-    assert settings.corruptions.set is not None
-    files = open_corruption_set(settings.corruptions.set, corruption_kinds(settings.corruptions), data)
+def _published(folder: Path, kinds: Sequence[str], data: Data) -> _CorruptedInputs:
+    """UserError where the set is damaged or not one of this test set."""
+    if len(data.shape) != 3 or data.input_range != UNIT_RANGE:
+        raise UserError(f"corruption set {folder}: the data are not images with pixels in [0, 1]")
+    files = open_corruption_set(folder, kinds, data)
 
     def corrupted(kind: str, severity: int, batch: MeasuredBatch) -> Tensor:
         return files.inputs(kind, severity, batch.indices).to(batch.inputs)

@@ -1,9 +1,10 @@
 """Honest evidence: several models on the same test examples under noise and attack, kept example by example."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from robust_student.attacks.autoattack import AutoAttack
 from robust_student.data.readers.load import Data, nested_sample
@@ -15,16 +16,16 @@ from robust_student.evaluation.corruption_measurements import (
     describe_corruptions,
 )
 from robust_student.evaluation.fingerprint import fingerprint
-from robust_student.evaluation.gallery import gallery, worst_examples
+from robust_student.evaluation.gallery import drawable, gallery
 from robust_student.evaluation.masking_checks import masking_plans, masking_verdict
 from robust_student.evaluation.measured_run import Run
-from robust_student.evaluation.measurements import plan
+from robust_student.evaluation.measurements import Measurement, plan
 from robust_student.evaluation.result import Evaluation
 from robust_student.evaluation.row_store import RowStore, Shard
 from robust_student.evaluation.settings import EvaluationSettings
 from robust_student.evaluation.threats import Threats
-from robust_student.models.costs import batch_macs, costs
-from robust_student.models.memory_format import channels_last
+from robust_student.evaluation.workers import helped
+from robust_student.models.costs import costs
 from robust_student.models.model import Model
 from robust_student.results.breakdown import breakdown
 from robust_student.results.perturbation import Perturbation
@@ -40,6 +41,7 @@ def evaluate(
     *,
     output: Path,
     shard: Shard | None = None,
+    workers: int = 1,
 ) -> Evaluation:
     """Measure models on the same test examples; write rows, summary and provenance, and return them typed.
 
@@ -54,48 +56,79 @@ def evaluate(
         output: directory for rows.jsonl, summary.json, breakdown.json, evaluation.json and gallery.json.
         shard: the part of the batches that this process is to measure, with an empty summary; once all shards are
             done, the same call without one puts them together. The numbers are those of a single process.
+        workers: processes that share the batches; the numbers are those of a single one. The others get the models by
+            pickle, so their classes must be importable: those of a notebook or of the script itself are refused.
     """
     settings = settings if settings is not None else EvaluationSettings()
+    if workers != 1:
+        with helped(evaluate, models, data, settings, output, workers, shard) as first:
+            evaluate(models, data, settings, output=output, shard=first)
     run = Run.begin("evaluate", models, data, settings)
     threats = Threats.of(data, settings)
-    few = settings.corruptions.examples if corruption_kinds(settings.corruptions) else 0
-    inner = [settings.attack_examples, settings.masking.examples, few]
-    positions, (attacked, _, corrupted) = nested_sample(data.test.labels, settings.examples, inner, settings.seed)
-    under_attack = attack_plan(threats, len(data.classes), settings, attacked)
-    under_corruption = corruption_plan(data, settings, corrupted)
-    checks = masking_plans(run.models, threats.autoattack, settings, attacked)
+    positions, counts = _sample(data, settings)
+    plans = _plans(run, data, threats, settings, counts)
     marks = fingerprint(run.models, data, settings) | corruption_marks(settings.corruptions)
     store = RowStore.open(output, EVALUATION, marks, shard)
-    sample = run.sample(data, positions)
-    cells = plan(settings, data.input_range, threats.norms, len(positions), attacked, teacher=run.teacher is not None)
-    plans = {name: cells + under_attack + under_corruption + checks[name] for name in run.models}
-    work = {name: batch_macs([model], data.shape, settings.batch_size) for name, model in run.models.items()}
-    with channels_last(run.models.values(), sample.inputs[:1]):
-        used = store.fill(run.models, plans, sample, settings.batch_size, work)
+    rows = run.measure(plans, run.sample(data, positions), settings.batch_size, store, tuned=True)
     if shard is not None:
         return Evaluation(output, ())
-    of_model = {name: {key[1:]: rows for key, rows in used.items() if key[0] == name} for name in run.models}
+    details = {
+        "skipped_certified": {name: _skipped(rows, name) for name in run.models} if settings.skip_certified else None,
+        "autoattack_suite": _suite(settings, len(data.classes)),
+        "sample": {"test": len(data.test), "examples": counts.examples, "attacked": counts.attacked},
+        "corruptions": describe_corruptions(settings.corruptions, counts.corrupted),
+        "classes": list(data.classes),
+    }
+    of_model = {name: {key[1:]: cell for key, cell in rows.items() if key[0] == name} for name in run.models}
+    verdicts = {name: masking_verdict(cells, threats, settings).as_dict() for name, cells in of_model.items()}
     records = summarise(
-        {key: rows for key, rows in used.items() if Perturbation.parse(key[1]).family != "masking"},
-        verdicts={name: masking_verdict(rows, threats, settings).as_dict() for name, rows in of_model.items()},
+        {key: cell for key, cell in rows.items() if Perturbation.parse(key[1]).family != "masking"},
+        verdicts=verdicts,
         costs={name: costs(model) for name, model in run.models.items()},
         baseline=run.baseline,
         seed=settings.seed,
     )
-    if len(data.shape) == 3 and data.shape[0] in (1, 3):
-        worst = worst_examples(run.models, data, used, threats.autoattack, settings)
-        write_json(output / GALLERY, gallery(run.models, data, positions, settings.seed) + worst)
-    suite = None if settings.autoattack == "none" else AutoAttack(settings.autoattack).suite(len(data.classes))
-    details = {
-        "skipped_certified": {name: _skipped(used, name) for name in run.models} if settings.skip_certified else None,
-        "autoattack_suite": suite,
-        "sample": {"test": len(data.test), "examples": len(positions), "attacked": attacked},
-        "corruptions": describe_corruptions(settings.corruptions, corrupted),
-        "classes": list(data.classes),
-    }
-    write_json(output / BREAKDOWN, breakdown(used))
+    if drawable(data):
+        write_json(output / GALLERY, gallery(run.models, data, positions, rows, threats.shown, settings))
+    write_json(output / BREAKDOWN, breakdown(rows))
     run.write(output, EVALUATION, details, records)
     return Evaluation.of(output, records)
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """How many examples, from the front of the sample."""
+
+    examples: int
+    """All of them: clean and under noise."""
+    attacked: int
+    corrupted: int
+
+
+def _sample(data: Data, settings: EvaluationSettings) -> tuple[Tensor, _Counts]:
+    """Positions in the test set in the order measured, and how many of them each kind of measurement gets."""
+    few = settings.corruptions.examples if corruption_kinds(settings.corruptions) else 0
+    inner = [settings.attack_examples, settings.masking.examples, few]
+    positions, (attacked, _, corrupted) = nested_sample(data.test.labels, settings.examples, inner, settings.seed)
+    return positions, _Counts(len(positions), attacked, corrupted)
+
+
+def _plans(
+    run: Run, data: Data, threats: Threats, settings: EvaluationSettings, counts: _Counts
+) -> dict[str, list[Measurement]]:
+    """What is measured on each model; UserError where something cannot be."""
+    attacks = attack_plan(threats, len(data.classes), settings, counts.attacked)
+    corruptions = corruption_plan(data, settings, counts.corrupted)
+    checks = masking_plans(run.models, threats.autoattack, settings, counts.attacked)
+    cells = plan(
+        settings, data.input_range, threats.norms, counts.examples, counts.attacked, teacher=run.teacher is not None
+    )
+    return {name: cells + attacks + corruptions + checks[name] for name in run.models}
+
+
+def _suite(settings: EvaluationSettings, classes: int) -> str | None:
+    """The name under which AutoAttack's numbers may be quoted; None: it is not run."""
+    return None if settings.autoattack == "none" else AutoAttack(settings.autoattack).suite(classes)
 
 
 def _skipped(groups: Mapping[Key, Mapping[int, Row]], name: str) -> int:

@@ -2,20 +2,21 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robust_student.attacks.ascent import ascend
-from robust_student.attacks.pgd import Excess, Loss, descend
+from robust_student.attacks.attack import Attack
+from robust_student.attacks.pgd import Loss, descend
 from robust_student.core.errors import UserError
 from robust_student.core.margins import input_gradient, margin, true_score
 from robust_student.core.rng import example_seeds
-from robust_student.core.tensors import Labels, Logits, PerExample, Shape, answers
+from robust_student.core.tensors import Inputs, Labels, Logits, PerExample, Shape, answers
 from robust_student.core.threat_model import ThreatModel
-from robust_student.evaluation.attack_measurements import grade
+from robust_student.evaluation.attack_measurements import attacked_alone, grade
 from robust_student.evaluation.measurements import Measure, MeasuredBatch, Measurement, rows_of
 from robust_student.evaluation.settings import EvaluationSettings
 from robust_student.evaluation.threats import Threats
@@ -57,10 +58,12 @@ def masking_plans(
         (REPETITION, None, _repetition),
         (ALONE, None, _alone_or_not),
         (OUTPUTS, None, _outputs),
-        *((STEPS, steps, _pgd(STEPS, margin, threat, settings.seed, steps)) for steps in ladder),
-        (CROSS_ENTROPY, ladder[-1], _pgd(CROSS_ENTROPY, _log_probability, threat, settings.seed, ladder[-1])),
-        (RESCALED, ladder[-1], _pgd(RESCALED, _rescaled, threat, settings.seed, ladder[-1])),
     ]
+    attacks: list[tuple[Perturbation, Loss, float]] = [(STEPS, margin, steps) for steps in ladder]
+    attacks += [(CROSS_ENTROPY, _log_probability, ladder[-1]), (RESCALED, _rescaled, ladder[-1])]
+    for kind, loss, steps in attacks:
+        attack = _PgdOn(loss, int(steps))
+        cells.append((kind, steps, attacked_alone(kind, steps, attack, threat, settings.seed)))
     transfer = _transfer({name: models[name] for name in surrogates}, threat, settings.seed, ladder[-1])
     count = min(attacked, masking.examples)
     plans = {name: [Measurement(kind, setting, count, run) for kind, setting, run in cells] for name in models}
@@ -169,23 +172,30 @@ def _outputs(model: Model, batch: MeasuredBatch) -> list[Row]:
     return _with_details(rows_of(batch, OUTPUTS, None, answers(logits).tolist()), details)
 
 
-def _pgd(name: Perturbation, loss: Loss, threat: ThreatModel, seed: int, steps: float) -> Measure:
-    """PGD on a loss at AutoAttack's budget; one step starts at the input itself and is as long as the budget (FGSM)."""
+@dataclass(frozen=True)
+class _PgdOn(Attack):
+    """PGD that lowers one loss; one step starts at the input itself and is as long as the budget (FGSM)."""
 
-    def run(model: Model, batch: MeasuredBatch) -> list[Row]:
-        single, seeds = steps == 1, example_seeds(seed, batch.indices)
-        points = descend(
-            model,
-            _excess(loss, batch.labels),
-            batch.inputs,
+    loss: Loss
+    steps: int
+
+    @property
+    def name(self) -> str:
+        return "pgd"
+
+    def propose(
+        self, network: nn.Module, inputs: Inputs, labels: Labels, threat: ThreatModel, seeds: Sequence[int]
+    ) -> Inputs:
+        single = self.steps == 1
+        return descend(
+            network,
+            lambda logits, positions: self.loss(logits, labels[positions]),
+            inputs,
             threat,
-            steps=int(steps),
-            start=batch.inputs if single else threat.random_each(batch.inputs, seeds),
+            steps=self.steps,
+            start=inputs if single else threat.random_each(inputs, seeds),
             relative_step=1.0 if single else None,
         )
-        return rows_of(batch, name, steps, grade(model, batch, points, threat).tolist())
-
-    return run
 
 
 def _transfer(surrogates: Mapping[str, Model], threat: ThreatModel, seed: int, steps: float) -> Measure:
@@ -222,10 +232,6 @@ def _transfer(surrogates: Mapping[str, Model], threat: ThreatModel, seed: int, s
         return _with_details(rows_of(batch, TRANSFER, steps, predictions.tolist()), broken_by)
 
     return run
-
-
-def _excess(loss: Loss, labels: Labels) -> Excess:
-    return lambda logits, positions: loss(logits, labels[positions])
 
 
 def _log_probability(logits: Logits, labels: Labels) -> PerExample:

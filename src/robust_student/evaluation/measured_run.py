@@ -1,6 +1,7 @@
-"""The set-up that `evaluate` and `certify` share: models that are ready, their sample, the record of the run."""
+"""What `evaluate` and `certify` share: models that are ready, their sample, measuring it, the record of the run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,17 @@ from torch import Tensor, nn
 from robust_student.core.errors import UserError
 from robust_student.data.readers.load import Data
 from robust_student.evaluation.fingerprint import describe, prepare
-from robust_student.evaluation.row_store import Sample
+from robust_student.evaluation.measurements import Measurement, Sample
+from robust_student.evaluation.row_store import RowStore
 from robust_student.evaluation.settings import CertificationSettings, EvaluationSettings
+from robust_student.models.costs import batch_macs
+from robust_student.models.memory_format import channels_last
 from robust_student.models.model import Model
-from robust_student.results.rows import SUMMARY
+from robust_student.results.rows import SUMMARY, Key, Row
 from robust_student.runtime.files import read_json, write_json
 from robust_student.runtime.hardware import resolve_device
+from robust_student.runtime.progress import Advance
+from robust_student.runtime.threads import threads_for
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +61,42 @@ class Run:
         inputs, labels = examples.floats().to(self.device), examples.labels.to(self.device)
         scores = None if self.teacher is None else self.teacher.logits(inputs).to(self.device)
         return Sample(positions, inputs, labels, scores)
+
+    def measure(
+        self,
+        plans: Mapping[str, Sequence[Measurement]],
+        sample: Sample,
+        batch_size: int,
+        store: RowStore,
+        *,
+        tuned: bool,
+    ) -> dict[Key, dict[int, Row]]:
+        """Measure every batch of every cell of every model's plan that has no rows yet; return the rows of the run.
+
+        A shard measures its own batches only, in the same batches as a single process, and returns what it has.
+        `tuned` saves time and changes rounding: the order in memory in which convolutions run fastest
+        (`channels_last`), and one thread where the work is small (`threads_for`).
+        """
+        cells = [(name, cell) for name in self.models for cell in plans[name]]
+        turns = [(cell, batch) for name, cell in cells for batch in sample.batches(name, cell.count, batch_size)]
+        shape, networks, passed = sample.inputs.shape[1:], self.models.values(), 0
+        work = {name: batch_macs([model], shape, batch_size) for name, model in self.models.items()} if tuned else {}
+        layout: AbstractContextManager[None]
+        layout = channels_last(networks, sample.inputs[:1]) if tuned else nullcontext()
+        with layout, Advance(sum(cell.count for _, cell in cells)) as advance:
+            for turn, (cell, batch) in enumerate(turns):
+                name, key = batch.model, cell.key(batch.model)
+                advance.update(passed, f"{name}: {cell.title}")
+                mine = store.shard is None or store.shard.has(turn)
+                if mine and not store.has(key, batch.indices):
+                    with threads_for(work.get(name)):
+                        rows = cell.run(self.models[name], batch)
+                    store.add(key, rows)
+                passed += len(batch.indices)
+                advance.update(passed, f"{name}: {cell.title}")
+        store.close()
+        order = sample.positions.tolist()
+        return {cell.key(name): store.rows(cell.key(name), order[: cell.count]) for name, cell in cells}
 
     def write(self, output: Path, name: str, details: Mapping[str, Any], records: list[dict[str, Any]]) -> None:
         """Add `details` to the run's record of that name, then write the summary, with which the run is finished."""

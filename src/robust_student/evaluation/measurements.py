@@ -1,7 +1,7 @@
 """What an evaluation measures without an attack: one cell per perturbation and setting."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -55,6 +55,24 @@ class MeasuredBatch:
         return MeasuredBatch(self.model, indices, self.inputs[positions], self.labels[positions], scores)
 
 
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """The test examples to measure, on the device, in the order measured."""
+
+    positions: Tensor
+    """In the test set."""
+    inputs: Tensor
+    labels: Tensor
+    teacher_logits: Tensor | None
+
+    def batches(self, model: str, count: int, size: int) -> Iterator[MeasuredBatch]:
+        """The first `count` of them in batches of at most `size`, as a model of that name is measured on them."""
+        for start in range(0, count, size):
+            part = slice(start, min(start + size, count))
+            scores = None if self.teacher_logits is None else self.teacher_logits[part]
+            yield MeasuredBatch(model, self.positions[part].tolist(), self.inputs[part], self.labels[part], scores)
+
+
 Measure = Callable[[Model, MeasuredBatch], list[Row]]
 """Measures a model on a batch."""
 
@@ -70,11 +88,7 @@ def plan(
         for snr_db in settings.snr_db
     ]
     meanings: tuple[Meaning, ...] = ("decision", "confidence") if teacher else ("decision",)
-    for norm in norms:
-        for meaning in meanings:
-            kind = Perturbation.radius("estimated", meaning, norm.name)
-            cells.append(Measurement(kind, None, attacked, _radius_rows(kind, norm)))
-    return cells
+    return cells + [_estimated_radii(norm, meaning, attacked) for norm in norms for meaning in meanings]
 
 
 def _clean(model: Model, batch: MeasuredBatch) -> list[Row]:
@@ -107,11 +121,13 @@ def _noise(name: NoiseName, limits: InputRange, seed: int, snr_db: float) -> Mea
     return run
 
 
-def _radius_rows(kind: Perturbation, norm: Norm) -> Measure:
+def _estimated_radii(norm: Norm, meaning: Meaning, count: int) -> Measurement:
+    kind = Perturbation.radius("estimated", meaning, norm.name)
+
     def run(model: Model, batch: MeasuredBatch) -> list[Row]:
         inputs = batch.inputs.clone().requires_grad_()
         logits = model(inputs)
-        if kind.meaning == "confidence":
+        if meaning == "confidence":
             assert batch.teacher_logits is not None
             radii = estimated_confidence_radius(logits, inputs, batch.labels, batch.teacher_logits, norm)
         else:
@@ -119,7 +135,7 @@ def _radius_rows(kind: Perturbation, norm: Norm) -> Measure:
         rows = rows_of(batch, kind, None, answers(logits).tolist())
         return [replace(row, **radius_fields(radius)) for row, radius in zip(rows, radii.tolist(), strict=True)]
 
-    return run
+    return Measurement(kind, None, count, run)
 
 
 def radius_fields(radius: float, detail: str | None = None) -> dict[str, Any]:

@@ -1,19 +1,15 @@
-"""The rows of a run of measurements: filled batch by batch, so that an interrupted run continues where it stopped."""
+"""The rows of a run of measurements on disk: an interrupted run continues where it stopped, shards are put together."""
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
-from torch import Tensor
 
 from robust_student.core.errors import UserError
-from robust_student.core.tensors import slices
-from robust_student.evaluation.measurements import MeasuredBatch, Measurement
-from robust_student.models.model import Model
 from robust_student.models.probe import difference
 from robust_student.results.rows import BREAKDOWN, GALLERY, ROWS, SUMMARY, Key, Row, group
 from robust_student.runtime.files import (
@@ -24,27 +20,9 @@ from robust_student.runtime.files import (
     write_atomically,
     write_json,
 )
-from robust_student.runtime.progress import Advance
 from robust_student.runtime.provenance import provenance
-from robust_student.runtime.threads import threads_for
 
 _ROWS = TypeAdapter(list[Row])
-
-
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """The test examples to measure, on the device, in the order measured."""
-
-    positions: Tensor
-    """In the test set."""
-    inputs: Tensor
-    labels: Tensor
-    teacher_logits: Tensor | None
-
-    def batch(self, model: str, part: slice) -> MeasuredBatch:
-        """Some of them, as a model of that name is measured on them."""
-        scores = None if self.teacher_logits is None else self.teacher_logits[part]
-        return MeasuredBatch(model, self.positions[part].tolist(), self.inputs[part], self.labels[part], scores)
 
 
 @dataclass(frozen=True)
@@ -68,13 +46,23 @@ class Shard:
         """Name of the file that its rows go to."""
         return f"rows-{self.index}-of-{self.count}.jsonl"
 
+    def has(self, turn: int) -> bool:
+        """Whether the batch of this number, from 0, is one of its own."""
+        return turn % self.count == self.index
 
-@dataclass(frozen=True, eq=False)
+
 class RowStore:
-    """A directory that holds the rows measured so far."""
+    """A directory that holds the rows measured so far.
 
-    output: Path
-    shard: Shard | None = None
+    A shard writes a file of its own; the process without a shard collects the rows of all shards in one file.
+    """
+
+    def __init__(self, output: Path, shard: Shard | None = None) -> None:
+        """Of a directory that `open` has accepted; UserError where a line in it is not a row."""
+        self.output, self.shard = output, shard
+        self._groups = group(_saved(output))
+        self._repeated = False
+        """Whether the files hold an example twice."""
 
     @classmethod
     def open(cls, output: Path, details: str, marks: dict[str, Any], shard: Shard | None = None) -> "RowStore":
@@ -86,19 +74,11 @@ class RowStore:
             marks: its fingerprint: what must be the same for an interrupted run to be continued.
             shard: what this process is to measure; None: everything that no shard has measured.
         """
-        path, rows = output / details, output / (ROWS if shard is None else shard.rows)
+        path = output / details
         if path.exists() and not (output / SUMMARY).exists():
-            saved = read_json(path)
-            different = difference(saved.get("fingerprint") if isinstance(saved, dict) else None, marks)
-            if different is None:
-                if rows.exists() and not rows.read_bytes().endswith(b"\n"):
-                    whole = read_jsonl(rows)  # without a last line that was cut
-                    write_atomically(rows, "".join(json.dumps(row) + "\n" for row in whole).encode())
-                return cls(output, shard)
-            raise UserError(
-                f"output {output}: holds an unfinished run with other models, data or settings ({different}); give the "
-                "same command to continue it, choose another name, or remove it"
-            )
+            _require_same(path, marks)
+            _cut_torn_line(output / (ROWS if shard is None else shard.rows))
+            return cls(output, shard)
         require_writable(output)
         for name in (ROWS, SUMMARY, BREAKDOWN, GALLERY):
             if (output / name).exists():
@@ -108,66 +88,60 @@ class RowStore:
         write_json(path, {"fingerprint": marks, "provenance": provenance(settings, marks["data"], settings["seed"])})
         return cls(output, shard)
 
-    def fill(
-        self,
-        models: Mapping[str, Model],
-        plans: Mapping[str, Sequence[Measurement]],
-        sample: Sample,
-        batch_size: int,
-        work: Mapping[str, int] | None = None,
-    ) -> dict[Key, dict[int, Row]]:
-        """Measure every batch of every cell of every model's plan that has no rows yet; return the rows of the run.
+    def has(self, key: Key, indices: Iterable[int]) -> bool:
+        """Whether every one of these examples has its row."""
+        return all(index in self._groups[key] for index in indices)
 
-        `work` holds what a batch costs each model, by which the number of threads is chosen (`threads_for`).
+    def add(self, key: Key, rows: Sequence[Row]) -> None:
+        """Append the rows of a batch."""
+        append_jsonl(self.output / (ROWS if self.shard is None else self.shard.rows), [asdict(row) for row in rows])
+        known = self._groups[key]
+        self._repeated |= any(row.index in known for row in rows)  # a crash within a write left some of them
+        known.update({row.index: row for row in rows})
 
-        A shard measures its own batches only, in the same batches as a single process, and returns what it has; the
-        process without a shard collects the rows of all shards in one file at the end.
-        """
-        groups, torn, passed = group(self._saved()), False, 0
-        rows_file = self.output / (ROWS if self.shard is None else self.shard.rows)
-        cells = [(name, cell) for name in models for cell in plans[name]]
-        turns = ((name, cell, part) for name, cell in cells for part in slices(cell.count, batch_size))
-        with Advance(sum(cell.count for _, cell in cells)) as advance:
-            for turn, (name, cell, part) in enumerate(turns):
-                advance.update(passed, f"{name}: {cell.title}")
-                indices, done = sample.positions[part].tolist(), groups[cell.key(name)]
-                is_own_turn = self.shard is None or turn % self.shard.count == self.shard.index
-                missing = [index for index in indices if index not in done] if is_own_turn else []
-                if missing:
-                    torn |= len(missing) < len(indices)  # a crash within a write: rows of it will come twice
-                    with threads_for((work or {}).get(name)):
-                        rows = cell.run(models[name], sample.batch(name, part))
-                    append_jsonl(rows_file, [asdict(row) for row in rows])
-                    done.update({row.index: row for row in rows})
-                passed += len(indices)
-                advance.update(passed, f"{name}: {cell.title}")
-        if self.shard is None and (torn or self._shards()):
-            self._collect()
-        order = sample.positions.tolist()
-        return {
-            key: {index: groups[key][index] for index in order[: cell.count] if index in groups[key]}
-            for name, cell in cells
-            for key in [cell.key(name)]
-        }
+    def rows(self, key: Key, indices: Iterable[int]) -> dict[int, Row]:
+        """Those of the examples that have one, in the order of `indices`."""
+        known = self._groups[key]
+        return {index: known[index] for index in indices if index in known}
 
-    def _saved(self) -> list[Row]:
-        saved = []
-        for path in [self.output / ROWS, *self._shards()]:
-            try:
-                saved += _ROWS.validate_python(read_jsonl(path)) if path.exists() else []
-            except ValidationError:
-                raise UserError(
-                    f"file {path}: damaged (a line is not a row); remove {self.output} and start again"
-                ) from None
-        return saved
-
-    def _shards(self) -> list[Path]:
-        return sorted(self.output.glob("rows-*-of-*.jsonl"))
-
-    def _collect(self) -> None:
-        """All rows in one file, each once; then the shards' files can go."""
-        shards = self._shards()
-        rows = {(row.model, row.perturbation, row.setting, row.index): row for row in self._saved()}
-        write_atomically(self.output / ROWS, "".join(json.dumps(asdict(row)) + "\n" for row in rows.values()).encode())
+    def close(self) -> None:
+        """Where this process has no shard: all rows in one file, each once; then the shards' files can go."""
+        shards = _shards(self.output)
+        if self.shard is not None or not (self._repeated or shards):
+            return
+        rows = {(*row.key, row.index): row for row in _saved(self.output)}
+        lines = (json.dumps(asdict(row)) + "\n" for row in rows.values())
+        write_atomically(self.output / ROWS, "".join(lines).encode())
         for path in shards:
             path.unlink()
+
+
+def _require_same(path: Path, marks: dict[str, Any]) -> None:
+    """UserError where the unfinished run that a file tells of is another one."""
+    known = read_json(path)
+    different = difference(known.get("fingerprint") if isinstance(known, dict) else None, marks)
+    if different is not None:
+        raise UserError(
+            f"output {path.parent}: holds an unfinished run with other models, data or settings ({different}); give "
+            "the same command to continue it, choose another name, or remove it"
+        )
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Take away a last line that a crash cut."""
+    if path.exists() and not path.read_bytes().endswith(b"\n"):
+        write_atomically(path, "".join(json.dumps(row) + "\n" for row in read_jsonl(path)).encode())
+
+
+def _saved(output: Path) -> list[Row]:
+    saved = []
+    for path in [output / ROWS, *_shards(output)]:
+        try:
+            saved += _ROWS.validate_python(read_jsonl(path)) if path.exists() else []
+        except ValidationError:
+            raise UserError(f"file {path}: damaged (a line is not a row); remove {output} and start again") from None
+    return saved
+
+
+def _shards(output: Path) -> list[Path]:
+    return sorted(output.glob("rows-*-of-*.jsonl"))

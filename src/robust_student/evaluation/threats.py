@@ -1,5 +1,6 @@
 """The threat models of a run of measurements, made once from its settings and data."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,15 @@ class Threats:
     """Of AutoAttack, of further attacks and of the masking checks, whether AutoAttack is run or not."""
     whole: ThreatModel | None
     """Linf, as wide as the range, so that no input is out of reach; None: the inputs have no range."""
+
+    @property
+    def shown(self) -> ThreatModel | None:
+        """The budget of PGD nearest to AutoAttack's in its norm, short of the whole range; None: there is none."""
+        wanted = self.autoattack
+        widest = math.inf if self.whole is None or wanted.norm.p != math.inf else self.whole.budget
+        tried = [threat for name, threats in self.pgd.items() if name == wanted.norm.name for threat in threats]
+        growing = sorted((threat for threat in tried if threat.budget < widest), key=lambda threat: threat.budget)
+        return min(growing, key=lambda threat: abs(threat.budget - wanted.budget), default=None)
 
     @classmethod
     def of(cls, data: Data, settings: EvaluationSettings) -> "Threats":

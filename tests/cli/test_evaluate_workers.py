@@ -1,16 +1,12 @@
 """Several processes measure what one measures."""
 
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from command_line import refused, run
-from reference import message_of
 
 from robust_student.cli.main import main
-from robust_student.cli.workers import beside
 from robust_student.evaluation import row_store
 from robust_student.runtime.files import append_jsonl
 
@@ -55,39 +51,11 @@ def test_workers_share_the_batches(teacher: Path, tmp_path: Path, monkeypatch: p
     assert whole / 4 < sum(measured) < whole / 2
 
 
-def test_a_worker_that_fails_is_reported_in_one_line() -> None:
-    def work() -> None:
-        with beside([["evaluate", "--data", "digits", "--output", "nowhere"]]):
-            pass
-
-    assert message_of(work).startswith("worker 1: evaluate: name at least one run directory")
-
-
 def test_an_unknown_choice_names_the_others_and_no_none(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["report", "x", "--format", "pdf"])
     complaint = capsys.readouterr().err
     assert all(f"'{choice}'" in complaint for choice in ("html", "markdown", "json")) and "None" not in complaint
-
-
-def test_a_worker_that_says_much_goes_on_while_nobody_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program, end_mark = tmp_path / "program", tmp_path / "said"
-    code = "import pathlib, sys\nprint('x' * 500_000, file=sys.stderr)\n"
-    program.write_text(f"#!{sys.executable}\n{code}pathlib.Path({str(end_mark)!r}).touch()\n")
-    program.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(program))
-    with beside([[]]):
-        for _ in range(600):
-            if end_mark.exists():
-                break
-            time.sleep(0.1)
-        assert end_mark.exists()
-
-
-def test_a_worker_does_not_outlive_a_failure_of_the_first_process() -> None:
-    with pytest.raises(KeyboardInterrupt), beside([["demo", "--output", "unwanted"]]):
-        raise KeyboardInterrupt
-    assert not Path("unwanted").exists()
 
 
 def test_bad_shards_are_refused(teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
