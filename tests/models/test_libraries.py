@@ -240,6 +240,7 @@ def test_googlenets_weights_keep_their_transformation_of_the_input() -> None:
         ("timm:test_resnet,pretrained", Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), (160, 160))),
         ("timm:resnet10t,pretrained", Preprocessing(*IMAGENET, (176, 176))),
         ("torchvision:squeezenet1_1@w.pth", Preprocessing(*IMAGENET)),
+        ("torchvision:vit_b_32,image_size=48x64", Preprocessing(size=(48, 64))),
         ("torchvision:vit_b_32@w.pth", Preprocessing(*IMAGENET, (224, 224))),
     ],
 )

@@ -5,7 +5,8 @@ import math
 import pytest
 
 from robust_student.results.intervals import wilson
-from robust_student.results.radii import Bracket, brackets, certified_agreement, share_beyond
+from robust_student.results.radii import Bracket, brackets, certified_agreement, radii_by_kind, share_beyond
+from robust_student.results.rows import Row
 
 
 def test_share_beyond_counts() -> None:
@@ -18,6 +19,34 @@ def test_share_beyond_counts() -> None:
             assert estimate == wilson(sum(held), len(held))
     assert [e.value * 6 for e in share_beyond(radii, grid, certified=True)] == pytest.approx([4, 4, 4, 2, 2, 1])
     assert [e.value * 6 for e in share_beyond(radii, grid, certified=False)] == pytest.approx([4, 4, 2, 2, 1, 1])
+
+
+def radii(kind: str, values: dict[int, float]) -> tuple[tuple[str, float | None], dict[int, Row]]:
+    return (kind, None), {k: Row("kd", kind, None, k, 0, 0, True, value=value) for k, value in values.items()}
+
+
+def test_radii_lose_the_norm_asked_for_and_the_best_certified_ones_stand_beside_them() -> None:
+    first, second, sampled, other = {1: 0.1, 2: 0.4, 3: 0.2}, {3: 0.3, 2: 0.1}, {1: 0.5}, {1: 0.6}
+    mine = dict(
+        [
+            radii("certified_interval_decision_radius_linf", first),
+            radii("certified_linear_decision_radius_linf", second),
+            radii("certified_linear_confidence_radius_l2", other),
+            radii("certified_smoothed_radius_linf", other),
+            radii("sampled_decision_radius_linf", sampled),
+            radii("pgd_linf", sampled),
+        ]
+    )
+    assert radii_by_kind(mine, "linf") == {
+        "certified_interval_decision_radius": first,
+        "certified_linear_decision_radius": second,
+        "certified_linear_confidence_radius_l2": other,
+        "certified_smoothed_radius": other,
+        "sampled_decision_radius": sampled,
+        "certified_decision_radius": {2: 0.4, 3: 0.3},
+    }
+    apart = dict([radii(f"certified_{name}_decision_radius_linf", {k: 0.1}) for k, name in enumerate(("a", "b"))])
+    assert "certified_decision_radius" not in radii_by_kind(apart, "linf")
 
 
 def test_brackets_hold_examples_with_both_bounds_in_order() -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from robust_student.bounds.activations import Interval, Lines
 from robust_student.bounds.ball import Ball
 from robust_student.bounds.layers import Layers
-from robust_student.bounds.operations import Affine, Faces
+from robust_student.bounds.operations import Affine, Elementwise, Faces, Maximum
 from robust_student.core.tensors import Labels, Logits, Shape, slices
 
 Method: TypeAlias = Literal["interval", "gradient", "lipschitz", "linear"]
@@ -83,29 +83,35 @@ def bound_steps(layers: Layers, ball: Ball, *, linear: bool) -> list[Interval]:
     the input. Otherwise only what depends on the input through affine operations alone is, for L1 and L2, where the
     ball is not its box.
     """
+    readers = _bent_readers(layers)
     intervals: list[Interval] = [ball.box]
-    affine = [True]
+    affine, mixing = [True], [0]  # from the input to each step: affine alone? how many operations mix elements?
     for number, step in enumerate(layers.steps, start=1):
         operation = step.operation
         interval = operation.intervals(*(intervals[k] for k in step.parents))
-        affine.append(isinstance(operation, Affine) and all(affine[k] for k in step.parents))
-        readers = [later.operation for later in layers.steps if number in later.parents]
-        bent = [reader for reader in readers if not isinstance(reader, Affine)]
         intervals.append(interval)
-        if bent and affine[number]:
-            if ball.norm.p != torch.inf or _depth(layers, number) > 1:
+        affine.append(isinstance(operation, Affine) and all(affine[k] for k in step.parents))
+        mixes = isinstance(operation, Affine) and operation.mixes
+        mixing.append(mixes + max(mixing[k] for k in step.parents))
+        if not readers[number]:
+            continue
+        if affine[number]:
+            if ball.norm.p != torch.inf or mixing[number] > 1:  # with one, the intervals of Linf are exact
                 intervals[number] = _tighten_affine(layers, number, ball, interval)
-        elif bent and linear and isinstance(operation, Affine):
-            settled = torch.stack([reader.settled(interval) for reader in bent]).all(dim=0)
+        elif linear and isinstance(operation, Affine):
+            settled = torch.stack([reader.settled(interval) for reader in readers[number]]).all(dim=0)
             intervals[number] = _tighten(layers, number, ball, intervals, ~settled)
     return intervals
 
 
-def _depth(layers: Layers, number: int) -> int:
-    """How many operations that mix elements stand between the input and a step: with one, intervals are exact."""
-    step = layers.steps[number - 1]
-    own = isinstance(step.operation, Affine) and step.operation.mixes
-    return own + max((_depth(layers, k) for k in step.parents if k > 0), default=0)
+def _bent_readers(layers: Layers) -> list[list[Elementwise | Maximum]]:
+    """The operations, not affine, that read the input and each step's output."""
+    readers: list[list[Elementwise | Maximum]] = [[] for _ in range(len(layers.steps) + 1)]
+    for step in layers.steps:
+        if not isinstance(step.operation, Affine):
+            for parent in step.parents:
+                readers[parent].append(step.operation)
+    return readers
 
 
 def _tighten_affine(layers: Layers, number: int, ball: Ball, interval: Interval) -> Interval:

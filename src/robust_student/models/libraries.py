@@ -2,10 +2,11 @@
 
 import difflib
 import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from torch import nn
@@ -16,8 +17,6 @@ from robust_student.core.tensors import Shape
 from robust_student.models.preprocessing import Preprocessing, from_pretrained_cfg
 from robust_student.models.weights import fit_weights
 
-LIBRARIES = ("timm", "torchvision")
-"""Libraries whose networks are built by name."""
 _RESERVED = re.compile(
     r"pretrained\w*|weights\w*|checkpoint_path|cache_dir|num_classes|in_chans|features_only|progress|scriptable|exportable"
 )
@@ -25,19 +24,21 @@ _TRANSFORMING = ("googlenet", "inception_v3")  # their weights were trained else
 
 
 @dataclass(frozen=True)
-class LibraryNetwork:
+class LibraryNetwork(ABC):
     """A name in a library with its options: `timm:resnet10t,drop_rate=0.1,pretrained`."""
 
-    library: str
-    """timm or torchvision."""
+    library: ClassVar[str]
+    """The library, as specs and Python name it."""
+    size_option: ClassVar[str]
+    """What the library calls the image size of networks that are built for one."""
     name: str
     options: tuple[tuple[str, str], ...] = ()
     """Keyword arguments of the library's constructor, as they were written."""
     pretrained: bool = False
     """Start from the library's own weights."""
 
-    @classmethod
-    def parse(cls, spec: str) -> "LibraryNetwork":
+    @staticmethod
+    def parse(spec: str) -> "LibraryNetwork":
         """From `LIBRARY:NAME[,option=value...][,pretrained]`; raises UserError where that is not what it is."""
         library, _, rest = spec.partition(":")
         name, *words = rest.split(",")
@@ -54,16 +55,23 @@ class LibraryNetwork:
             close = difflib.get_close_matches(name, architectures, n=1, cutoff=0.5)
             hint = f"; did you mean '{close[0]}'?" if close else ""
             raise UserError(f"model '{spec}': {library} has no classifier '{name}'{hint}")
-        return cls(library, name, tuple(options), "pretrained" in words)
+        return LIBRARIES[library](name, tuple(options), "pretrained" in words)
+
+    @classmethod
+    @abstractmethod
+    def names(cls) -> list[str]:
+        """The classifiers that the library can build."""
 
     @property
     def architecture(self) -> str:
         """The spec without weights: by it a saved student is built again, without a download."""
-        options = dict(self.options)
-        if self.library == "torchvision" and self.pretrained and self.name in _TRANSFORMING:
-            options.setdefault("transform_input", "true")
-        name = self.name.partition(".")[0] if self.library == "timm" else self.name
+        name, options = self._without_weights()
         return ",".join([f"{self.library}:{name}", *(f"{option}={value}" for option, value in options.items())])
+
+    @property
+    @abstractmethod
+    def trained_classes(self) -> int:
+        """Number of classes that the library's own weights tell apart."""
 
     def preprocessing(self, weights: bool) -> Preprocessing:
         """What the network expects of its inputs when it has weights; from scratch only a size that it demands.
@@ -72,10 +80,10 @@ class LibraryNetwork:
         others; with weights from a file nobody knows, and images keep their size. The normalisation is that of the
         library's own weights of that name.
         """
-        size = self._size_option()
+        size = self._size()
         if not weights:
             return Preprocessing(size=size)
-        own = self._pretrained_intake()
+        own = self._pretrained_preprocessing()
         if not self.pretrained:
             own = Preprocessing(own.mean, own.std, own.size if self._fixed() else None)
         return Preprocessing(size=size).over(own)
@@ -85,7 +93,7 @@ class LibraryNetwork:
         if len(shape) != 3:
             raise UserError(f"model '{self.architecture}': needs images, not inputs of shape {shape}")
         try:
-            return self._timm(shape, classes) if self.library == "timm" else self._torchvision(shape, classes)
+            return self._make(shape, classes, self._values())
         except UserError:
             raise
         except Exception as error:  # whatever a constructor of theirs, or a download, may raise
@@ -96,28 +104,101 @@ class LibraryNetwork:
                 ) from None
             raise UserError(f"model '{self.architecture}': {self.library} cannot build it ({reason})") from None
 
+    @abstractmethod
+    def _make(self, shape: Shape, classes: int, options: dict[str, Any]) -> nn.Module:
+        """What the library builds; it may raise anything."""
+
+    @abstractmethod
+    def _fixed(self) -> bool:
+        """Whether the network is built for one image size."""
+
+    @abstractmethod
+    def _pretrained_preprocessing(self) -> Preprocessing:
+        """What the library's own weights expect."""
+
+    @abstractmethod
+    def _without_weights(self) -> tuple[str, dict[str, str]]:
+        """Name and options of the architecture alone."""
+
+    def _values(self) -> dict[str, Any]:
+        """The options as numbers, words and truth values, but for the image size."""
+        try:
+            return {option: yaml.safe_load(value) for option, value in self.options if option != self.size_option}
+        except yaml.YAMLError:
+            raise UserError(f"model '{self.architecture}': an option's value is not a number or a word") from None
+
+    def _size(self) -> tuple[int, int] | None:
+        """(height, width) that the options name."""
+        text = dict(self.options).get(self.size_option)
+        if text is None:
+            return None
+        match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
+        if match is None:
+            raise UserError(f"model '{self.architecture}': {self.size_option} is a side in pixels, or HEIGHTxWIDTH")
+        return int(match[1]), int(match[2] or match[1])
+
+
+class TimmNetwork(LibraryNetwork):
+    """A network of timm, whose names may end in the tag of their weights: `resnet10t.c3_in1k`."""
+
+    library = "timm"
+    size_option = "img_size"
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """The classifiers that timm can build."""
+        return list(library_module("timm").list_models())
+
     @property
     def trained_classes(self) -> int:
-        """Number of classes that the library's own weights tell apart."""
-        if self.library == "timm":
-            return int(self._pretrained_cfg()["num_classes"])
-        return len(self._weights().meta["categories"])
+        """Number of classes that timm's weights tell apart."""
+        return int(self._pretrained_cfg()["num_classes"])
 
-    def _timm(self, shape: Shape, classes: int) -> nn.Module:
-        options = self._values()
+    def _make(self, shape: Shape, classes: int, options: dict[str, Any]) -> nn.Module:
         if self._fixed():
             options["img_size"] = shape[1:]
         make = library_module("timm").create_model
         return make(self.name, pretrained=self.pretrained, num_classes=classes, in_chans=shape[0], **options)
 
-    def _torchvision(self, shape: Shape, classes: int) -> nn.Module:
-        models, options = library_module("torchvision").models, self._values()
+    def _fixed(self) -> bool:
+        return bool(self._pretrained_cfg().get("fixed_input_size", False))
+
+    def _pretrained_preprocessing(self) -> Preprocessing:
+        return from_pretrained_cfg(self._pretrained_cfg())
+
+    def _without_weights(self) -> tuple[str, dict[str, str]]:
+        return self.name.partition(".")[0], dict(self.options)
+
+    def _pretrained_cfg(self) -> dict[str, Any]:
+        config = library_module("timm").get_pretrained_cfg(self.name)
+        return {"num_classes": 1000} if config is None else config.to_dict()
+
+
+class TorchvisionNetwork(LibraryNetwork):
+    """A network of torchvision."""
+
+    library = "torchvision"
+    size_option = "image_size"
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """The classifiers that torchvision can build."""
+        models = library_module("torchvision").models
+        return list(models.list_models(module=models))
+
+    @property
+    def trained_classes(self) -> int:
+        """Number of classes that torchvision's weights tell apart."""
+        return len(self._weights().meta["categories"])
+
+    def _make(self, shape: Shape, classes: int, options: dict[str, Any]) -> nn.Module:
         if self._fixed() and shape[1] == shape[2]:
             options["image_size"] = shape[1]
         if self.name in _TRANSFORMING:
             options.setdefault("init_weights", False)  # the default one takes half a minute
             options.setdefault("transform_input", self.pretrained)
-        network = models.get_model(self.name, weights=None, num_classes=classes, **options)
+        make = library_module("torchvision").models.get_model
+        network: nn.Module = make(self.name, weights=None, num_classes=classes, **options)
         if shape[0] != 3:
             _replace_first_convolution(network, shape[0])
         if self.pretrained:
@@ -125,47 +206,28 @@ class LibraryNetwork:
             fit_weights(network, state, f"weights of {self.architecture}", new_classes=True)
         return network
 
-    def _values(self) -> dict[str, Any]:
-        """The options as numbers, words and truth values, but for the image size."""
-        try:
-            return {option: yaml.safe_load(value) for option, value in self.options if option != self._size_name}
-        except yaml.YAMLError:
-            raise UserError(f"model '{self.architecture}': an option's value is not a number or a word") from None
-
-    @property
-    def _size_name(self) -> str:
-        return "img_size" if self.library == "timm" else "image_size"
-
-    def _size_option(self) -> tuple[int, int] | None:
-        text = dict(self.options).get(self._size_name)
-        if text is None:
-            return None
-        match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
-        if match is None:
-            raise UserError(f"model '{self.architecture}': {self._size_name} is a side in pixels, or HEIGHTxWIDTH")
-        return int(match[1]), int(match[2] or match[1])
-
     def _fixed(self) -> bool:
-        """Whether the network is built for one image size."""
-        if self.library == "timm":
-            return bool(self._pretrained_cfg().get("fixed_input_size", False))
         return self.name.startswith("vit_")
 
-    def _pretrained_intake(self) -> Preprocessing:
-        if self.library == "timm":
-            return from_pretrained_cfg(self._pretrained_cfg())
+    def _pretrained_preprocessing(self) -> Preprocessing:
         weights = self._weights()
         transforms = weights.transforms()
         sides = list(transforms.crop_size)
         size = (sides[0], sides[-1])
         return Preprocessing(tuple(transforms.mean), tuple(transforms.std), size, tuple(weights.meta["categories"]))
 
-    def _pretrained_cfg(self) -> dict[str, Any]:
-        config = library_module("timm").get_pretrained_cfg(self.name)
-        return {"num_classes": 1000} if config is None else config.to_dict()
+    def _without_weights(self) -> tuple[str, dict[str, str]]:
+        options = dict(self.options)
+        if self.pretrained and self.name in _TRANSFORMING:
+            options.setdefault("transform_input", "true")
+        return self.name, options
 
     def _weights(self) -> Any:
         return library_module("torchvision").models.get_model_weights(self.name).DEFAULT
+
+
+LIBRARIES: dict[str, type[LibraryNetwork]] = {kind.library: kind for kind in (TimmNetwork, TorchvisionNetwork)}
+"""Libraries whose networks are built by name."""
 
 
 @cache
@@ -182,11 +244,7 @@ def library_module(name: str) -> ModuleType:
 
 @cache
 def _names(library: str) -> list[str]:
-    """The classifiers that a library can build."""
-    module = library_module(library)
-    if library == "timm":
-        return list(module.list_models())
-    return list(module.models.list_models(module=module.models))
+    return LIBRARIES[library].names()
 
 
 def _replace_first_convolution(network: nn.Module, channels: int) -> None:

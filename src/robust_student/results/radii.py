@@ -69,7 +69,9 @@ def _shares_at_budgets(writer: "_Writer", columns: _Columns, budgets: Sequence[f
     for kind, column in columns.items():
         radius = Perturbation.parse(kind)
         side, noun = radius.name.partition("_")[0], "confidence" if radius.meaning == "confidence" else "accuracy"
-        for budget in budgets if side in ("certified", "attack") else ():
+        if side not in ("certified", "attack"):
+            continue
+        for budget in budgets:
             held = [r >= budget if side == "certified" else r > budget for r in column.values()]
             writer.share(f"{side}_{noun}", kind, budget, held)
 
@@ -113,20 +115,29 @@ def _ratios(writer: "_Writer", columns: _Columns, rivals: _Columns, baseline: st
 def radii_by_kind(model_rows: _Rows, norm: str) -> dict[str, dict[int, float]]:
     """Radii by example for every kind, named without the norm, and the best of the certified ones."""
     columns: dict[str, dict[int, float]] = {}
-    best: dict[Meaning, list[dict[int, float]]] = {meaning: [] for meaning in MEANINGS}
+    certified: dict[Meaning, list[dict[int, float]]] = {meaning: [] for meaning in MEANINGS}
     for (text, _), rows in model_rows.items():
         kind = Perturbation.parse(text)
-        if kind.family == "radius":
-            column = {index: row.radius for index, row in rows.items()}
-            columns[str(replace(kind, norm=None)) if kind.norm == norm else text] = column
-            if kind.meaning is not None and kind.norm == norm and kind.name.startswith("certified_"):
-                best[kind.meaning].append(column)
-    for meaning, methods in best.items():
-        shared = [index for index in methods[0] if all(index in column for column in methods)] if methods else []
-        if shared:
-            largest = {index: max(column[index] for column in methods) for index in shared}
-            columns[str(Perturbation.radius("certified", meaning))] = largest
+        if kind.family != "radius":
+            continue
+        column = {index: row.radius for index, row in rows.items()}
+        if kind.norm != norm:
+            columns[text] = column
+            continue
+        columns[str(replace(kind, norm=None))] = column
+        if kind.meaning is not None and kind.name.startswith("certified_"):
+            certified[kind.meaning].append(column)
+    for meaning, methods in certified.items():
+        best = _largest(methods)
+        if best:
+            columns[str(Perturbation.radius("certified", meaning))] = best
     return columns
+
+
+def _largest(columns: Sequence[Mapping[int, float]]) -> dict[int, float]:
+    """The largest radius of each example that is in all columns."""
+    shared = [index for index in columns[0] if all(index in column for column in columns)] if columns else []
+    return {index: max(column[index] for column in columns) for index in shared}
 
 
 class Bracket(NamedTuple):
@@ -147,14 +158,11 @@ class Bracket(NamedTuple):
 
 def brackets(columns: Mapping[str, Mapping[int, float]], meaning: str) -> dict[int, Bracket]:
     """Examples that have both bounds (or the one that was measured), by growing certified radius, then attack's."""
-    certified, attacked = (columns.get(f"{side}_{meaning}_radius", {}) for side in ("certified", "attack"))
+    kinds = {name: columns.get(f"{name}_{meaning}_radius", {}) for name in Bracket._fields}
+    certified, attacked = kinds["certified"], kinds["attack"]
     shared = [index for index in certified if index in attacked] if certified and attacked else [*certified, *attacked]
-    made = {
-        index: Bracket(*(columns.get(f"{k}_{meaning}_radius", {}).get(index, math.nan) for k in Bracket._fields))
-        for index in shared
-    }
     order = sorted(shared, key=lambda index: (certified.get(index, 0.0), attacked.get(index, 0.0), index))
-    return {index: made[index] for index in order}
+    return {index: Bracket(*(kind.get(index, math.nan) for kind in kinds.values())) for index in order}
 
 
 def share_beyond(radii: Sequence[float], grid: Sequence[float], *, certified: bool) -> list[Estimate]:

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -45,20 +46,39 @@ def search(
 
     Raises UserError where no try is accepted, and on bad input.
     """
+    _require_sense(settings.objective, max_accuracy_drop, tries)
+    distributed.rank_zero(lambda: _make(output))
+    fingerprint = _fingerprint(teacher, student, data, settings, max_accuracy_drop)
+    book = _Tries(teacher, student, data, settings, output, _record(output, fingerprint))
+    book.record["max_accuracy_drop"] = max_accuracy_drop / 100
+    book.measure(tries)
+    best = book.choose(max_accuracy_drop)
+    final = settings.model_copy(update={"objective": _scaled(settings.objective, best["radius"], best["factor"])})
+    trained = distill(teacher, student, data, final, output=output)
+    trained.model.search = book.record
+    return trained
+
+
+def _require_sense(base: ObjectiveSettings, max_accuracy_drop: float, tries: int) -> None:
+    """Raise UserError where there is nothing to search."""
     if max_accuracy_drop < 0:
         raise UserError(f"search: max_accuracy_drop must not be negative (got {max_accuracy_drop})")
     if tries < 1:
         raise UserError(f"search: tries must be at least 1 (got {tries})")
-    base = settings.objective
     if base.secant.weight == 0 and base.gradient.weight == 0:
         raise UserError("search: the method has no gradient objective to search over; use secant or exact")
-    distributed.rank_zero(lambda: _make(output))
+
+
+def _fingerprint(
+    teacher: Model | nn.Module, student: str, data: Data, settings: DistillSettings, max_accuracy_drop: float
+) -> dict[str, Any]:
+    """What must be the same for a search to be continued."""
     teacher_model = as_model(teacher, data)
     with torch.random.fork_rng():
         beginner = as_model(student, data)
         code = [beginner.code(), teacher_model.code()]
         probes = {"student": probe_architecture(beginner), "teacher": probe(teacher_model)}
-    fingerprint = {
+    return {
         "student": student,
         "code": code,
         "data": [data.name, *data.shape, len(data.train)],
@@ -67,60 +87,88 @@ def search(
         "max_accuracy_drop": max_accuracy_drop,
         PROBE: probes,
     }
-    path = output / SEARCH
-    record: dict[str, Any] = {"fingerprint": fingerprint, "baseline": None, "tries": [], "chosen": None}
-    if path.exists():
-        record = read_json(path)
-        different = difference(record.get("fingerprint"), fingerprint)
-        if different is not None:
-            raise UserError(
-                f"output {output}: holds a search with other models (or code of theirs), data or settings ({different})"
-            )
-    record["max_accuracy_drop"] = max_accuracy_drop / 100
-    short = settings.training.model_copy(update={"epochs": math.ceil(settings.training.epochs / 2)})
 
-    def measure(objective: ObjectiveSettings, name: str) -> dict[str, float]:
-        folder = output / TRIES / name
+
+def _record(output: Path, fingerprint: dict[str, Any]) -> dict[str, Any]:
+    """What `output` holds of this search, or the beginning of it; UserError where it holds another one."""
+    path = output / SEARCH
+    if not path.exists():
+        return {"fingerprint": fingerprint, "baseline": None, "tries": [], "chosen": None}
+    record: dict[str, Any] = read_json(path)
+    different = difference(record.get("fingerprint"), fingerprint)
+    if different is not None:
+        raise UserError(
+            f"output {output}: holds a search with other models (or code of theirs), data or settings ({different})"
+        )
+    return record
+
+
+@dataclass(frozen=True)
+class _Tries:
+    """The candidates of one search, trained one by one, and the record of them."""
+
+    teacher: Model | nn.Module
+    student: str
+    data: Data
+    settings: DistillSettings
+    output: Path
+    record: dict[str, Any]
+    """What `search.json` holds."""
+
+    def measure(self, tries: int) -> None:
+        """Train plain distillation and that many candidates, without those that the record has already."""
+        base = self.settings.objective
+        if self.record["baseline"] is None:
+            self.record["baseline"] = self._accuracies(_scaled(base, base.radius, 0.0), "plain")
+            self._write()
+        least = self.record["baseline"]["clean"] - self.record["max_accuracy_drop"]
+        radius = ThreatModel.on(self.data, base.norm, base.radius).budget
+        for r, w in _candidates()[:tries][len(self.record["tries"]) :]:
+            candidate = _scaled(base, r * radius, w)
+            accuracies = self._accuracies(candidate, str(len(self.record["tries"])))
+            self.record["tries"].append(
+                {
+                    "radius": candidate.radius,
+                    "weight": candidate.secant.weight or candidate.gradient.weight,
+                    "factor": w,
+                    "validation": accuracies,
+                    "accepted": accuracies["clean"] >= least,
+                }
+            )
+            self._write()
+
+    def choose(self, max_accuracy_drop: float) -> dict[str, Any]:
+        """The accepted candidate of highest selection metric; UserError where none is accepted."""
+        measured = self.record["tries"]
+        accepted = [k for k, attempt in enumerate(measured) if attempt["accepted"]]
+        if not accepted:
+            least = min(self.record["baseline"]["clean"] - attempt["validation"]["clean"] for attempt in measured)
+            raise UserError(
+                f"search: no try stays within {max_accuracy_drop:g} points of plain distillation on validation (the "
+                f"best loses {100 * least:.2f}); allow a larger drop or more tries"
+            )
+        self.record["chosen"] = max(accepted, key=lambda k: measured[k]["validation"]["selection"])
+        self._write()
+        best: dict[str, Any] = measured[self.record["chosen"]]
+        return best
+
+    def _accuracies(self, objective: ObjectiveSettings, name: str) -> dict[str, float]:
+        """Validation accuracies of a student that is trained with this objective for half the epochs."""
+        folder = self.output / TRIES / name
         if (folder / "model.json").exists():  # complete, but the interruption came before its record
             distributed.rank_zero(lambda: shutil.rmtree(folder))
-        attempt = settings.model_copy(update={"training": short, "objective": objective})
-        return distill(teacher, student, data, attempt, output=folder).validation
+        training = self.settings.training
+        short = training.model_copy(update={"epochs": math.ceil(training.epochs / 2)})
+        attempt = self.settings.model_copy(update={"training": short, "objective": objective})
+        return distill(self.teacher, self.student, self.data, attempt, output=folder).validation
 
-    def note() -> None:
-        write_json(path, record)
-        shutil.rmtree(output / TRIES, ignore_errors=True)
+    def _write(self) -> None:
+        """Save the record; the runs that it is made from are no longer needed."""
+        distributed.rank_zero(self._write_alone)
 
-    if record["baseline"] is None:
-        record["baseline"] = measure(_scaled(base, base.radius, 0.0), "plain")
-        distributed.rank_zero(note)
-    radius = ThreatModel.on(data, base.norm, base.radius).budget
-    for r, w in _candidates()[:tries][len(record["tries"]) :]:
-        candidate = _scaled(base, r * radius, w)
-        accuracies = measure(candidate, str(len(record["tries"])))
-        record["tries"].append(
-            {
-                "radius": candidate.radius,
-                "weight": candidate.secant.weight or candidate.gradient.weight,
-                "factor": w,
-                "validation": accuracies,
-                "accepted": accuracies["clean"] >= record["baseline"]["clean"] - max_accuracy_drop / 100,
-            }
-        )
-        distributed.rank_zero(note)
-    accepted = [k for k, attempt in enumerate(record["tries"]) if attempt["accepted"]]
-    if not accepted:
-        least = min(record["baseline"]["clean"] - attempt["validation"]["clean"] for attempt in record["tries"])
-        raise UserError(
-            f"search: no try stays within {max_accuracy_drop:g} points of plain distillation on validation (the best "
-            f"loses {100 * least:.2f}); allow a larger drop or more tries"
-        )
-    record["chosen"] = max(accepted, key=lambda k: record["tries"][k]["validation"]["selection"])
-    distributed.rank_zero(note)
-    best = record["tries"][record["chosen"]]
-    final = settings.model_copy(update={"objective": _scaled(base, best["radius"], best["factor"])})
-    trained = distill(teacher, student, data, final, output=output)
-    trained.model.search = record
-    return trained
+    def _write_alone(self) -> None:
+        write_json(self.output / SEARCH, self.record)
+        shutil.rmtree(self.output / TRIES, ignore_errors=True)
 
 
 def _make(output: Path) -> None:

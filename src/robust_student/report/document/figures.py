@@ -249,9 +249,7 @@ def sandwich_figure(brackets: Sequence[Bracket], norm: str, name: str) -> str:
 
     The axis ends a little above where `QUANTILE` of the bounds lie; what is larger is drawn at its edge.
     """
-    columns = dict(
-        zip(("certified", "sampled", "estimated", "attack"), np.asarray(brackets, dtype=float).T, strict=True)
-    )
+    columns = dict(zip(Bracket._fields, np.asarray(brackets, dtype=float).T, strict=True))
     bounds = np.concatenate([columns["certified"], columns["attack"]])
     finite = bounds[np.isfinite(bounds)]
     edge = 1.15 * float(np.quantile(finite, QUANTILE)) if len(finite) else 0.0
