@@ -3,9 +3,11 @@
 import re
 import time
 from pathlib import Path
+from queue import Queue
 
 import pytest
 from reference import prototype_classifier, toy_data
+from rich.console import Console
 
 from robust_student.evaluation.evaluate import evaluate
 from robust_student.evaluation.settings import EvaluationSettings
@@ -39,6 +41,19 @@ def test_the_time_left_is_that_of_the_present_speed(
             now[0] += 40
             advance.update(done, "work")
     assert capsys.readouterr().err.splitlines() == ["20 of 100, about 0:05:20 left | work"]
+
+
+def test_a_part_that_takes_long_is_told_of_while_it_is_worked_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One batch of an attack may take many minutes. A job also speaks before its first part is done."""
+    lines = Queue[str]()
+    monkeypatch.setattr(Console, "print", lambda self, line, **_: lines.put(line))
+    monkeypatch.setattr(progress, "_LOOK", 0.001)
+    monkeypatch.setattr(progress, "_SILENCE", 0.0)
+    with Advance(50) as advance:
+        assert lines.get(timeout=60) == "0 of 50"
+        advance.update(20, "kd: attack")
+        later = [lines.get(timeout=60) for _ in range(9)]
+    assert sum(line.startswith("20 of 50") and line.endswith(" | kd: attack") for line in later) > 1
 
 
 def test_a_quiet_or_a_short_job_says_nothing(
