@@ -69,7 +69,7 @@ WORDS = [
     Bad("random weights", f"{EVALUATE} mine=own.py:make", "two calls of the factory give different", factory(OWN)),
     Bad("unknown surrogate", f"{EVALUATE} teacher --masking.surrogates kd", "surrogate 'kd' is not among"),
     Bad("certify without models", CERTIFY, "name at least one run directory"),
-    Bad("unknown certificate", f"{CERTIFY} teacher --methods lirpa", "Expected one of ('interval'"),
+    Bad("unknown certificate", f"{CERTIFY} teacher --methods lirpa", "should be 'interval'"),
     Bad("unknown attack", f"{CERTIFY} teacher --attacks cw", "unknown name 'cw'"),
     Bad("budget beyond the range", f"{CERTIFY} teacher --norm l1 --budgets 1 65", "budgets: 65 is more than"),
     Bad("random weights certified", f"{CERTIFY} own.py:make", "has random weights", factory(OWN)),
@@ -120,7 +120,7 @@ PLACES = [
     Bad("certify below a run", "certify --data digits teacher --output teacher/c", "lies in the run of a model"),
     Bad("demo over a demo", "demo --output teacher", "exists already"),
     Bad("report over a file", "report evaluation --output c.html", "pass --overwrite", text("c.html", "mine")),
-    Bad("unknown format", "report evaluation --format pdf", "Expected one of ("),
+    Bad("unknown format", "report evaluation --format pdf", "should be 'html'"),
     Bad("report into no folder", "report evaluation --output nowhere/page.html", "cannot write there"),
     Bad("report over a folder", "report evaluation --output c.html --overwrite", "it is a folder", folder("c.html")),
 ]

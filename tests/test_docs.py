@@ -17,11 +17,11 @@ from torch.utils.data import TensorDataset
 
 from robust_student import load_data
 from robust_student.cli.arguments import parse
-from robust_student.cli.flags import flags_of
+from robust_student.cli.flags import names_of
 from robust_student.cli.main import COMMANDS, main
 from robust_student.models.registry import build
 
-FLAGS = {name for kind in COMMANDS.values() for flag in flags_of(kind) for name in flag.names} | {"--help"}
+FLAGS = {"--help"}.union(*map(names_of, COMMANDS.values()))
 FOREIGN = ("torchrun", "pip install", "python -m pytest", "make ", "git ")
 """How commands of other programs begin; flags of `benchmarks/` belong to these as well."""
 

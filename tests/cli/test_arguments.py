@@ -23,6 +23,7 @@ COMPLAINTS = {
     ),
     "train --xyz": "train: unknown flag --xyz (see robust-student train --help)",
     "train --epochs": "--epochs: has no value; write --epochs INT",
+    "train --data --model m": "--data: has no value; write --data TEXT",
     "train --compile=yes": "--compile: takes no value; write one of --compile, --no-compile",
     "train --data a --model m --data=b": "train: --data is given twice; give it once",
     "train --batch-size 1 --batch_size 1": "train: --batch-size is given twice; give it once",
@@ -31,14 +32,17 @@ COMPLAINTS = {
         "evaluate: --snr-db is given twice; give it once, with all its values: --snr-db [NUMBER ...]"
     ),
     "train digits": "train: unexpected word 'digits' (see robust-student train --help)",
+    "train -1e1": "train: unexpected word '-1e1' (see robust-student train --help)",
+    "train --selection.snr-db=0 5": "train: unexpected word '5' (see robust-student train --help)",
+    "train -hx": "train: argument -h/--help: ignored explicit argument 'x'",
     "train --data d --model m --output o --epochs many": (
         "--epochs: input should be a valid integer, unable to parse string as an integer (got 'many')"
     ),
     "train --data d --model m --output o --optimizer adam": (
-        "--optimizer: 'adam' is unknown. Expected one of ('adamw', 'sgd')"
+        "--optimizer: input should be 'adamw' or 'sgd' (got 'adam')"
     ),
     "certify --data d --output o --methods lirpa": (
-        "--methods: 'lirpa' is unknown. Expected one of ('interval', 'gradient', 'lipschitz', 'linear')"
+        "--methods: input should be 'interval', 'gradient', 'lipschitz' or 'linear' (got 'lirpa')"
     ),
     "train --data d --model m --output o --augmentation.mixup 1 --augmentation.cutmix 1": (
         "training.augmentation: mixup and cutmix exclude each other: set one of them to 0"
@@ -69,10 +73,26 @@ def test_flags_take_one_value_several_or_none() -> None:
     assert more.training.gradient_clip is None and more.image_size == (8, 9)
 
 
+def test_a_value_is_taken_as_it_was_typed() -> None:
+    command = parsed("train", "--data", " a b", "--model=--x_y=z", "--output", "-5", "--selection.snr_db=-1e1")
+    assert isinstance(command, Train)
+    assert (command.data, command.model, command.output) == (" a b", "--x_y=z", Path("-5"))
+    assert command.training.selection.snr_db == (-10,)
+
+
 def test_words_without_a_flag_may_stand_before_and_behind_flags() -> None:
     command = parsed("evaluate", "a", "b=c", "--data", "digits", "--output", "out", "--pgd-l2", "--trust", "d")
     assert isinstance(command, Evaluate)
     assert command.models == ("a", "b=c", "d") and command.evaluation.pgd_l2 == () and command.trust
+
+
+def test_words_without_a_flag_may_stand_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("models: [a, b]")
+    words = ["--config", str(path), "--data", "digits", "--output", "out"]
+    file, flags = parsed("evaluate", *words), parsed("evaluate", "c", *words)
+    assert isinstance(file, Evaluate) and isinstance(flags, Evaluate)
+    assert file.models == ("a", "b") and flags.models == ("c",)
 
 
 def test_what_is_left_out_keeps_the_command_s_own_default(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_the_command_line_has_its_options_under_its_name_only(capsys: pytest.Cap
         run("distill", "--method", "own", "--help")
     shown = capsys.readouterr().out
     assert "--own.weight NUMBER" in shown and "Weight of the squared logits. (default: 2.0)" in shown
-    assert "--secant.weight" in shown and "A group of its own." in shown
+    assert "--secant.weight" in shown and "A group of its own:" in shown
     complaint = refused(capsys, "distill", "--method", "kd", "--own.weight", "3")
     assert "unknown flag --own.weight; it belongs to --method own" in complaint
     assert "unknown method 'onw'; did you mean 'own'?" in refused(capsys, "distill", "--method", "onw")

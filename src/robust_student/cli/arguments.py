@@ -1,25 +1,35 @@
 """From words to settings: flags over YAML values over a method's values over defaults; complaints are one line."""
 
+import argparse
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from robust_student.cli.flags import Flag, FlagMark, flags_of, nearest_flag
-from robust_student.cli.help_text import PROGRAM, help_of, help_of_all
+from robust_student.cli.flags import (
+    FLAT,
+    PROGRAM,
+    WORDS,
+    help_of_all,
+    marked,
+    name_of,
+    names_of,
+    nearest_flag,
+    parser_of,
+)
 from robust_student.core.errors import UserError, nearest, short
 from robust_student.core.settings import Settings, explain, read_yaml
 
-Flat = FlagMark.FLAT
+Flat = Field(json_schema_extra={FLAT: True})
 """Mark of a group whose flags carry no prefix."""
 Config = Path | None
 """Type of a command's YAML file."""
-Words = Annotated[tuple[str, ...], FlagMark.WORDS]
+Words = Annotated[tuple[str, ...], Field(json_schema_extra={WORDS: True})]
 """Type of words that are given without a flag."""
-Paths = Annotated[tuple[Path, ...], FlagMark.WORDS]
+Paths = Annotated[tuple[Path, ...], Field(json_schema_extra={WORDS: True})]
 """Type of paths that are given without a flag."""
 
 
@@ -58,18 +68,14 @@ def parse(arguments: Sequence[str] | None, commands: Mapping[str, type[Command]]
     if name not in commands:
         what = f"unknown command '{name}'{nearest(name, list(commands))}" if name else "name a command"
         raise UserError(f"{what} (see {PROGRAM} --help)")
-    kind = commands[name]
-    kind = kind.variant(words, _content(kind, value_of(words, "--config")))
-    flags = list(flags_of(kind))
-    if "--help" in words or "-h" in words:
-        print(help_of(name, kind, flags, _start(kind, from_file(kind, value_of(words, "--config")))))
-        raise SystemExit(0)
-    typed = _typed(name, words, flags, kind)
-    values = _start(kind, merged(from_file(kind, typed.get("config")), typed))
+    path = value_of(words, "--config")
+    kind = commands[name].variant(words, _content(commands[name], path))
+    file = from_file(kind, path)
+    typed = _typed(name, words, kind, _start(kind, file))
     try:
-        return kind.whole(values)
+        return kind.whole(_start(kind, merged(file, typed)))
     except ValidationError as error:
-        raise UserError(_complaint(name, error, flags)) from None
+        raise UserError(_complaint(name, error, kind)) from None
 
 
 def command_name(arguments: Sequence[str] | None) -> str:
@@ -108,81 +114,48 @@ def _start(kind: type[Command], values: dict[str, Any]) -> dict[str, Any]:
     return merged({name: group.model_dump() for name, group in groups.items()}, kind.complete(values))
 
 
-def _typed(command: str, words: list[str], flags: list[Flag], kind: type[Command]) -> dict[str, Any]:
+def _typed(command: str, words: Sequence[str], kind: type[Command], start: Mapping[str, Any]) -> dict[str, Any]:
     """The values that words give to flags, in their groups; UserError on a word that fits none, or a flag twice."""
-    by_name = {name: flag for flag in flags if not flag.words for name in flag.names}
+    parser, flags = parser_of(command, kind, start)
     see = f"(see {PROGRAM} {command} --help)"
-    loose: list[str] = []
-    values: dict[tuple[str, ...], Any] = {}
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        if not _is_flag(word):
-            loose.append(word)
-            continue
-        name, equals, value = word.partition("=")
-        name = name.replace("_", "-")
-        if name not in by_name:
-            raise UserError(f"{command}: unknown flag {name}{kind.owner(name) or nearest_flag(name, by_name)} {see}")
-        flag = by_name[name]
-        if flag.place in values:
-            raise UserError(f"{command}: {flag.name} is given twice; give it once{_together(flag)}")
-        if flag.switch:
-            if equals:
-                raise UserError(f"{name}: takes no value; write one of {', '.join(flag.names)}")
-            values[flag.place] = name == flag.name
-            continue
-        following = [value] if equals else []
-        while rest and not _is_flag(rest[0]) and (flag.several or not following):
-            following.append(rest.pop(0))
-        if not following and not flag.several:
-            raise UserError(f"{name}: has no value; write {name} {flag.takes}")
-        values[flag.place] = flag.value(following)
-    target = next((flag for flag in flags if flag.words), None)
-    if target is not None:
-        values[target.place] = loose
-    elif loose:
-        raise UserError(f"{command}: unexpected word {short(loose[0])} {see}")
-    grouped: dict[str, Any] = {}
-    for (*groups, leaf), value in values.items():
-        inner = grouped
-        for group in groups:
-            inner = inner.setdefault(group, {})
-        inner[leaf] = value
-    return grouped
-
-
-def _together(flag: Flag) -> str:
-    return f", with all its values: {flag.name} {flag.takes}" if flag.several else ""
-
-
-def _is_flag(word: str) -> bool:
-    """Whether a word is a flag: it begins with a dash and is no negative number."""
-    if not word.startswith("-") or word == "-":
-        return False
     try:
-        float(word)
-    except ValueError:
-        return True
-    return False
+        found, rest = parser.parse_known_intermixed_args([marked(word) for word in words])
+    except argparse.ArgumentError as error:
+        flag = next((flag for flag in flags.values() if "/".join(flag.option_strings) == error.argument_name), None)
+        if flag is None:
+            raise UserError(f"{command}: {error}") from None
+        switch = f"takes no value; write one of {', '.join(flag.option_strings)}"
+        what = switch if flag.nargs == 0 else f"has no value; write {name_of(flag)} {flag.metavar}"
+        raise UserError(f"{name_of(flag)}: {what}") from None
+    unknown = next((word.partition("=")[0] for word in rest if not word.startswith(" ")), None)
+    if unknown is not None:
+        near = kind.owner(unknown) or nearest_flag(unknown, names_of(kind))
+        raise UserError(f"{command}: unknown flag {unknown}{near} {see}")
+    if rest:
+        raise UserError(f"{command}: unexpected word {short(rest[0][1:])} {see}")
+    typed: dict[str, Any] = {}
+    for place, value in vars(found).items():
+        for name in reversed(place.split(".")):
+            value = {name: value}
+        typed = merged(typed, value)
+    return typed
 
 
-def _complaint(command: str, error: ValidationError, flags: list[Flag]) -> str:
+def _complaint(command: str, error: ValidationError, kind: type[Command]) -> str:
     """The first problem as one line that names the flag, the value and what is expected."""
+    flags: dict[tuple[int | str, ...], str]
+    flags = {tuple(place.split(".")): name_of(flag) for place, flag in parser_of(command, kind, {})[1].items()}
     problems = error.errors()
-    missing = [".".join(map(str, problem["loc"])) for problem in problems if problem["type"] == "missing"]
-    names = [flag.name for flag in flags if ".".join(flag.place) in missing]
+    names = [flags[problem["loc"]] for problem in problems if problem["type"] == "missing" and problem["loc"] in flags]
     if names:
         return f"{command}: {', '.join(names)} must be given (see {PROGRAM} {command} --help)"
     problem = problems[0]
-    flag = next((flag for flag in flags if flag.place == problem["loc"][: len(flag.place)]), None)
+    flag = next((name for place, name in flags.items() if place == problem["loc"][: len(place)]), None)
     message = problem["msg"].removeprefix("Value error, ")
     message = " ".join(f"{message[:1].lower()}{message[1:]}".split())
     if flag is None:
         return f"{'.'.join(map(str, problem['loc'])) or command}: {message}"
-    if problem["type"] in ("literal_error", "enum"):
-        return f"{flag.name}: {short(problem['input'])} is unknown. Expected one of {flag.choices}"
-    return f"{flag.name}: {message} (got {short(problem['input'])})"
+    return f"{flag}: {message} (got {short(problem['input'])})"
 
 
 def merged(base: dict[str, Any], changes: dict[Any, Any]) -> dict[Any, Any]:
@@ -202,10 +175,8 @@ def named(word: str) -> tuple[str, str]:
 
 
 def value_of(words: Sequence[str], flag: str) -> str | None:
-    """The value of a flag given as `--flag VALUE` or `--flag=VALUE`."""
-    for position, word in enumerate(words):
-        if word == flag and position + 1 < len(words):
-            return words[position + 1]
-        if word.startswith(f"{flag}="):
-            return word.partition("=")[2]
-    return None
+    """The value that words give to a flag; None where they give none."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(flag, dest="value", nargs="?")
+    value: str | None = parser.parse_known_args(words)[0].value
+    return value

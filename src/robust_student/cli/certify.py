@@ -15,7 +15,7 @@ from robust_student.models.settings import PreprocessingSettings
 class Certify(Command):
     """Bound the perturbation that each example survives, from below (certified) and from above (attacks)."""
 
-    models: Words
+    models: Words = ()
     """Run directories, each as NAME=DIR or DIR, or NAME=SPEC as for evaluate; bound B and agreement refer to the one
     named teacher."""
     data: str

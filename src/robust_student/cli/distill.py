@@ -8,7 +8,7 @@ from pydantic import Field
 
 from robust_student.cli import terminal
 from robust_student.cli.arguments import Command, Config, Flat, merged, value_of
-from robust_student.cli.flags import flags_of
+from robust_student.cli.flags import names_of
 from robust_student.core.errors import UserError, nearest, short
 from robust_student.models.settings import TeacherSettings
 from robust_student.objectives.methods import METHODS, with_objective
@@ -65,8 +65,7 @@ class Distill(Command):
     @classmethod
     def owner(cls, flag: str) -> str:
         """The methods that have a flag which the chosen one has not."""
-        kinds = {name: with_objective(cls, settings) for name, settings in METHODS.items()}
-        owners = [name for name, kind in kinds.items() if flag in {own for f in flags_of(kind) for own in f.names}]
+        owners = [name for name, settings in METHODS.items() if flag in names_of(with_objective(cls, settings))]
         return f"; it belongs to --method {' or '.join(owners)}" if owners else ""
 
     @classmethod

@@ -18,7 +18,7 @@ from robust_student.models.settings import PreprocessingSettings
 class Evaluate(Command):
     """Measure models on the same test examples: noise, attacks, masking verdict, estimated radii, size, speed."""
 
-    models: Words
+    models: Words = ()
     """Run directories, each as NAME=DIR or DIR; or NAME=SPEC for any other network: file.py:factory@WEIGHTS,
     timm:NAME,pretrained, hub:USER/REPO, a .pt2 program (docs/models.md; WEIGHTS: .safetensors, or a state_dict)."""
     data: str

@@ -1,96 +1,79 @@
-"""The flags of a command: its fields and those of its groups, each with its name, its place and what it takes."""
+"""A command's fields as flags of argparse, which splits words and writes help; pydantic says what each field takes."""
 
+import argparse
 import difflib
-import types
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
-from enum import Enum
-from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+import re
+import shutil
+import textwrap
+from collections.abc import Collection, Iterator, Mapping
+from functools import partial
+from typing import Any
 
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
+
+PROGRAM = "robust-student"
+FLAT, WORDS = "flat", "words"
+"""Marks in the JSON schema of a group whose flags carry no prefix, and of values that are given without a flag."""
+_FLAG = re.compile(r"-(?![\d.]|inf|nan|$)", re.IGNORECASE)
+"""How a flag begins: with a dash, unless a number follows or nothing."""
+_TYPES = {"integer": "INT", "number": "NUMBER", "string": "TEXT", "path": "PATH", "boolean": None}
+"""What a flag takes, by the type or the format in its JSON schema."""
 
 
-class FlagMark(Enum):
-    """What a field's annotation says about its flag."""
+class _Keep(argparse.Action):
+    """Keeps what follows a flag as plain data for pydantic; `const` holds the types of its field's JSON schema."""
 
-    FLAT = "flat"
-    """The flags of this group carry no prefix."""
-    WORDS = "words"
-    """The values are given without a flag."""
-
-
-@dataclass(frozen=True)
-class Flag:
-    """One field of a command or of a group in it."""
-
-    place: tuple[str, ...]
-    """Names that lead to the field from the command."""
-    name: str
-    """As it is typed, such as `--secant.weight`; of words without a flag the field's name in capitals."""
-    group: type[BaseModel]
-    """Whose field it is."""
-    field: FieldInfo
-
-    @property
-    def words(self) -> bool:
-        """Whether its values are given without a flag."""
-        return FlagMark.WORDS in self.field.metadata
-
-    @property
-    def switch(self) -> bool:
-        """Whether it takes no value: `--name` means True, `--no-name` False."""
-        return self.field.annotation is bool
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """All that may be typed: the name, and of a switch its opposite."""
-        group, _, leaf = self.name.removeprefix("--").rpartition(".")
-        return (self.name, f"--{group}.no-{leaf}" if group else f"--no-{leaf}") if self.switch else (self.name,)
-
-    @property
-    def several(self) -> bool:
-        """Whether it takes more than one value."""
-        return any(get_origin(kind) is tuple for kind in _members(self.field.annotation))
-
-    @property
-    def choices(self) -> tuple[str, ...]:
-        """The values that it takes, each of them, where these are few."""
-        kinds = [kind for member in _members(self.field.annotation) for kind in _elements(member)]
-        return tuple(choice for kind in kinds for choice in _choices(kind))
-
-    @property
-    def takes(self) -> str:
-        """What follows the flag, as help shows it: `INT`, `{adamw,sgd}`, `[NUMBER ...]`."""
-        if self.switch:
-            return ""
-        return "|".join(_shown(kind) for kind in _members(self.field.annotation) if kind is not types.NoneType)
-
-    def value(self, words: list[str]) -> Any:
-        """The words after the flag as a plain value, for pydantic to read; `None` where that is said and allowed."""
-        members = _members(self.field.annotation)
-        if words == ["None"] and types.NoneType in members:
-            return None
-        alone = any(get_origin(kind) is not tuple and kind is not types.NoneType for kind in members)
-        return words[0] if len(words) == 1 and alone else words
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
+    ) -> None:
+        if hasattr(namespace, self.dest):
+            together = f", with all its values: {name_of(self)} [{self.metavar} ...]" if self.nargs == "*" else ""
+            raise argparse.ArgumentError(None, f"{name_of(self)} is given twice; give it once{together}")
+        if self.nargs == 0:
+            values = option_string == name_of(self)
+        elif values == ["None"] and "null" in self.const:
+            values = None
+        elif len(values) == 1 and self.const - {"array", "null"}:
+            values = values[0]
+        setattr(namespace, self.dest, values)
 
 
-def flags_of(kind: type[BaseModel], place: tuple[str, ...] = (), prefix: str = "") -> Iterator[Flag]:
-    """The flags of a command in the order of its fields, those of its groups behind its own."""
-    groups = []
-    for name, field in kind.model_fields.items():
-        inner, here = field.annotation, (*place, name)
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            groups.append(
-                (inner, here, prefix if FlagMark.FLAT in field.metadata else f"{prefix}{name.replace('_', '-')}.")
-            )
-        elif FlagMark.WORDS in field.metadata:
-            yield Flag(here, name.upper(), kind, field)
-        else:
-            yield Flag(here, f"--{prefix}{name.replace('_', '-')}", kind, field)
-    for inner, here, inner_prefix in groups:
-        yield from flags_of(inner, here, inner_prefix)
+def parser_of(
+    command: str, kind: type[BaseModel], start: Mapping[str, Any]
+) -> tuple[argparse.ArgumentParser, dict[str, argparse.Action]]:
+    """The parser of a command, and its flags by their places, such as `objective.secant.weight`.
+
+    `start` holds the values that flags have where they are left out, for the help page.
+    """
+    schema = kind.model_json_schema()
+    words = "".join(f" {name.upper()} ..." for name, field in schema["properties"].items() if WORDS in field)
+    parser = argparse.ArgumentParser(
+        usage=f"{PROGRAM} {command}{words} [FLAGS]",
+        description=_filled(schema["description"]),
+        formatter_class=partial(argparse.RawTextHelpFormatter, max_help_position=6),
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
+    return parser, {flag.dest: flag for flag in _added(parser, parser, schema, schema.get("$defs", {}), start)}
+
+
+def names_of(kind: type[BaseModel]) -> set[str]:
+    """All that may be typed as a flag of a command."""
+    return {name for flag in parser_of("", kind, {})[1].values() for name in flag.option_strings}
+
+
+def name_of(flag: argparse.Action) -> str:
+    """A flag as it is typed, such as `--secant.weight`; of words without a flag the field's name in capitals."""
+    return flag.option_strings[0] if flag.option_strings else str(flag.metavar)
+
+
+def marked(word: str) -> str:
+    """A word for the parser: with a space before a value, lest it take -1e1 for a flag; `_` in a flag's name is `-`."""
+    if not _FLAG.match(word):
+        return f" {word}"
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + (f"= {value}" if equals else "")
 
 
 def nearest_flag(name: str, flags: Collection[str]) -> str:
@@ -101,34 +84,76 @@ def nearest_flag(name: str, flags: Collection[str]) -> str:
     return f"; did you mean {places[close[0]]}?" if close else ""
 
 
-def _members(annotation: Any) -> list[Any]:
-    """The types that an annotation allows, without what else it says of them."""
-    if get_origin(annotation) is Annotated:
-        return _members(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, types.UnionType):
-        return [member for part in get_args(annotation) for member in _members(part)]
-    return [annotation]
+def help_of_all(commands: Mapping[str, type[BaseModel]]) -> str:
+    """The commands, one a paragraph."""
+    width = max(map(len, commands)) + 4
+    meanings = {
+        name: _filled(kind.__doc__ or "", width).replace("\n", "\n" + width * " ") for name, kind in commands.items()
+    }
+    lines = [f"  {name:{width - 2}}{meaning}" for name, meaning in meanings.items()]
+    usage = f"usage: {PROGRAM} COMMAND [FLAGS]"
+    return "\n".join([usage, "", *lines, "", f"The flags of a command: {PROGRAM} COMMAND --help"])
 
 
-def _elements(kind: Any) -> list[Any]:
-    """What a tuple holds; any other type itself."""
-    if get_origin(kind) is not tuple:
-        return [kind]
-    return [member for part in get_args(kind) if part is not ... for member in _members(part)]
+def _added(
+    parser: Any, group: Any, schema: Any, definitions: Any, start: Any, place: str = "", prefix: str = "--"
+) -> Iterator[argparse.Action]:
+    """Add the fields of a group to its section of the help page, then those of the groups in it to their own."""
+    groups = []
+    for name, field in schema["properties"].items():
+        leaves, dashed = list(_leaves(field, definitions)), name.replace("_", "-")
+        if "properties" in leaves[0]:
+            groups.append((name, leaves[0], prefix if FLAT in field else f"{prefix}{dashed}."))
+            continue
+        switch = field.get("type") == "boolean"
+        names = [] if WORDS in field else [f"{prefix}{dashed}", f"{prefix}no-{dashed}"][: 1 + switch]
+        types = {part.get("type") for part in field.get("anyOf", [field])}
+        takes = [_takes(leaf) for leaf in leaves if leaf.get("type") != "null"]
+        note = f" ({_default(start.get(name, field.get('default', ...)), names)})" if names else ""
+        yield group.add_argument(
+            *names,
+            dest=place + name,
+            action=_Keep,
+            nargs=0 if switch else "*" if "array" in types else 1,
+            const=types,
+            type=lambda word: word.removeprefix(" "),
+            metavar=takes[0] if names else name.upper(),
+            help=_filled(field["description"] + note, 6).replace("%", "%%"),
+        )
+    for name, inner, inner_prefix in groups:
+        section = parser.add_argument_group(_filled(inner["description"]).removesuffix("."))
+        yield from _added(parser, section, inner, definitions, start.get(name, {}), f"{place}{name}.", inner_prefix)
 
 
-def _choices(kind: Any) -> tuple[str, ...]:
-    if get_origin(kind) is Literal:
-        return tuple(str(choice) for choice in get_args(kind))
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        return tuple(str(choice.value) for choice in kind)
-    return ()
+def _leaves(schema: Any, definitions: Any) -> Iterator[Any]:
+    """The alternatives and elements of a JSON schema that have no such parts themselves."""
+    if "$ref" in schema:
+        schema = definitions[schema["$ref"].rpartition("/")[2]]
+    parts = schema.get("anyOf") or schema.get("allOf") or schema.get("prefixItems") or [schema.get("items")]
+    if parts == [None]:
+        yield schema
+    else:
+        for part in parts:
+            yield from _leaves(part, definitions)
 
 
-def _shown(kind: Any) -> str:
-    """A type as help shows it."""
-    if get_origin(kind) is tuple:
-        elements = [_shown(element) for element in _elements(kind)]
-        return f"[{elements[0]} ...]" if ... in get_args(kind) else " ".join(elements)
-    choices = _choices(kind)
-    return f"{{{','.join(choices)}}}" if choices else {int: "INT", float: "NUMBER", str: "TEXT", Path: "PATH"}[kind]
+def _takes(leaf: Any) -> str | None:
+    """One value, as help shows it: `INT`, `{adamw,sgd}`."""
+    return f"{{{','.join(leaf['enum'])}}}" if "enum" in leaf else _TYPES[leaf.get("format", leaf["type"])]
+
+
+def _default(value: Any, names: list[str]) -> str:
+    """The value that a flag has where it is left out, as it is typed."""
+    if value is ...:
+        return "required"
+    if isinstance(value, bool):
+        return f"default: {names[not value]}"
+    if isinstance(value, list | tuple):
+        return f"default: {' '.join(map(str, value)) or 'nothing'}"
+    return f"default: {value}"
+
+
+def _filled(text: str, indent: int = 0) -> str:
+    """A paragraph for the terminal's width less an indent, its words unbroken."""
+    width = min(shutil.get_terminal_size((100, 24)).columns, 120)
+    return textwrap.fill(" ".join(text.split()), max(width - indent, 40), break_on_hyphens=False)

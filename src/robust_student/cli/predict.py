@@ -7,7 +7,7 @@ from robust_student.core.errors import UserError
 class Predict(Command):
     """Classify image files."""
 
-    images: Paths
+    images: Paths = ()
     """Image files of any size; they are resized to the model's input."""
     model: str
     """Run directory of the model, or hub:USER/REPO of a run."""

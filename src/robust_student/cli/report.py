@@ -10,7 +10,7 @@ from robust_student.report.formats import ReportFormat, ReportKind, format_of, s
 class Report(Command):
     """Turn what `evaluate` or `certify` wrote into a page, Markdown or JSON. No model is run."""
 
-    directories: Paths
+    directories: Paths = ()
     """Directory that `evaluate` or `certify` wrote; two or more of `evaluate` with --compare or --seeds."""
     compare: bool = False
     """Put the evaluations side by side and compare each model with the first one's of that name, else its baseline."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
-from pydantic import create_model
+from pydantic import Field, create_model
 
 from robust_student.core.margins import Score
 from robust_student.core.settings import Settings
@@ -69,5 +69,5 @@ def with_objective(kind: type[_Kind], settings: ObjectiveSettings) -> type[_Kind
     field = kind.model_fields["objective"]
     if field.annotation is type(settings):
         return kind
-    objective: Any = (Annotated[(type(settings), *field.metadata)], settings)
+    objective: Any = (Annotated[type(settings), Field(json_schema_extra=field.json_schema_extra)], settings)
     return create_model(kind.__name__, __base__=kind, __doc__=kind.__doc__, objective=objective)
