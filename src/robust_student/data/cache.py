@@ -164,7 +164,7 @@ def _made(path: Path, shape: Shape, blocks: Callable[[], Iterable[Pixels]]) -> S
 
 
 def _write(file: BinaryIO, blocks: Iterable[Pixels], folder: Path, total: int) -> list[str]:
-    """Append all blocks to the file; the SHA-256 of every BLOCK bytes."""
+    """Append all blocks to the file; the SHA-256 of every _BLOCK bytes."""
     checksums, current, filled, written = [], hashlib.sha256(), 0, 0
     for block in blocks:
         data = np.ascontiguousarray(block).reshape(-1).data

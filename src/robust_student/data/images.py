@@ -101,7 +101,7 @@ def quiet() -> Iterator[None]:
 
 
 def _open(file: Path | bytes, place: str, use: Callable[[Image.Image], _Used]) -> _Used:
-    """What `use` makes of an opened image. Only FORMATS are tried: some others of Pillow run programs (PostScript)."""
+    """What `use` makes of an opened image. Only _FORMATS are tried: some others of Pillow run programs (PostScript)."""
     if isinstance(file, Path):
         require_file(file, f"{place}: cannot read it")
     try:

@@ -23,7 +23,7 @@ _BATCH = 500
 
 
 def check_data(data: Data, examples: int | None = None) -> list[Finding]:
-    """Sizes, classes, ranges and faults of content; `examples` of each part are looked at (None: LOOKED_AT bytes)."""
+    """Sizes, classes, ranges and faults of content; `examples` of each part are looked at (None: _LOOKED_AT bytes)."""
     if examples is None:
         examples = max(1000, _LOOKED_AT // math.prod(data.shape))
     train = _beginning(data.train, examples) if isinstance(data.train, Stream) else _spread(data.train, examples)

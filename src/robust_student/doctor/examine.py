@@ -90,7 +90,7 @@ def _examine_teacher(teacher: Model, data: Data | None, settings: TeacherSetting
 
 
 def validation_sample(data: Data) -> Examples | None:
-    """At most CHECKED examples on which training would choose its epoch; None for a stream without such a part."""
+    """Some examples on which training would choose its epoch, at most CHECKED_EXAMPLES; None: a stream without any."""
     defaults = TrainingSettings()
     try:
         _, examples = training_and_validation(data, defaults.validation_fraction, defaults.seed)

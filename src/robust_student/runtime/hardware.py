@@ -68,7 +68,7 @@ def readable(size: int) -> str:
 
 
 def require_buildable(spec: str, make: Callable[[], nn.Module]) -> None:
-    """Raise UserError where `make` would build a network of more than LARGEST_NETWORK parameters.
+    """Raise UserError where `make` would build a network of more than _LARGEST_NETWORK parameters.
 
     It is built on PyTorch's meta device, where tensors have a shape and no memory.
     """
