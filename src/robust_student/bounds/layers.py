@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx
@@ -127,3 +127,7 @@ class Steps:
         """Append an affine operation (fields of `Affine`) that gives what `call` gives."""
         shapes = tuple(parent.shape for parent in parents)
         return self.add(Affine(apply, shapes, self.like, absolute, adjoint, spectral, mixes), parents, call.shape())
+
+
+Translation: TypeAlias = Callable[[Steps, Call], Any]
+"""Adds the steps of one call and returns the value it gives: `Traced`, or `Parts` where it gives several."""
