@@ -111,17 +111,17 @@ def test_a_worker_that_fails_is_reported_in_one_line() -> None:
 
 
 def test_a_worker_that_says_much_goes_on_while_nobody_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program, said = tmp_path / "program", tmp_path / "said"
+    program, end_mark = tmp_path / "program", tmp_path / "said"
     code = "import pathlib, sys\nprint('x' * 500_000, file=sys.stderr)\n"
-    program.write_text(f"#!{sys.executable}\n{code}pathlib.Path({str(said)!r}).touch()\n")
+    program.write_text(f"#!{sys.executable}\n{code}pathlib.Path({str(end_mark)!r}).touch()\n")
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
     with beside([[]]):
         for _ in range(600):
-            if said.exists():
+            if end_mark.exists():
                 break
             time.sleep(0.1)
-        assert said.exists()
+        assert end_mark.exists()
 
 
 def test_a_worker_does_not_outlive_a_failure_of_the_first_process() -> None:

@@ -27,7 +27,7 @@ def radii(kind: str, values: dict[int, float]) -> tuple[tuple[str, float | None]
 
 def test_radii_lose_the_norm_asked_for_and_the_best_certified_ones_stand_beside_them() -> None:
     first, second, sampled, other = {1: 0.1, 2: 0.4, 3: 0.2}, {3: 0.3, 2: 0.1}, {1: 0.5}, {1: 0.6}
-    mine = dict(
+    rows_of_model = dict(
         [
             radii("certified_interval_decision_radius_linf", first),
             radii("certified_linear_decision_radius_linf", second),
@@ -37,7 +37,7 @@ def test_radii_lose_the_norm_asked_for_and_the_best_certified_ones_stand_beside_
             radii("pgd_linf", sampled),
         ]
     )
-    assert radii_by_kind(mine, "linf") == {
+    assert radii_by_kind(rows_of_model, "linf") == {
         "certified_interval_decision_radius": first,
         "certified_linear_decision_radius": second,
         "certified_linear_confidence_radius_l2": other,

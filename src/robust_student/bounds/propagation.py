@@ -207,8 +207,8 @@ class _Relaxation:
             operation: Any = step.operation
             if number not in self.made:
                 self.made[number] = operation.relax(self.intervals[step.parents[0]])
-            made = self.made[number]
-            return operation.pull_lower(rows, type(made)(*(part[example] for part in made)))
+            relaxed = self.made[number]
+            return operation.pull_lower(rows, type(relaxed)(*(part[example] for part in relaxed)))
 
         return bend
 

@@ -119,7 +119,7 @@ def _typed(command: str, words: Sequence[str], kind: type[Command], start: Mappi
     parser, flags = parser_of(command, kind, start)
     see = f"(see {PROGRAM} {command} --help)"
     try:
-        found, rest = parser.parse_known_intermixed_args([marked(word) for word in words])
+        namespace, rest = parser.parse_known_intermixed_args([marked(word) for word in words])
     except argparse.ArgumentError as error:
         flag = next((flag for flag in flags.values() if "/".join(flag.option_strings) == error.argument_name), None)
         if flag is None:
@@ -134,7 +134,7 @@ def _typed(command: str, words: Sequence[str], kind: type[Command], start: Mappi
     if rest:
         raise UserError(f"{command}: unexpected word {short(rest[0][1:])} {see}")
     typed: dict[str, Any] = {}
-    for place, value in vars(found).items():
+    for place, value in vars(namespace).items():
         for name in reversed(place.split(".")):
             value = {name: value}
         typed = merged(typed, value)

@@ -82,8 +82,8 @@ class Evaluate(Command):
         if self.workers > 1:
             with tempfile.TemporaryDirectory() as folder:
                 config = Path(folder) / "settings.yaml"
-                kept = self.model_dump(mode="json", include={"evaluation", "teaching", "image_size", "trust"})
-                config.write_text(json.dumps(kept), encoding="utf-8")
+                settings = self.model_dump(mode="json", include={"evaluation", "teaching", "image_size", "trust"})
+                config.write_text(json.dumps(settings), encoding="utf-8")
                 words = [
                     "-m",
                     "robust_student",

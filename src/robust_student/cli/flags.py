@@ -27,8 +27,8 @@ class _Keep(argparse.Action):
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
     ) -> None:
         if hasattr(namespace, self.dest):
-            together = f", with all its values: {name_of(self)} [{self.metavar} ...]" if self.nargs == "*" else ""
-            raise argparse.ArgumentError(None, f"{name_of(self)} is given twice; give it once{together}")
+            advice = f", with all its values: {name_of(self)} [{self.metavar} ...]" if self.nargs == "*" else ""
+            raise argparse.ArgumentError(None, f"{name_of(self)} is given twice; give it once{advice}")
         if self.nargs == 0:
             values = option_string == name_of(self)
         elif values == ["None"] and "null" in self.const:

@@ -62,8 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _complain(message: str) -> NoReturn:
     """One line on standard error, whatever a file's name or content put into the message; exit code 2."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in message)
-    if len(shown) > 700:
-        shown = f"{shown[:500]} ... {shown[-150:]}"
-    print(f"robust-student: error: {shown}", file=sys.stderr)
+    printable = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in message)
+    if len(printable) > 700:
+        printable = f"{printable[:500]} ... {printable[-150:]}"
+    print(f"robust-student: error: {printable}", file=sys.stderr)
     raise SystemExit(2) from None

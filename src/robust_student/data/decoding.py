@@ -148,8 +148,8 @@ def _batches(pictures: EncodedImages, work: Callable[..., Any], workers: int, wh
     """What `work` finds out about the images, in order, with a progress bar where they are many."""
     batches, many, console = _Work(pictures, work), len(pictures.images) > ALONE, Console(stderr=True)
     results = in_order(batches, len(batches), workers if many else 1)
-    shown = many and console.is_terminal
-    yield from track(results, what, len(batches), console=console, disable=not shown, transient=True)
+    is_shown = many and console.is_terminal
+    yield from track(results, what, len(batches), console=console, disable=not is_shown, transient=True)
 
 
 def _as_it_is(element: Any) -> Any:

@@ -29,16 +29,16 @@ def check_data(data: Data, examples: int | None = None) -> list[Finding]:
     train = _beginning(data.train, examples) if isinstance(data.train, Stream) else _spread(data.train, examples)
     test = _spread(data.test, examples)
     whole = len(train) == len(data.train) and len(test) == len(data.test)
-    looked = "" if whole else f" (of {len(train):,} training and {len(test):,} test examples looked at)"
+    extent = "" if whole else f" (of {len(train):,} training and {len(test):,} test examples looked at)"
     findings = [_sizes(data)]
     findings += _classes(data, train)
     findings += _ranges(data, train)
-    findings += [_graded(*fault, looked) for fault in _faults(train, test) if fault[1] > 0]
+    findings += [_graded(*fault, extent) for fault in _faults(train, test) if fault[1] > 0]
     if len(data.test) < _FEW_TESTED:
         text = f"only {len(data.test)} test examples: every accuracy has an interval of 20 points or more"
         findings.append(Finding("data", "note", text, "hold out more examples for testing"))
     if len(findings) == 1:
-        findings.append(Finding("data", "fine", f"no faults found{looked}"))
+        findings.append(Finding("data", "fine", f"no faults found{extent}"))
     return findings
 
 
@@ -127,9 +127,9 @@ def _faults(train: Examples, test: Examples) -> list[tuple[str, int, int, str]]:
     ]
 
 
-def _graded(what: str, count: int, of: int, fix: str, looked: str) -> Finding:
+def _graded(what: str, count: int, of: int, fix: str, extent: str) -> Finding:
     level: Severity = "problem" if count >= _GRAVE * of else "note"
-    return Finding("data", level, f"{count:,} of {of:,} {what}{looked}", fix)
+    return Finding("data", level, f"{count:,} of {of:,} {what}{extent}", fix)
 
 
 def _keys(examples: Examples) -> list[bytes]:

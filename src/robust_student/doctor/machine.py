@@ -243,12 +243,12 @@ def check_output(output: Path, usage: Callable[[Path], Any] = shutil.disk_usage)
         require_writable(output)
     except UserError as error:
         return [Finding("output", "problem", str(error), "choose another --output, or change its owner or permissions")]
-    there = next(folder for folder in (output, *output.absolute().parents) if folder.is_dir())
-    free = usage(there).free
+    nearest = next(folder for folder in (output, *output.absolute().parents) if folder.is_dir())
+    free = usage(nearest).free
     if free < LEAST_DISK:
-        return [Finding("output", "problem", f"only {readable(free)} are free on the disk of {there}", "make room")]
+        return [Finding("output", "problem", f"only {readable(free)} are free on the disk of {nearest}", "make room")]
     finding = Finding("output", "fine", f"{output} can be written; {readable(free)} are free there")
     if free < _LITTLE_DISK:
-        text = f"{readable(free)} are free on the disk of {there}: enough for small runs"
+        text = f"{readable(free)} are free on the disk of {nearest}: enough for small runs"
         finding = Finding("output", "note", text, "make room before large ones")
     return [finding]

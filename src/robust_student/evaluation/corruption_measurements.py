@@ -21,8 +21,8 @@ from robust_student.results.rows import Row
 
 def corruption_kinds(settings: CorruptionSettings) -> tuple[str, ...]:
     """The kinds asked for, each once; `all` stands for the fifteen of ImageNet-C, as a set without kinds does."""
-    asked = settings.kinds or (("all",) if settings.set is not None else ())
-    named = [kind for word in asked for kind in (IMAGENET_C if word == "all" else (word,))]
+    words = settings.kinds or (("all",) if settings.set is not None else ())
+    named = [kind for word in words for kind in (IMAGENET_C if word == "all" else (word,))]
     return tuple(dict.fromkeys(named))
 
 

@@ -87,10 +87,10 @@ def _worst(
 ) -> list[_Broken]:
     """The examples that PGD broke although the model was surest of the right answer, and what the attack makes of them.
 
-    Of every model the `WORST` with the highest clean confidence. The attack is run again on them with their own starts,
+    Of every model the `_WORST` with the highest clean confidence. The attack is run again on them with their own starts,
     and its points are forced into the ball and the range.
     """
-    kind, found = str(Perturbation.attack("pgd", threat.norm.name)), []
+    kind, worst = str(Perturbation.attack("pgd", threat.norm.name)), []
     for name, model in models.items():
         clean, attacked = groups[name, "none", None], groups[name, kind, threat.budget]
         broken = [index for index, row in attacked.items() if clean[index].correct and not row.correct]
@@ -101,22 +101,22 @@ def _worst(
         inputs, labels, seeds = examples.floats(), examples.labels, example_seeds(settings.seed, chosen)
         points = Pgd(settings.pgd_steps).propose(model, inputs.to(device), labels.to(device), threat, seeds).cpu()
         points = threat.project(points, inputs)
-        found.append(_Broken(name, kind, threat.budget, chosen, labels.tolist(), inputs, points))
-    return found
+        worst.append(_Broken(name, kind, threat.budget, chosen, labels.tolist(), inputs, points))
+    return worst
 
 
 def _noisy_entries(
     models: Mapping[str, Model], indices: list[int], labels: list[int], levels: list[Tensor], limits: InputRange
 ) -> list[dict[str, Any]]:
     """An entry for each example, with its picture and the answers at each level of noise."""
-    said = [_predictions(models, inputs) for inputs in levels]
+    predictions = [_predictions(models, inputs) for inputs in levels]
     return [
         {
             "index": index,
             "label": label,
             "levels": [
                 {"snr_db": snr_db, "png": _png(inputs[k], limits), "predictions": answered[k]}
-                for snr_db, inputs, answered in zip(SNR_DB, levels, said, strict=True)
+                for snr_db, inputs, answered in zip(SNR_DB, levels, predictions, strict=True)
             ],
         }
         for k, (index, label) in enumerate(zip(indices, labels, strict=True))

@@ -200,12 +200,12 @@ class _PgdOn(Attack):
 
 def _transfer(surrogates: Mapping[str, Model], threat: ThreatModel, seed: int, steps: float) -> Measure:
     """Points that lower the margin of each surrogate as far as the steps allow, shown to the other models."""
-    made: dict[tuple[str, Shape], Tensor] = {}
+    points_by_batch: dict[tuple[str, Shape], Tensor] = {}
 
     def points_of(name: str, batch: MeasuredBatch) -> Tensor:
         key = (name, tuple(batch.indices))
-        if key not in made:
-            made[key] = ascend(
+        if key not in points_by_batch:
+            points_by_batch[key] = ascend(
                 surrogates[name],
                 lambda _, logits: -margin(logits, batch.labels),
                 batch.inputs,
@@ -214,7 +214,7 @@ def _transfer(surrogates: Mapping[str, Model], threat: ThreatModel, seed: int, s
                 steps=int(steps),
                 step_size=2.5 / steps * threat.budget,
             )
-        return made[key]
+        return points_by_batch[key]
 
     def run(model: Model, batch: MeasuredBatch) -> list[Row]:
         predictions = answers(model.logits(batch.inputs))

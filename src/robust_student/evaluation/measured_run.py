@@ -87,8 +87,8 @@ class Run:
             for turn, (cell, batch) in enumerate(turns):
                 name, key = batch.model, cell.key(batch.model)
                 advance.update(passed, f"{name}: {cell.title}")
-                mine = store.shard is None or store.shard.has(turn)
-                if mine and not store.has(key, batch.indices):
+                is_own_turn = store.shard is None or store.shard.has(turn)
+                if is_own_turn and not store.has(key, batch.indices):
                     with threads_for(work.get(name)):
                         rows = cell.run(self.models[name], batch)
                     store.add(key, rows)

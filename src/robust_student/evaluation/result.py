@@ -126,9 +126,9 @@ class Result:
             mark = f" *{record.level}*" if record.level in ("WARN", "FAIL") else ""
             cells.setdefault((record.perturbation, record.setting), {})[record.model] = record.percent + mark
         rows = [[title, *self.models]]
-        for (perturbation, setting), shown in cells.items():
+        for (perturbation, setting), texts in cells.items():
             name = perturbation if setting is None else f"{perturbation} {setting:g}"
-            rows.append([name, *(shown.get(model, "-") for model in self.models)])
+            rows.append([name, *(texts.get(model, "-") for model in self.models)])
         widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
         rows.insert(1, ["-" * width for width in widths])
         lines = (" | ".join(map(str.ljust, row, widths)) for row in rows)

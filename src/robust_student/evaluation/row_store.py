@@ -95,14 +95,14 @@ class RowStore:
     def add(self, key: Key, rows: Sequence[Row]) -> None:
         """Append the rows of a batch."""
         append_jsonl(self.output / (ROWS if self.shard is None else self.shard.rows), [asdict(row) for row in rows])
-        known = self._groups[key]
-        self._repeated |= any(row.index in known for row in rows)  # a crash within a write left some of them
-        known.update({row.index: row for row in rows})
+        saved = self._groups[key]
+        self._repeated |= any(row.index in saved for row in rows)  # a crash within a write left some of them
+        saved.update({row.index: row for row in rows})
 
     def rows(self, key: Key, indices: Iterable[int]) -> dict[int, Row]:
         """Those of the examples that have one, in the order of `indices`."""
-        known = self._groups[key]
-        return {index: known[index] for index in indices if index in known}
+        saved = self._groups[key]
+        return {index: saved[index] for index in indices if index in saved}
 
     def close(self) -> None:
         """Where this process has no shard: all rows in one file, each once; then the shards' files can go."""
@@ -118,8 +118,8 @@ class RowStore:
 
 def _require_same(path: Path, marks: dict[str, Any]) -> None:
     """UserError where the unfinished run that a file tells of is another one."""
-    known = read_json(path)
-    different = difference(known.get("fingerprint") if isinstance(known, dict) else None, marks)
+    saved = read_json(path)
+    different = difference(saved.get("fingerprint") if isinstance(saved, dict) else None, marks)
     if different is not None:
         raise UserError(
             f"output {path.parent}: holds an unfinished run with other models, data or settings ({different}); give "

@@ -32,11 +32,11 @@ class Threats:
     @property
     def shown(self) -> ThreatModel | None:
         """The budget of PGD nearest to AutoAttack's in its norm, short of the whole range; None: there is none."""
-        wanted = self.autoattack
-        widest = math.inf if self.whole is None or wanted.norm.p != math.inf else self.whole.budget
-        tried = [threat for name, threats in self.pgd.items() if name == wanted.norm.name for threat in threats]
+        target = self.autoattack
+        widest = math.inf if self.whole is None or target.norm.p != math.inf else self.whole.budget
+        tried = [threat for name, threats in self.pgd.items() if name == target.norm.name for threat in threats]
         growing = sorted((threat for threat in tried if threat.budget < widest), key=lambda threat: threat.budget)
-        return min(growing, key=lambda threat: abs(threat.budget - wanted.budget), default=None)
+        return min(growing, key=lambda threat: abs(threat.budget - target.budget), default=None)
 
     @classmethod
     def of(cls, data: Data, settings: EvaluationSettings) -> "Threats":

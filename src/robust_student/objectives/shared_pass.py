@@ -22,13 +22,13 @@ def shared_terms(visit: Visit, terms: Sequence[Term]) -> Terms:
     `backward()` completes the step and a distributed wrapper sees one. The slope form needs both ends in one graph and
     so traverses the start's graph a second time.
     """
-    here = [term for term in terms if isinstance(term, Distillation | ScoreHinge)]
+    start_terms = [term for term in terms if isinstance(term, Distillation | ScoreHinge)]
     penalties = [term for term in terms if isinstance(term, GradientPenalty)]
     (secant,) = (term for term in terms if isinstance(term, Secant))
-    others = [term for term in terms if term not in (*here, *penalties, secant)]
+    others = [term for term in terms if term not in (*start_terms, *penalties, secant)]
     drop = secant.settings.ascent == "drop"
     parameters = [p for p in visit.student.network.parameters() if p.requires_grad]
-    values = {term.name: term(visit) for term in here}
+    values = {term.name: term(visit) for term in start_terms}
     loss = weighted(values, terms).loss
     carried = None
     if not drop and not secant.slope and not penalties:

@@ -70,20 +70,20 @@ def _one(folders: Sequence[Path], certificates: Path | None, style: ReportFormat
             raise UserError(f"directory {folder}: holds certificates, so there is no evaluation to add others to")
         alone = certificates_module.read_certificates(folder)
         return _text(document(alone), alone.values(), style)
-    shown = evaluation.read_evaluation(folder)
+    evidence = evaluation.read_evaluation(folder)
     if certificates is None:
-        return _text(document(shown), shown.values(), style)
-    added = certificates_module.read_certificates(certificates, shown.styles)
-    _require_same_models(shown, added)
-    return _text(document(shown, added), shown.values() | {"certificates": added.values()}, style)
+        return _text(document(evidence), evidence.values(), style)
+    added = certificates_module.read_certificates(certificates, evidence.styles)
+    _require_same_models(evidence, added)
+    return _text(document(evidence, added), evidence.values() | {"certificates": added.values()}, style)
 
 
 def _several(evaluations: Mapping[str, Evidence], kind: ReportKind, style: ReportFormat) -> str:
     """The report of several evaluations."""
     if kind == "seeds":
         check(evaluations)
-    shown = Seeds(evaluations) if kind == "seeds" else Comparison(evaluations)
-    return _text(document(shown), shown.values(), style)
+    evidence = Seeds(evaluations) if kind == "seeds" else Comparison(evaluations)
+    return _text(document(evidence), evidence.values(), style)
 
 
 def _text(shown: Document, values: Mapping[str, Any], style: ReportFormat) -> str:
@@ -115,9 +115,9 @@ def _read_all(folders: Sequence[Path], kind: ReportKind) -> dict[str, Evidence]:
     return {name: evaluation.read_evaluation(folder) for name, folder in zip(names, folders, strict=True)}
 
 
-def _require_same_models(shown: Evidence, added: Certificates) -> None:
+def _require_same_models(evidence: Evidence, added: Certificates) -> None:
     """Refuse certificates of a model that only shares its name with one that was evaluated."""
-    for name, described in shown.details["models"].items():
+    for name, described in evidence.details["models"].items():
         evaluated, certified = described["card"].get("sha256"), added.digest(name)
         if evaluated and certified and evaluated != certified:
             raise UserError(f"certificates: '{name}' has other weights there than in the evaluation")

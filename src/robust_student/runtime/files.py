@@ -44,9 +44,9 @@ def require_writable(path: Path) -> None:
         raise UserError(f"output {path}: is a file, not a directory")
     if path.is_symlink() and not path.exists():
         raise UserError(f"output {path}: is a link to nothing; remove it or choose another name")
-    there = next((folder for folder in (path, *path.absolute().parents) if folder.exists()), Path.cwd())
+    nearest = next((folder for folder in (path, *path.absolute().parents) if folder.exists()), Path.cwd())
     try:
-        with tempfile.TemporaryFile(dir=there):
+        with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
         raise UserError(f"output {path}: cannot write there ({error.strerror})") from None

@@ -56,9 +56,9 @@ def physical_memory() -> int | None:
 
 def require_memory(needed: int, place: str, advice: str) -> None:
     """Raise UserError where what `place` names needs more bytes than there is memory; `advice` says what to do."""
-    there = physical_memory()
-    if there is not None and needed > there:
-        raise UserError(f"{place}: needs {readable(needed)} of memory, this machine has {readable(there)}; {advice}")
+    memory = physical_memory()
+    if memory is not None and needed > memory:
+        raise UserError(f"{place}: needs {readable(needed)} of memory, this machine has {readable(memory)}; {advice}")
 
 
 def readable(size: int) -> str:

@@ -119,9 +119,9 @@ def distill(
         sets = _Sets.of(data, training)
         if isinstance(teacher, Model):
             require_fit(teacher, data, "teacher")
-        known = as_model(teacher, data)
-        known.to(sets.device)
-        scores = TeacherScores(known, sharded=settings.shard_teacher, cache=settings.cache_scores)
+        teacher_model = as_model(teacher, data)
+        teacher_model.to(sets.device)
+        scores = TeacherScores(teacher_model, sharded=settings.shard_teacher, cache=settings.cache_scores)
         model = _learner(as_model(student, data), sets)
         threat = ThreatModel.on(data, settings.objective.norm, settings.objective.radius)
         _require_ball_inside(threat, data)

@@ -155,11 +155,11 @@ def _pictures(dataset: Any, column: str, spec: Spec, part: str) -> EncodedImages
 
 
 def _column(option: str, kinds: Mapping[str, str], kind: str, names: Sequence[str], spec: Spec) -> str:
-    asked = spec.options.get(option)
-    if asked is not None:
-        if asked not in kinds:
-            spec.refuse(f"no column '{asked}'" + nearest(asked, list(kinds)))
-        return asked
+    column = spec.options.get(option)
+    if column is not None:
+        if column not in kinds:
+            spec.refuse(f"no column '{column}'" + nearest(column, list(kinds)))
+        return column
     typed = [name for name, kind_of_column in kinds.items() if kind_of_column == kind]
     named = [name for name in names if name in (typed or kinds)]
     if not named and len(typed) != 1:

@@ -100,9 +100,9 @@ def _inspect(content: bytes) -> None:
 
 
 def _frombuffer(content: Any, kind: Any, shape: Any, order: Any) -> _Array:
-    made = _Array()
-    made.array = _array(content, kind, shape, _text(order))
-    return made
+    result = _Array()
+    result.array = _array(content, kind, shape, _text(order))
+    return result
 
 
 def _encode(text: Any, encoding: Any) -> bytes:

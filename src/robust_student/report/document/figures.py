@@ -125,8 +125,8 @@ def noise_figure(records: Records, styles: Mapping[str, Style], name: str) -> st
             _curve(axes, find(records, model, "accuracy", "gaussian_snr_db"), style)
             _points(axes, [{**r, "setting": clean} for r in find(records, model, "accuracy")], style, style.marker, 5.0)
         axes.invert_xaxis()
-        shown = settings if len(settings) <= 8 else settings[:: math.ceil(len(settings) / 8)]
-        axes.set_xticks([*shown, clean], [*(f"{snr_db:g}".replace("-", "\u2212") for snr_db in shown), "clean"])
+        ticks = settings if len(settings) <= 8 else settings[:: math.ceil(len(settings) / 8)]
+        axes.set_xticks([*ticks, clean], [*(f"{snr_db:g}".replace("-", "\u2212") for snr_db in ticks), "clean"])
         return _percent_svg(figure, axes, name)
 
 

@@ -227,11 +227,11 @@ def _body(group: Group, table: Table) -> Markup:
 def _row(cells: Sequence[Text], table: Table, tag: str = "", attributes: str = "") -> Markup:
     """A row: of one kind of cell where `tag` says which, else a heading and the cells that it heads."""
     if tag:
-        made = [Markup("<{0}{1}>{2}</{0}>").format(tag, Markup(attributes), _text(cell)) for cell in cells]
+        rendered = [Markup("<{0}{1}>{2}</{0}>").format(tag, Markup(attributes), _text(cell)) for cell in cells]
     else:
-        made = [Markup('<th scope="row">{}</th>').format(_text(cells[0]))]
-        made += [_cell(cell, title, table) for cell, title in zip(cells[1:], table.head[1:], strict=True)]
-    return Markup("<tr>{}</tr>").format(Markup("").join(made))
+        rendered = [Markup('<th scope="row">{}</th>').format(_text(cells[0]))]
+        rendered += [_cell(cell, title, table) for cell, title in zip(cells[1:], table.head[1:], strict=True)]
+    return Markup("<tr>{}</tr>").format(Markup("").join(rendered))
 
 
 def _cell(cell: Text, title: Text, table: Table) -> Markup:

@@ -260,13 +260,13 @@ def read_certificates(folder: Path, styles: Mapping[str, Style] | None = None) -
     taken = dict(styles or {})
     for name in details["models"]:
         taken.setdefault(name, model_style(len(taken)))
-    made = Certificates(details, records, rows, {name: taken[name] for name in details["models"]})
+    certificates = Certificates(details, records, rows, {name: taken[name] for name in details["models"]})
     for record in records:
         head, _, kind = record["metric"].partition("median_")
-        radii = made.columns.get(record["model"], {}).get(kind, {})
+        radii = certificates.columns.get(record["model"], {}).get(kind, {})
         if not head and "_over_" not in kind and len(radii) != record["n"]:
             raise UserError(f"file {folder / ROWS}: damaged (not the rows that {SUMMARY} was made from)")
-    return made
+    return certificates
 
 
 def _share(record: CertificateRecord | None) -> Share | None:

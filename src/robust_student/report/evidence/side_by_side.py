@@ -145,6 +145,6 @@ class Comparison:
         for name in _SETTINGS:
             values = {label: e.settings.get(name) for label, e in self.evaluations.items()}
             if len(set(values.values())) > 1:
-                told = ", ".join(f"{label} {value}" for label, value in values.items())
-                words.append(f"The setting {name} differs: {told}.")
+                differing = ", ".join(f"{label} {value}" for label, value in values.items())
+                words.append(f"The setting {name} differs: {differing}.")
         return words

@@ -37,15 +37,15 @@ def budget_figures(e: Evidence) -> list[Figure]:
     """Accuracy over the attack's budget, by norm; the budget of the masking check is left out."""
     kinds = [kind for kind, _ in e.plan("attack", "pgd") + e.plan("attack", "autoattack")]
     limits = {"linf": e.range_width}
-    made = []
+    figures = []
     for name in dict.fromkeys(str(Perturbation.parse(kind).norm) for kind in kinds):
         words = (
             f"Accuracy against the {norm(name)} budget of the attack, a line for each of {', '.join(e.names)}; the "
             "numbers are in the table of all accuracies."
         )
         draw = partial(budget_figure, e.records, e.styles, name, limits.get(name, math.inf), f"budget-{name}")
-        made.append(Figure(f"Budget in {norm(name)}", draw, words))
-    return made
+        figures.append(Figure(f"Budget in {norm(name)}", draw, words))
+    return figures
 
 
 def _words(e: Evidence) -> Paragraph:

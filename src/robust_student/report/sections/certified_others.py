@@ -9,16 +9,16 @@ from robust_student.report.sections.phrases import card, model, origin
 
 def smoothed(c: Certificates) -> Section | None:
     """Certificates of randomized smoothing; None where it was not run."""
-    by_model, told = c.smoothed(), c.settings["smoothing"]
+    by_model, settings = c.smoothed(), c.settings["smoothing"]
     if not by_model:
         return None
-    sigma = "unknown" if told["sigma"] is None else number(told["sigma"], "g")
-    sure = f"{number(100 * (1 - told['alpha']), 'g')}\u00a0%"
+    sigma = "unknown" if settings["sigma"] is None else number(settings["sigma"], "g")
+    sure = f"{number(100 * (1 - settings['alpha']), 'g')}\u00a0%"
     words = (
         Bold("Another classifier"),
         ", not the network: it answers what the network says most often under Gaussian noise of standard deviation "
         f"{sigma}. Its certificates hold for it alone, and each with confidence 1\u00a0−\u00a0α\u00a0=\u00a0{sure} "
-        f"over its own {told['samples']:,} noise draws; where the draws do not settle the class it abstains, which "
+        f"over its own {settings['samples']:,} noise draws; where the draws do not settle the class it abstains, which "
         "counts as wrong.",
     )
     caption = (

@@ -45,8 +45,8 @@ def _realised(e: Evidence) -> Table:
     """The SNR after clipping; the noise is the same for every model, so the first one stands for all."""
     rows: list[list[Text]] = []
     for at in e.plan("noise", "gaussian"):
-        asked = f"{number(at[1] or 0.0, 'g')}\u00a0dB"
-        rows.append([asked, *_first(e, at)])
+        level = f"{number(at[1] or 0.0, 'g')}\u00a0dB"
+        rows.append([level, *_first(e, at)])
     caption = "SNR after clipping, mean over the examples; an all-zero input has no SNR and is excluded."
     return Table(caption, ["SNR asked for", "Realised", "Excluded"], rows)
 

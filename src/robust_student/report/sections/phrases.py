@@ -67,10 +67,10 @@ def origin(record: Mapping[str, Any]) -> list[Block]:
 
 def card(described: Mapping[str, Any]) -> list[Block]:
     """A model's card, and the record of its training."""
-    shown = described["card"]
-    facts: list[tuple[Text, Text]] = [(n.replace("_", " "), listed(shown[n])) for n in _CARD if n in shown]
-    made = shown.get("provenance") or {}
-    return [Facts(facts), *(origin(made) if made else [Paragraph("No record of its training.", "note")])]
+    card_fields = described["card"]
+    facts: list[tuple[Text, Text]] = [(n.replace("_", " "), listed(card_fields[n])) for n in _CARD if n in card_fields]
+    provenance = card_fields.get("provenance") or {}
+    return [Facts(facts), *(origin(provenance) if provenance else [Paragraph("No record of its training.", "note")])]
 
 
 def sample(label: str, e: Evidence) -> str:

@@ -32,8 +32,8 @@ def worst(e: Evidence) -> Section | None:
         "model named; the others see it too. ",
         *(*_ANSWERS, ", with the model’s own confidence."),
     )
-    shown: list[Block] = [_attacked(e, example) for example in e.attacked]
-    return Section("worst", "Worst attacked examples", [Paragraph(words), Grid(shown)], short="Worst examples")
+    blocks: list[Block] = [_attacked(e, example) for example in e.attacked]
+    return Section("worst", "Worst attacked examples", [Paragraph(words), Grid(blocks)], short="Worst examples")
 
 
 def examples(e: Evidence) -> Section | None:
@@ -44,8 +44,8 @@ def examples(e: Evidence) -> Section | None:
         f"The first examples of the {e.split} sample, not chosen by result. ",
         *(*_ANSWERS, ", with the model’s own confidence in its answer."),
     )
-    shown: list[Block] = [_growing(e, example) for example in e.gallery]
-    return Section("examples", "Examples under growing noise", [Paragraph(words), Grid(shown)], short="Examples")
+    blocks: list[Block] = [_growing(e, example) for example in e.gallery]
+    return Section("examples", "Examples under growing noise", [Paragraph(words), Grid(blocks)], short="Examples")
 
 
 def _attacked(e: Evidence, example: Attacked) -> Pictures:
