@@ -111,7 +111,7 @@ def sharded_scores() -> Tensor:
     teacher_scores = TeacherScores(teacher, sharded=True, cache=False)
     teacher_scores.prepare(DATA.training_examples, changing=False)
     examples = torch.arange(len(DATA.training_examples))
-    scores = teacher_scores.known(examples)
+    scores = teacher_scores.prepared_scores(examples)
     assert scores is not None
     if distributed.size() > 1:
         local = sum(p.to_local().numel() for p in teacher.network.parameters() if hasattr(p, "to_local"))

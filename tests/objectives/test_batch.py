@@ -49,7 +49,7 @@ def test_the_teacher_of_distill_answers_at_any_point_and_is_not_taught(cached: b
     teacher = as_model(Asked(), DATA).train()
     scores = TeacherScores(teacher, cache=False)
     scores.prepare(DATA.training_examples, changing=not cached)
-    batch = Batch(INPUTS, LABELS, torch.arange(6), scores.known(torch.arange(6)), scores)
+    batch = Batch(INPUTS, LABELS, torch.arange(6), scores.prepared_scores(torch.arange(6)), scores)
     torch.testing.assert_close(batch.targets, teacher.logits(INPUTS))
     points = (INPUTS + 0.1).requires_grad_()
     logits = batch.ask(points)

@@ -44,8 +44,8 @@ def prepared(network: nn.Module, *, changing: bool = False, cache: bool = True) 
     return teacher_scores, model
 
 
-def known(teacher_scores: TeacherScores, examples: Tensor) -> Tensor:
-    scores = teacher_scores.known(examples)
+def scores_of(teacher_scores: TeacherScores, examples: Tensor) -> Tensor:
+    scores = teacher_scores.prepared_scores(examples)
     assert scores is not None
     return scores
 
@@ -57,7 +57,7 @@ def test_a_second_run_reads_the_scores_and_asks_a_few_examples_only(folder: Path
     second, _ = prepared(network)
     assert network.count == 16
     positions = torch.tensor([3, 39, 0])
-    scores = [known(teacher_scores, positions) for teacher_scores in (first, second)]
+    scores = [scores_of(teacher_scores, positions) for teacher_scores in (first, second)]
     assert torch.equal(*scores)
     torch.testing.assert_close(scores[0], model.logits(SOURCE.floats(positions)))  # other batches round otherwise
 
@@ -70,7 +70,7 @@ def test_other_weights_other_data_or_other_code_are_asked_anew(folder: Path) -> 
     changed = Asked(shift=1.0)  # the same name and weights, another forward
     teacher_scores, model = prepared(changed)
     assert changed.count == 56
-    torch.testing.assert_close(known(teacher_scores, torch.tensor([5])), model.logits(SOURCE.floats(slice(5, 6))))
+    torch.testing.assert_close(scores_of(teacher_scores, torch.tensor([5])), model.logits(SOURCE.floats(slice(5, 6))))
 
 
 @pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
@@ -116,7 +116,7 @@ def test_without_the_cache_nothing_is_written_or_read(folder: Path) -> None:
 def test_changing_inputs_are_answered_batch_by_batch(folder: Path) -> None:
     network = Asked()
     teacher_scores, model = prepared(network, changing=True)
-    assert network.count == 0 and teacher_scores.known(torch.arange(5)) is None
+    assert network.count == 0 and teacher_scores.prepared_scores(torch.arange(5)) is None
     batch = Batch(torch.rand(5, 1, 4, 4), torch.zeros(5, dtype=torch.long), teacher=teacher_scores)
     assert not batch.targets.requires_grad and torch.equal(batch.targets, model.logits(batch.inputs))
 

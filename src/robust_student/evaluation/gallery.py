@@ -87,8 +87,8 @@ def _worst(
 ) -> list[_Broken]:
     """The examples that PGD broke although the model was surest of the right answer, and what the attack makes of them.
 
-    Of every model the `_WORST` with the highest clean confidence. The attack is run again on them with their own starts,
-    and its points are forced into the ball and the range.
+    Of every model the `_WORST` with the highest clean confidence. The attack is run again on them with their own
+    starts, and its points are forced into the ball and the range.
     """
     kind, worst = str(Perturbation.attack("pgd", threat.norm.name)), []
     for name, model in models.items():

@@ -133,7 +133,7 @@ class Loop:
             mixed.inputs,
             mixed.labels,
             part.examples,
-            teacher_logits=None if self.teacher is None else self.teacher.known(part.examples),
+            teacher_logits=None if self.teacher is None else self.teacher.prepared_scores(part.examples),
             teacher=self.teacher,
             progress=progress,
             others=mixed.others,

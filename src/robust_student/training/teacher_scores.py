@@ -37,7 +37,7 @@ class TeacherScores:
         self.teacher, self.device, self.cache = teacher, device_of(teacher), cache
         self.digest = teacher.digest()
         """Of the teacher, before its weights were spread."""
-        self._known: Tensor | None = None
+        self._prepared: Tensor | None = None
         if sharded and distributed.size() > 1:
             from torch.distributed.device_mesh import init_device_mesh
             from torch.distributed.fsdp import fully_shard
@@ -55,19 +55,19 @@ class TeacherScores:
         if changing or isinstance(source, Stream):
             return
         path = self._path(source) if self.cache else None
-        cached_scores = None if path is None else distributed.rank_zero(lambda: _read(path, len(source)))
-        if cached_scores is None or not self._agrees(cached_scores, source):
-            cached_scores = self._all(source)
-            if not bool(cached_scores.isfinite().all()):
+        scores = None if path is None else distributed.rank_zero(lambda: _read(path, len(source)))
+        if scores is None or not self._agrees(scores, source):
+            scores = self._all(source)
+            if not bool(scores.isfinite().all()):
                 raise UserError("teacher: its scores on the training inputs hold NaN or infinite values")
             if path is not None:
-                written = cached_scores
+                written = scores
                 distributed.rank_zero(lambda: _write(path, written))
-        self._known = cached_scores.to(self.device)
+        self._prepared = scores.to(self.device)
 
-    def known(self, examples: Labels) -> Logits | None:
+    def prepared_scores(self, examples: Labels) -> Logits | None:
         """The prepared scores of the examples of these numbers in the training set; None where none are prepared."""
-        return None if self._known is None else self._known[examples]
+        return None if self._prepared is None else self._prepared[examples]
 
     def __call__(self, points: Inputs) -> Logits:
         """The teacher's logits of any points, differentiable with respect to them where gradients are on."""
@@ -87,13 +87,13 @@ class TeacherScores:
         parts = [self.teacher.logits(source.floats(part)) for part in torch.split(own_positions, _BATCH)]
         return distributed.all_gather(torch.cat(parts).to(self.device))[:count].cpu()
 
-    def _agrees(self, cached_scores: Tensor, source: Examples) -> bool:
+    def _agrees(self, scores: Tensor, source: Examples) -> bool:
         """Whether the teacher still answers so on a few examples: the code of its network may have changed.
 
         Another batch size or processor rounds otherwise, so scores may differ by a thousandth of their spread.
         """
         few = self.teacher.logits(source.floats(slice(0, _PROBED)))
-        return torch.allclose(few, cached_scores[:_PROBED], rtol=1e-6, atol=1e-3 * few.std().item())
+        return torch.allclose(few, scores[:_PROBED], rtol=1e-6, atol=1e-3 * few.std().item())
 
     def _path(self, source: Examples) -> Path:
         mark = hashlib.sha256(f"{self.digest} {source.digest()}".encode()).hexdigest()
