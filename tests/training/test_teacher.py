@@ -18,7 +18,7 @@ from robust_student.data.samples import training_and_validation
 from robust_student.models.model import Model, as_model
 from robust_student.models.run_directory import save
 from robust_student.models.settings import TeacherSettings
-from robust_student.training.teacher import check_teacher, open_teacher
+from robust_student.training.teacher import check_teacher, depends_on_batch, open_teacher
 
 
 class Oracle(nn.Module):
@@ -133,6 +133,40 @@ def test_a_useless_teacher_is_refused_unless_it_is_wanted(run: Path) -> None:
     assert "not 80 %" in message_of(lambda: opened(run, teacher_accuracy=80))
     assert opened(run, teacher_check=False).card.network == "linear"
     assert opened(run, teacher_accuracy=30).card.network == "linear"
+
+
+class Together(nn.Module):
+    """Normalises with the statistics of the batch that it is shown, in evaluation too."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits = inputs.flatten(1)[:, :3]
+        return logits - logits.mean(dim=0)
+
+
+class Noisy(nn.Module):
+    """Answers at random."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs.flatten(1)[:, :3] + torch.rand(len(inputs), 3)
+
+
+@pytest.mark.parametrize(("network", "told"), [(Together(), True), (Noisy(), False), (None, False)])
+def test_a_teacher_whose_answers_depend_on_the_batch_is_told_of_in_one_line(
+    network: nn.Module | None, told: bool, run: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if network is not None:
+        monkeypatch.setattr(
+            "robust_student.training.teacher.open_model", lambda *_, **__: as_model(network, toy_data())
+        )
+    opened(run, teacher_check=False)
+    lines = [record.getMessage() for record in caplog.records]
+    assert ["depends on the other examples of the batch" in line for line in lines] == [True] * told
+    assert not any("\n" in line for line in lines)
+
+
+def test_a_single_example_depends_on_no_other() -> None:
+    assert not depends_on_batch(as_model(Together(), toy_data()), torch.rand(1, 1, 4, 4))
+    assert depends_on_batch(as_model(Together(), toy_data()), torch.rand(2, 1, 4, 4))
 
 
 @pytest.mark.parametrize("accuracy", [0.92, 0, 101, -3])

@@ -1,9 +1,11 @@
 """A teacher, opened and checked before anything is trained: its accuracy shows whether class numbers agree."""
 
+import logging
+
 from scipy.stats import binom
 
 from robust_student.core.errors import UserError
-from robust_student.core.tensors import answers
+from robust_student.core.tensors import Inputs, answers
 from robust_student.data.readers.load import Data, Examples, stratified_sample
 from robust_student.models.model import Model
 from robust_student.models.open_model import open_model
@@ -12,10 +14,14 @@ from robust_student.models.settings import TeacherSettings
 CHECKED_EXAMPLES = 1000
 """Validation examples looked at, at most: enough to tell, and little beside the pass over the training set."""
 _CHANCE, _SHORTFALL = 0.01, 0.001  # error probabilities of the two tests
+_SHOWN_TOGETHER = 64  # examples that may depend on one another
+_ROUNDING = 0.02  # share of the largest logit by which kernels for another batch size may round, also in bfloat16
 _HINT = (
     "check its normalisation or class order (--teacher-mean, --teacher-std, --teacher-input-size, --teacher-classes; "
     "--no-teacher-check skips this check)"
 )
+
+_log = logging.getLogger(__name__)
 
 
 def open_teacher(
@@ -23,13 +29,32 @@ def open_teacher(
 ) -> Model:
     """The teacher that `spec` names (see `sources.open_model`), after a look at its accuracy on validation examples.
 
-    Raises UserError where it cannot be opened or does not fit the data, and where `check_teacher` does.
+    A warning says where its answers depend on the batch, because such a teacher may still be accurate. Raises UserError
+    where it cannot be opened or does not fit the data, and where `check_teacher` does.
     """
     settings = settings if settings is not None else TeacherSettings()
     teacher = open_model(spec, data, settings, trust=trust, role="teacher")
     if settings.teacher_check:
         check_teacher(teacher, validation, settings.teacher_accuracy)
+    if depends_on_batch(teacher, validation.floats(slice(0, _SHOWN_TOGETHER))):
+        _log.warning(
+            "teacher: its answer to an example depends on the other examples of the batch, so what it teaches changes "
+            "with the batches; let it normalise with running statistics (BatchNorm with track_running_stats=True)"
+        )
     return teacher
+
+
+def depends_on_batch(teacher: Model, inputs: Inputs) -> bool:
+    """Whether the first half of a batch gets other logits without the second half, by more than kernels round.
+
+    Not where two passes over the same batch differ as much: such answers are random.
+    """
+    half = len(inputs) // 2
+    if half == 0:
+        return False
+    together, again, apart = teacher.logits(inputs)[:half], teacher.logits(inputs)[:half], teacher.logits(inputs[:half])
+    limit = _ROUNDING * float(together.abs().max())
+    return float((together - apart).abs().max()) > limit >= float((together - again).abs().max())
 
 
 def check_teacher(teacher: Model, validation: Examples, declared: float | None = None) -> float:
