@@ -21,7 +21,7 @@ from robust_student.cli.flags import names_of
 from robust_student.cli.main import COMMANDS, main
 from robust_student.models.registry import build
 
-FLAGS = {"--help"}.union(*map(names_of, COMMANDS.values()))
+FLAGS = {"--help", "--print-completion"}.union(*map(names_of, COMMANDS.values()))
 FOREIGN = ("torchrun", "pip install", "python -m pytest", "make ", "git ")
 """How commands of other programs begin; flags of `benchmarks/` belong to these as well."""
 

@@ -9,7 +9,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
+from robust_student.cli.completion import completion_of
 from robust_student.cli.flags import (
+    COMPLETION,
     FLAT,
     PROGRAM,
     WORDS,
@@ -59,11 +61,11 @@ class Command(Settings):
 def parse(arguments: Sequence[str] | None, commands: Mapping[str, type[Command]]) -> Command:
     """The command that the words ask for, with defaults from its YAML file; UserError, one line, on bad input.
 
-    Without `arguments` the process's own are taken. Prints help and raises SystemExit where that is asked for.
+    Without `arguments` the process's own are taken. Raises SystemExit once help or a script for completion is printed.
     """
     name, *words = _words(arguments) or [""]
-    if name in ("-h", "--help"):
-        print(help_of_all(commands))
+    if name in ("-h", "--help", COMPLETION):
+        print(completion_of(commands, " ".join(words)) if name == COMPLETION else help_of_all(commands))
         raise SystemExit(0)
     if name not in commands:
         what = f"unknown command '{name}'{nearest(name, list(commands))}" if name else "name a command"

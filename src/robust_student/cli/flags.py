@@ -12,6 +12,8 @@ from typing import Any
 from pydantic import BaseModel
 
 PROGRAM = "robust-student"
+COMPLETION = "--print-completion"
+"""The word that asks for a script for completion; the shell's name follows."""
 FLAT, WORDS = "flat", "words"
 """Marks in the JSON schema of a group whose flags carry no prefix, and of values that are given without a flag."""
 _FLAG = re.compile(r"-(?![\d.]|inf|nan|$)", re.IGNORECASE)
@@ -92,7 +94,11 @@ def help_of_all(commands: Mapping[str, type[BaseModel]]) -> str:
     }
     lines = [f"  {name:{width - 2}}{meaning}" for name, meaning in meanings.items()]
     usage = f"usage: {PROGRAM} COMMAND [FLAGS]"
-    return "\n".join([usage, "", *lines, "", f"The flags of a command: {PROGRAM} COMMAND --help"])
+    more = [
+        f"The flags of a command: {PROGRAM} COMMAND --help",
+        f"Completion by the shell: {PROGRAM} {COMPLETION} SHELL",
+    ]
+    return "\n".join([usage, "", *lines, "", *more])
 
 
 def _added(
