@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import reference
 import torch
-from reference import NORMS, Array, ReferenceNorm, as_numpy, linear_student
+from reference import NORMS, as_numpy, linear_student
+from reference_norm import Array, ReferenceNorm
 from torch import Tensor, nn
 
 from robust_student.attacks.apgd import Apgd

@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from reference import Array, as_numpy
+from reference import as_numpy
+from reference_norm import Array
 from scipy import integrate, ndimage, stats
 
 from robust_student.core.tensors import Images, Shape

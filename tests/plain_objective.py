@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from reference import Batch, ReferenceNorm, Setup, rows
+from reference import Batch, Setup, rows
+from reference_norm import ReferenceNorm
 from torch import Tensor, nn
 
 from robust_student.core.margins import Form, Score

@@ -1,7 +1,8 @@
 """Random and small tensors of tests about norms and threat models."""
 
 import torch
-from reference import ReferenceNorm, norm_for
+from reference import norm_for
+from reference_norm import ReferenceNorm
 from torch import Tensor
 
 from robust_student.core.norms import Norm, NormName

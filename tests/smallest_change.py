@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import reference
 import torch
-from reference import NORMS, Array, ReferenceNorm, assert_rows, seeded
+from reference import NORMS, assert_rows, seeded
+from reference_norm import Array, ReferenceNorm
 from torch import Tensor, nn
 
 from robust_student.attacks.minimum_norm import (

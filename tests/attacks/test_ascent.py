@@ -6,17 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from plain_objective import plain_ascent
-from reference import (
-    NORMS,
-    ReferenceNorm,
-    Setup,
-    assert_rows,
-    linear_student,
-    make_batch,
-    norm_for,
-    rows,
-    smooth_student,
-)
+from reference import NORMS, Setup, assert_rows, linear_student, make_batch, norm_for, rows, smooth_student
+from reference_norm import ReferenceNorm
 from torch import Tensor, nn
 
 from robust_student.attacks.ascent import ascend, default_step

@@ -4,17 +4,8 @@ import reference
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import (
-    NORMS,
-    Array,
-    ReferenceNorm,
-    affine,
-    as_numpy,
-    linear_student,
-    make_batch,
-    norm_for,
-    smooth_student,
-)
+from reference import NORMS, affine, as_numpy, linear_student, make_batch, norm_for, smooth_student
+from reference_norm import Array, ReferenceNorm
 from torch import Tensor, nn
 
 from robust_student.attacks.pgd import Loss, descend, pgd

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import norm_for, vectors
-from zoo import ball_for
+from zoo_balls import ball_for
 from zoo_cases import every_norm, least_over
 
 from robust_student.bounds.ball import Ball

@@ -6,7 +6,8 @@ import pytest
 import torch
 from reference import NORMS, norm_for
 from torch import Tensor, nn
-from zoo import ALL, DEEPER, inputs_of, matrix_of, network_of, points_of
+from zoo import ALL, DEEPER, network_of
+from zoo_balls import inputs_of, matrix_of, points_of
 
 from robust_student.bounds.ball import Ball
 from robust_student.bounds.certified import SLACK, Certifier

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import reference
 import torch
-from reference import NORMS, Batch, ReferenceNorm, assert_rows, linear_student, make_batch, norm_for, smooth_student
+from reference import NORMS, Batch, assert_rows, linear_student, make_batch, norm_for, smooth_student
+from reference_norm import ReferenceNorm
 from torch import Tensor, nn
 
 from robust_student.bounds.estimated import estimated_confidence_radius, estimated_decision_radius

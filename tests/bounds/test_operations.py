@@ -7,7 +7,8 @@ import pytest
 import torch
 import zoo
 from torch import Tensor
-from zoo import ALL, layers_of
+from zoo import ALL
+from zoo_balls import layers_of
 
 from robust_student.bounds.layers import Layers
 from robust_student.bounds.operations import Affine, Maximum

@@ -4,7 +4,7 @@ import pytest
 import torch
 import zoo
 from torch import Tensor
-from zoo import ball_for, layers_of, points_of
+from zoo_balls import ball_for, layers_of, points_of
 from zoo_cases import CORE, every_case, every_method, every_norm, margins_at, one_norm_each, slack_of
 
 from robust_student.bounds.ball import Ball

@@ -8,9 +8,11 @@ import pytest
 import reference
 import torch
 import zoo
-from reference import Array, ReferenceNorm, as_numpy, seeded
+from reference import as_numpy, seeded
+from reference_norm import Array, ReferenceNorm
 from torch import Tensor, nn
-from zoo import AFFINE, ALL, Body, ball_for, inputs_of, layers_of, matrix_of, network_of
+from zoo import AFFINE, ALL, Body, network_of
+from zoo_balls import ball_for, inputs_of, layers_of, matrix_of
 from zoo_cases import DEEP, every_norm, least_over, margins_at
 
 from robust_student.bounds.ball import Ball

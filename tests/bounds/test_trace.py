@@ -7,7 +7,8 @@ import torch
 import zoo
 from reference import seeded
 from torch import Tensor, nn
-from zoo import ALL, IMAGE, VECTOR, Body, double, inputs_of, layers_of, network_of, traced
+from zoo import ALL, IMAGE, VECTOR, Body, double, network_of
+from zoo_balls import inputs_of, layers_of, traced
 
 from robust_student.bounds.layers import Layers
 from robust_student.bounds.operations import Affine, Elementwise, Maximum

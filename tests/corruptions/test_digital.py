@@ -9,7 +9,8 @@ import pytest
 import torch
 from pictures import SEEDS, draws, gaussian_oracle, look, pictures
 from PIL import Image
-from reference import Array, as_numpy
+from reference import as_numpy
+from reference_norm import Array
 from scipy import ndimage
 
 from robust_student.corruptions import digital

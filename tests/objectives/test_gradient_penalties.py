@@ -8,7 +8,6 @@ import torch
 from reference import (
     NORMS,
     Batch,
-    ReferenceNorm,
     assert_finite_gradients,
     assert_rows,
     gradients_after,
@@ -18,6 +17,7 @@ from reference import (
     seeded,
     smooth_student,
 )
+from reference_norm import ReferenceNorm
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 

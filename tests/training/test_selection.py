@@ -5,7 +5,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import ReferenceNorm, affine, assert_state, prototype_classifier, rivals, state_of, toy_data
+from reference import affine, assert_state, prototype_classifier, rivals, state_of, toy_data
+from reference_norm import ReferenceNorm
 from torch import Tensor, nn
 
 from robust_student.core.norms import Norm, NormName
