@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from robust_student.models import run_directory
 from robust_student.models.model import Model, as_model
 from robust_student.models.run_directory import SEARCH, TRIES, load, save
+from robust_student.objectives.adaad import AdaADMethod
 from robust_student.objectives.methods import METHODS
 from robust_student.objectives.settings import ObjectiveSettings
 from robust_student.runtime.files import read_json, write_json
@@ -48,7 +49,7 @@ class Planned:
             raise KeyboardInterrupt
         self.asked.append(settings)
         self.outputs.append(output)
-        plain = settings.objective.secant.weight == 0 and settings.objective.gradient.weight == 0
+        plain = settings.objective.strength == 0
         clean, selection = BASELINE if plain else self.tries[(len(self.asked) - 2) % len(self.tries)]
         model = as_model(student, data)
         if output is not None:
@@ -128,6 +129,32 @@ def test_both_gradient_terms_are_scaled_together(plan: Plan, tmp_path: Path) -> 
     ratios = {s.objective.gradient.weight / s.objective.secant.weight for s in planned.asked[1:]}
     assert ratios == {2.0} and len({s.objective.secant.weight for s in planned.asked[1:]}) > 1
     assert planned.asked[0].objective.gradient.weight == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "strengths"),
+    [
+        ("certified", {2.0, 0.8, 5.0}),
+        ("trades", {6.0, 2.4, 15.0}),
+        ("adaad", {1.0}),
+        ("adaad, share 0.5", {0.5, 2 / 7, 5 / 7}),
+    ],
+)
+def test_every_method_against_perturbations_can_be_searched(
+    method: str, strengths: set[float], plan: Plan, tmp_path: Path
+) -> None:
+    planned = plan((0.9, 0.5))
+    objective = AdaADMethod.parse({"adaad": {"share": 0.5}}) if "," in method else METHODS[method]
+    run(tmp_path / "out", settings=DistillSettings(training=TRAINING, objective=objective), tries=12)
+    plain, *tried, _ = [s.objective for s in planned.asked]
+    assert {term.name for term in plain.terms() if term.weight > 0} == {"distillation"}
+    assert plain.terms()[0].weight == 1.0 and plain.distillation == objective.distillation
+    found = {(o.radius, round(o.strength, 9)) for o in tried}
+    assert {radius for radius, _ in found} == {0.1, 0.05, 0.15000000000000002, 0.2}
+    assert {strength for _, strength in found} == {round(strength, 9) for strength in strengths}
+    assert len(tried) == len(found) == 4 * len(strengths)
+    record = read_json(tmp_path / "out" / SEARCH)
+    assert [attempt["weight"] for attempt in record["tries"]] == [o.strength for o in tried]
 
 
 def test_an_unset_radius_starts_at_the_default_of_the_norm(plan: Plan, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ class Distill(Command):
         "Its options, with those of its own: --method NAME --help.",
     )
     max_accuracy_drop: float | None = Field(None, ge=0)
-    """Search R and C2 on validation for the most robust student that loses at most this many points of clean
+    """Search R and the weight on validation for the most robust student that loses at most this many points of clean
     accuracy against plain distillation, then train it; None: no search."""
     tries: int = Field(8, ge=1, le=12)
     """Candidates of that search, each trained for half the epochs."""

@@ -32,6 +32,18 @@ class AdaADMethod(ObjectiveSettings):
 
     adaad: AdaADSettings = AdaADSettings()
 
+    @property
+    def strength(self) -> float:
+        """alpha."""
+        return self.adaad.share
+
+    def scaled(self, factor: float) -> ObjectiveSettings:
+        """With alpha : 1 - alpha times `factor`, too, so that alpha = 1 stays 1 for every factor but 0."""
+        weight, rest = factor * self.adaad.share, 1 - self.adaad.share
+        share = weight / (weight + rest) if weight > 0 else 0.0
+        adaad = self.adaad.model_copy(update={"share": share})
+        return super().scaled(factor).model_copy(update={"adaad": adaad})
+
     def terms(self) -> tuple[Term, ...]:
         """Those of the sum, L_KD with the rest of the weight, and AdaAD."""
         clean, *others = super().terms()

@@ -41,6 +41,20 @@ class ObjectiveSettings(Settings):
         """Whether the student is trained at the random start and that pass also starts the ascent."""
         return self.secant.weight > 0 and self.secant.shared and self.secant.random_start
 
+    @property
+    def strength(self) -> float:
+        """The weight that a search moves: that of a term against perturbations; 0 where there is none."""
+        return self.secant.weight or self.gradient.weight or self.certified.weight
+
+    def scaled(self, factor: float) -> "ObjectiveSettings":
+        """The same with the weights of all terms against perturbations times `factor`; 0 leaves them out.
+
+        A method with such a term of its own scales it here, and names its weight in `strength`.
+        """
+        groups = {"gradient": self.gradient, "secant": self.secant, "certified": self.certified}
+        update = {name: group.model_copy(update={"weight": factor * group.weight}) for name, group in groups.items()}
+        return self.model_copy(update=update)
+
     def terms(self) -> tuple[Term, ...]:
         """The terms of the objective in the order in which they are computed; those of weight 0 are left out.
 

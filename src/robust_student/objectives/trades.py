@@ -28,6 +28,16 @@ class TradesMethod(ObjectiveSettings):
 
     trades: TradesSettings = TradesSettings()
 
+    @property
+    def strength(self) -> float:
+        """beta."""
+        return self.trades.weight
+
+    def scaled(self, factor: float) -> ObjectiveSettings:
+        """With beta times `factor`, too."""
+        trades = self.trades.model_copy(update={"weight": factor * self.trades.weight})
+        return super().scaled(factor).model_copy(update={"trades": trades})
+
     def terms(self) -> tuple[Term, ...]:
         """Those of the sum, and TRADES."""
         return (*super().terms(), Trades(self.trades.weight, self.trades, self.gradient_mode))

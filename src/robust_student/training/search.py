@@ -23,7 +23,7 @@ from robust_student.training.settings import DistillSettings
 from robust_student.training.train import Trained, distill
 
 RADIUS_FACTORS, WEIGHT_FACTORS = (1.0, 0.5, 1.5, 2.0), (1.0, 0.4, 2.5)
-"""Tried multiples of the radius and of the weight C2 that the settings name."""
+"""Tried multiples of the radius and of the weights that the settings name (`ObjectiveSettings.scaled`)."""
 
 
 def search(
@@ -36,7 +36,7 @@ def search(
     tries: int = 8,
     output: Path,
 ) -> Trained:
-    """Try radii R and weights C2 on validation, then train the best that keeps the clean accuracy.
+    """Try radii R and weights of the terms against perturbations on validation; train the best that stays accurate.
 
     Every try, and a plain distillation to compare with, is trained for half the epochs. A try is accepted when its
     clean validation accuracy is at most `max_accuracy_drop` points (hundredths) below the plain student's; the
@@ -53,7 +53,8 @@ def search(
     book.record["max_accuracy_drop"] = max_accuracy_drop / 100
     book.measure(tries)
     best = book.choose(max_accuracy_drop)
-    final = settings.model_copy(update={"objective": _scaled(settings.objective, best["radius"], best["factor"])})
+    objective = settings.objective.scaled(best["factor"]).model_copy(update={"radius": best["radius"]})
+    final = settings.model_copy(update={"objective": objective})
     trained = distill(teacher, student, data, final, output=output)
     trained.model.search = book.record
     return trained
@@ -65,8 +66,11 @@ def _require_sense(base: ObjectiveSettings, max_accuracy_drop: float, tries: int
         raise UserError(f"search: max_accuracy_drop must not be negative (got {max_accuracy_drop})")
     if tries < 1:
         raise UserError(f"search: tries must be at least 1 (got {tries})")
-    if base.secant.weight == 0 and base.gradient.weight == 0:
-        raise UserError("search: the method has no gradient objective to search over; use secant or exact")
+    if base.strength == 0:
+        raise UserError(
+            "search: the method has no gradient objective, so no radius or weight to search; use secant, exact, "
+            "certified, trades or adaad"
+        )
 
 
 def _fingerprint(
@@ -119,17 +123,17 @@ class _Tries:
         """Train plain distillation and that many candidates, without those that the record has already."""
         base = self.settings.objective
         if self.record["baseline"] is None:
-            self.record["baseline"] = self._accuracies(_scaled(base, base.radius, 0.0), "plain")
+            self.record["baseline"] = self._accuracies(base.scaled(0.0), "plain")
             self._write()
         least = self.record["baseline"]["clean"] - self.record["max_accuracy_drop"]
         radius = ThreatModel.on(self.data, base.norm, base.radius).budget
-        for r, w in _candidates()[:tries][len(self.record["tries"]) :]:
-            candidate = _scaled(base, r * radius, w)
+        for r, w in _candidates(base)[:tries][len(self.record["tries"]) :]:
+            candidate = base.scaled(w).model_copy(update={"radius": r * radius})
             accuracies = self._accuracies(candidate, str(len(self.record["tries"])))
             self.record["tries"].append(
                 {
                     "radius": candidate.radius,
-                    "weight": candidate.secant.weight or candidate.gradient.weight,
+                    "weight": candidate.strength,
                     "factor": w,
                     "validation": accuracies,
                     "accepted": accuracies["clean"] >= least,
@@ -178,18 +182,11 @@ def _make(output: Path) -> None:
         raise UserError(f"output {output}: holds an unfinished training that is not a search; choose another name")
 
 
-def _candidates() -> list[tuple[float, float]]:
-    """(radius factor, weight factor) pairs, the ones nearest to the settings first."""
+def _candidates(base: ObjectiveSettings) -> list[tuple[float, float]]:
+    """(radius factor, weight factor) pairs, the ones nearest to the settings first; one for each different weight."""
     pairs = product(RADIUS_FACTORS, WEIGHT_FACTORS)
-    return sorted(pairs, key=lambda pair: abs(math.log(pair[0])) + abs(math.log(pair[1])))
-
-
-def _scaled(base: ObjectiveSettings, radius: float | None, factor: float) -> ObjectiveSettings:
-    """The objective with another radius and all gradient weights times `factor`."""
-    return base.model_copy(
-        update={
-            "radius": radius,
-            "gradient": base.gradient.model_copy(update={"weight": factor * base.gradient.weight}),
-            "secant": base.secant.model_copy(update={"weight": factor * base.secant.weight}),
-        }
-    )
+    nearest_first = sorted(pairs, key=lambda pair: abs(math.log(pair[0])) + abs(math.log(pair[1])))
+    different: dict[tuple[float, float], tuple[float, float]] = {}
+    for r, w in nearest_first:
+        different.setdefault((r, base.scaled(w).strength), (r, w))
+    return list(different.values())
