@@ -119,6 +119,21 @@ def test_a_file_is_blamed_for_its_own_values_and_a_flag_for_its_own(tmp_path: Pa
     assert command.data == "digits" and command.certification.tolerance == 0.5
 
 
+@pytest.mark.parametrize(
+    ("words", "entry"),
+    [
+        ("distill --method exact", "to resist. (default: l2)"),
+        ("evaluate --suite full", "no robust claim. (default: standard)"),
+    ],
+)
+def test_help_shows_the_defaults_of_the_starting_point(
+    words: str, entry: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parsed(*words.split(), "--help")
+    assert entry in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize("name", list(COMMANDS))
 def test_help_names_every_flag_with_its_default_as_it_is_typed(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     kind: type[Command] = COMMANDS[name]

@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, ValidationError
 
@@ -37,6 +37,9 @@ Paths = Annotated[tuple[Path, ...], Field(json_schema_extra={WORDS: True})]
 
 class Command(Settings):
     """A command: its fields are its flags, its docstring is its help."""
+
+    starting_point: ClassVar[str] = ""
+    """The field on which the defaults of others depend; empty where there is none."""
 
     @classmethod
     def variant(cls, words: Sequence[str], file: Mapping[str, Any]) -> "type[Command]":
@@ -73,7 +76,9 @@ def parse(arguments: Sequence[str] | None, commands: Mapping[str, type[Command]]
     path = value_of(words, "--config")
     kind = commands[name].variant(words, _content(commands[name], path))
     file = from_file(kind, path)
-    typed = _typed(name, words, kind, _start(kind, file))
+    chosen = value_of(words, f"--{kind.starting_point}") if kind.starting_point else None
+    start = _start(kind, file if chosen is None else file | {kind.starting_point: chosen})
+    typed = _typed(name, words, kind, start)
     try:
         return kind.whole(_start(kind, merged(file, typed)))
     except ValidationError as error:

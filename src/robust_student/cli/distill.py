@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -19,6 +19,7 @@ from robust_student.training.settings import DistillSettings, TrainingSettings
 class Distill(Command):
     """Teach a small student to be accurate and robust."""
 
+    starting_point: ClassVar[str] = "method"
     teacher: str
     """The teacher: a run directory; timm:NAME or torchvision:NAME with ,pretrained or @WEIGHTS; hub:USER/REPO or a
     folder in the hub's layout; pkg.module:factory[@WEIGHTS], file.py:factory[@WEIGHTS]; a .pt2 program

@@ -3,7 +3,7 @@
 import json
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -18,6 +18,7 @@ from robust_student.models.settings import PreprocessingSettings
 class Evaluate(Command):
     """Measure models on the same test examples: noise, attacks, masking verdict, estimated radii, size, speed."""
 
+    starting_point: ClassVar[str] = "suite"
     models: Words = ()
     """Run directories, each as NAME=DIR or DIR; or NAME=SPEC for any other network: file.py:factory@WEIGHTS,
     timm:NAME,pretrained, hub:USER/REPO, a .pt2 program (docs/models.md; WEIGHTS: .safetensors, or a state_dict)."""
