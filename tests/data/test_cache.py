@@ -188,7 +188,7 @@ def test_an_image_that_vanishes_while_others_are_decoded_is_named(
 def test_the_format_of_many_images_is_remembered(photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_folder, "ALONE", 0)
     first = load_data(f"folder:{photos}").shape
-    monkeypatch.setattr(decoding, "look", None)
+    monkeypatch.setattr(decoding, "read_header", None)
     assert load_data(f"folder:{photos}").shape == first == (3, 5, 4)
 
 

@@ -172,7 +172,7 @@ def test_many_images_are_decoded_once(tmp_path: Path, monkeypatch: pytest.Monkey
     first = load_data(spec, workers=2).training_examples
     assert first.mapped and torch.equal(first.inputs, stacked(pictures(7)))
     monkeypatch.setattr(decoding, "decode", None)
-    monkeypatch.setattr(decoding, "look", None)
+    monkeypatch.setattr(decoding, "read_header", None)
     again = load_data(spec, workers=2)
     assert torch.equal(again.training_examples.inputs, first.inputs) and again.shape == (3, 5, 4)
 
