@@ -19,7 +19,7 @@ ROUNDED = {
 INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64}
 
 
-class OtherRounding(TorchDispatchMode):
+class OtherRounding(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own class hook
     """While it is on, results get other last bits for another number of elements, always the same for the same."""
 
     def __torch_dispatch__(

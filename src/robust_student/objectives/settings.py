@@ -51,6 +51,7 @@ class ObjectiveSettings(Settings):
 
         A method with such a term of its own scales it here, and names its weight in `strength`.
         """
+        groups: dict[str, GradientSettings | SecantSettings | CertifiedSettings]
         groups = {"gradient": self.gradient, "secant": self.secant, "certified": self.certified}
         update = {name: group.model_copy(update={"weight": factor * group.weight}) for name, group in groups.items()}
         return self.model_copy(update=update)
