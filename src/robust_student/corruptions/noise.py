@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from robust_student.core.rng import normal_per_example, uniform_per_example
+from robust_student.core.rng import generator_each, normal_per_example, uniform_per_example
 from robust_student.core.tensors import Images
 
 DEVIATIONS = (0.04, 0.06, 0.09, 0.13, 0.19)
@@ -31,10 +31,8 @@ def shot_noise(images: Images, severity: int, seeds: Sequence[int]) -> Images:
     """Poisson(L x) / L with L photons for white: the darker, the less noise."""
     photons = PHOTONS[severity - 1]
     rates = (photons * images).clamp(min=0).cpu()
-    counts = [
-        torch.poisson(rate, generator=torch.Generator().manual_seed(seed))
-        for rate, seed in zip(rates, seeds, strict=True)
-    ]
+    generators = generator_each(seeds)
+    counts = [torch.poisson(rate, generator=generator) for rate, generator in zip(rates, generators, strict=True)]
     return torch.stack(counts).to(images) / photons
 
 

@@ -8,15 +8,13 @@ import torch
 from torch import Tensor
 
 from robust_student.data.readers.load import Data, Examples, Stream
-from robust_student.doctor.findings import Finding, Severity
+from robust_student.doctor.findings import Finding, severity_of
 from robust_student.runtime.hardware import readable
 
 _LOOKED_AT = 1_000_000_000
 """Bytes of each part whose content is looked at, evenly spread; a thousand examples at least."""
 _IMBALANCE = 10
 """Times as many examples in the largest class as in the smallest from which on it is a note."""
-_GRAVE = 0.01
-"""Share of the examples from which on a fault is a problem rather than a note."""
 _FEW_TESTED = 100
 """Test examples below which an accuracy has a 95 % interval wider than 20 points."""
 _BATCH = 500
@@ -128,8 +126,7 @@ def _faults(train: Examples, test: Examples) -> list[tuple[str, int, int, str]]:
 
 
 def _graded(what: str, count: int, of: int, fix: str, extent: str) -> Finding:
-    level: Severity = "problem" if count >= _GRAVE * of else "note"
-    return Finding("data", level, f"{count:,} of {of:,} {what}{extent}", fix)
+    return Finding("data", severity_of(count, of), f"{count:,} of {of:,} {what}{extent}", fix)
 
 
 def _keys(examples: Examples) -> list[bytes]:

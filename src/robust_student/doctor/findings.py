@@ -4,6 +4,8 @@ from typing import Literal, NamedTuple
 
 Severity = Literal["fine", "note", "problem"]
 """note: worth knowing, nothing to repair before work can begin."""
+_GRAVE = 0.01
+"""Share of the examples from which on a fault is a problem rather than a note."""
 
 
 class Finding(NamedTuple):
@@ -16,3 +18,8 @@ class Finding(NamedTuple):
     """What was found, without a full stop."""
     fix: str = ""
     """What to do; every problem has one."""
+
+
+def severity_of(count: int, total: int) -> Severity:
+    """How grave a fault is that `count` of `total` examples have."""
+    return "problem" if count >= _GRAVE * total else "note"

@@ -10,13 +10,11 @@ from robust_student.core.errors import UserError
 from robust_student.core.margins import margin
 from robust_student.core.module_state import device_of, evaluating
 from robust_student.data.readers.load import Examples
-from robust_student.doctor.findings import Finding
+from robust_student.doctor.findings import Finding, severity_of
 from robust_student.models.costs import count_parameters
 from robust_student.models.model import Model
 from robust_student.training.teacher import CHECKED_EXAMPLES, check_teacher, depends_on_batch
 
-_GRAVE = 0.01
-"""Share of the examples without a usable gradient from which on it is a problem."""
 _CHANCE = 0.001  # error probability of the tests on accuracy
 _CLOSE = 1e-3  # largest difference between two passes, relative to the largest logit, that is rounding
 
@@ -75,7 +73,7 @@ def check_gradients(teacher: Model, inputs: Tensor) -> list[Finding]:
         if count:
             text = f"the input gradient of its margin is {what} on {count} of {len(inputs)} examples"
             fix = "look for saturated or non-differentiable operations: no attack by gradient can judge it there"
-            findings.append(Finding("teacher", "problem" if count >= _GRAVE * len(inputs) else "note", text, fix))
+            findings.append(Finding("teacher", severity_of(count, len(inputs)), text, fix))
     return findings
 
 

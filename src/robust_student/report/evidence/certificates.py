@@ -15,12 +15,12 @@ from robust_student.core.errors import UserError
 from robust_student.core.norms import NormName
 from robust_student.report.document.figures import QUANTILE, Style, model_style
 from robust_student.report.evidence.evaluation import REPORT_SCHEMA
-from robust_student.report.evidence.reading import Saved, checked, read_checked, read_rows, require_finished
+from robust_student.report.evidence.reading import Saved, read_checked, read_checked_rows, require_finished
 from robust_student.report.evidence.schema import Number, PlainRecord
 from robust_student.results.intervals import Estimate, wilson
 from robust_student.results.perturbation import Perturbation
 from robust_student.results.radii import MEANINGS, Bracket, brackets, certified_agreement, radii_by_kind, share_beyond
-from robust_student.results.rows import CERTIFICATION, ROWS, SUMMARY, Row, group
+from robust_student.results.rows import CERTIFICATION, ROWS, SUMMARY
 
 _SMOOTHED = "certified_smoothed_radius"
 _CURVE_POINTS = 161
@@ -256,7 +256,7 @@ def read_certificates(folder: Path, styles: Mapping[str, Style] | None = None) -
     require_finished(folder, CERTIFICATION, "certify")
     details = read_checked(folder / CERTIFICATION, TypeAdapter(_Details).validate_python)
     records = read_checked(folder / SUMMARY, TypeAdapter(list[CertificateRecord]).validate_python)
-    rows = group(checked(TypeAdapter(list[Row]).validate_python, read_rows(folder), folder / ROWS))
+    rows = read_checked_rows(folder)
     taken = dict(styles or {})
     for name in details["models"]:
         taken.setdefault(name, model_style(len(taken)))

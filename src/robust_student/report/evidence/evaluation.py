@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from robust_student.core.errors import UserError
 from robust_student.report.document.figures import model_style
 from robust_student.report.document.words import place
-from robust_student.report.evidence.reading import Saved, checked, read_checked, read_rows, require_finished
+from robust_student.report.evidence.reading import Saved, checked, read_checked, read_checked_rows, require_finished
 from robust_student.report.evidence.schema import Attacked, Details, EvaluationRecord, Example, Masking
 from robust_student.results.breakdown import breakdown
 from robust_student.results.calibration import Bin
@@ -20,7 +20,7 @@ from robust_student.results.comparison import Difference, in_words
 from robust_student.results.intervals import Estimate
 from robust_student.results.masking import CHECKS, Check
 from robust_student.results.perturbation import NORMS, Family, Perturbation
-from robust_student.results.rows import CERTIFICATION, EVALUATION, GALLERY, ROWS, SUMMARY, Row, group
+from robust_student.results.rows import CERTIFICATION, EVALUATION, GALLERY, SUMMARY
 
 REPORT_SCHEMA = 1
 """Version of the format of a report in JSON."""
@@ -323,7 +323,7 @@ def read_evaluation(evaluation: Path) -> Evidence:
     require_finished(evaluation, EVALUATION, "evaluate")
     details = read_checked(evaluation / EVALUATION, TypeAdapter(Details).validate_python)
     records = read_checked(evaluation / SUMMARY, TypeAdapter(list[EvaluationRecord]).validate_python)
-    rows = group(checked(TypeAdapter(list[Row]).validate_python, read_rows(evaluation), evaluation / ROWS))
+    rows = read_checked_rows(evaluation)
     growing, attacked = _gallery(evaluation / GALLERY)
     styles = {name: model_style(k) for k, name in enumerate(details["models"])}
     return Evidence(details, records, rows, styles, growing, attacked)

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from robust_student.core.errors import UserError
 from robust_student.report.document.figures import Style
 from robust_student.report.evidence.schema import CommonDetails
 from robust_student.results.records import find
-from robust_student.results.rows import ROWS, SUMMARY, Key, Row
+from robust_student.results.rows import ROWS, SUMMARY, Key, Row, group
 from robust_student.runtime.files import parse_jsonl, read_json, read_jsonl
 
 _T = TypeVar("_T")
@@ -87,6 +87,11 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
             raise UserError(f"file {packed}: unpacks to more than {_LARGEST_ROWS:,} bytes, which no rows are")
         return parse_jsonl(content.decode("utf-8", errors="replace"), packed)
     return read_jsonl(folder / ROWS)
+
+
+def read_checked_rows(folder: Path) -> dict[Key, dict[int, Row]]:
+    """The same rows, checked and grouped; UserError, one line, where one is damaged."""
+    return group(checked(TypeAdapter(list[Row]).validate_python, read_rows(folder), folder / ROWS))
 
 
 def checked(parse: Callable[[Any], _T], value: Any, path: Path) -> _T:
