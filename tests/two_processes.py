@@ -109,7 +109,7 @@ def sharded_scores() -> Tensor:
     torch.manual_seed(4)
     teacher = as_model(nn.Sequential(nn.Flatten(), nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 3)), DATA)
     teacher_scores = TeacherScores(teacher, sharded=True, cache=False)
-    teacher_scores.prepare(DATA.training_examples, changing=False)
+    teacher_scores.prepare(DATA.training_examples, ahead=True)
     examples = torch.arange(len(DATA.training_examples))
     scores = teacher_scores.prepared_scores(examples)
     assert scores is not None

@@ -1,4 +1,4 @@
-"""What a network answers to its probe, up to what two answers are the same, and which difference is named."""
+"""What a network answers to its probe, and up to what two answers are the same."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,9 @@ from reference import affine, assert_state, prototype_classifier, state_of, toy_
 from torch import Tensor, nn
 
 from robust_student.core.tensors import UNBOUNDED, InputRange
+from robust_student.models.fingerprint import PROBE, difference
 from robust_student.models.model import Model, as_model
-from robust_student.models.probe import ALIKE, ODD, PROBE, Answers, difference, probe, probe_architecture
+from robust_student.models.probe import ALIKE, ODD, Answers, probe, probe_architecture
 from robust_student.models.registry import NETWORKS
 
 DATA = toy_data()
@@ -134,16 +135,3 @@ class Picky(nn.Module):
 def test_a_network_that_cannot_compute_with_other_weights_has_no_probe() -> None:
     picky = as_model(Picky(), DATA)
     assert probe_architecture(picky) is None and not picky.state_dict()["network.weight"].any()
-
-
-def test_the_first_other_mark_is_named_before_the_probe() -> None:
-    fingerprint = {"settings": {"seed": 1, "size": 2}, PROBE: {"kd": answers()}}
-    its = {"settings": {"seed": 1, "size": 3}, PROBE: {"kd": scaled(2.0, 16)}}
-    assert difference(its, fingerprint) == "settings.size: 3 there, 2 here"
-    assert difference({"settings": fingerprint["settings"]}, fingerprint) is None  # written before there were probes
-    assert difference(3, fingerprint) == "everything"
-    for damaged in (3, {"kd": "x"}, {"kd": [["a"]]}, [1]):
-        assert (
-            difference(its | {"settings": fingerprint["settings"], PROBE: damaged}, fingerprint)
-            == "probe: damaged there"
-        )

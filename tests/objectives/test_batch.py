@@ -48,7 +48,7 @@ def test_without_a_teacher_it_says_what_to_pass() -> None:
 def test_the_teacher_of_distill_answers_at_any_point_and_is_not_taught(cached: bool) -> None:
     teacher = as_model(Asked(), DATA).train()
     scores = TeacherScores(teacher, cache=False)
-    scores.prepare(DATA.training_examples, changing=not cached)
+    scores.prepare(DATA.training_examples, ahead=cached)
     batch = Batch(INPUTS, LABELS, torch.arange(6), scores.prepared_scores(torch.arange(6)), scores)
     torch.testing.assert_close(batch.targets, teacher.logits(INPUTS))
     points = (INPUTS + 0.1).requires_grad_()

@@ -40,7 +40,7 @@ def prepared(network: nn.Module, *, changing: bool = False, cache: bool = True) 
     if isinstance(network, Asked):
         network.count = 0
     teacher_scores = TeacherScores(model, cache=cache)
-    teacher_scores.prepare(SOURCE, changing=changing)
+    teacher_scores.prepare(SOURCE, ahead=not changing)
     return teacher_scores, model
 
 
@@ -136,5 +136,5 @@ def test_scores_that_are_not_finite_are_refused(folder: Path) -> None:
 
     dark = toy_data(noise=2.0)
     teacher_scores = TeacherScores(as_model(Undefined(), dark))
-    message = message_of(lambda: teacher_scores.prepare(dark.training_examples, changing=False))
+    message = message_of(lambda: teacher_scores.prepare(dark.training_examples, ahead=True))
     assert "teacher: its scores" in message and not folder.exists()

@@ -258,7 +258,7 @@ def small(input_shape, num_classes):
 """
 
 
-@pytest.mark.parametrize("whose", ["network_code", "teacher_code"])
+@pytest.mark.parametrize("whose", ["code.network", "code.teacher"])
 def test_changed_code_of_a_network_is_another_training(
     whose: str, killing: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,7 +278,7 @@ def test_changed_code_of_a_network_is_another_training(
     killing.append(4)
     with pytest.raises(Killed):
         attempt()
-    edited = Path("student.py" if whose == "network_code" else "teacher.py")
+    edited = Path("student.py" if whose == "code.network" else "teacher.py")
     edited.write_text(NET.format(activation="Tanh"))
     before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
     assert f"unfinished training of something else ({whose}: " in message_of(attempt)

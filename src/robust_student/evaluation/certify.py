@@ -13,7 +13,6 @@ from robust_student.core.errors import UserError
 from robust_student.core.tensors import Shape
 from robust_student.core.threat_model import ThreatModel
 from robust_student.data.readers.load import Data, nested_sample
-from robust_student.evaluation.fingerprint import fingerprint
 from robust_student.evaluation.measured_run import Run
 from robust_student.evaluation.radius_measurements import radius_plan
 from robust_student.evaluation.result import Certification
@@ -63,7 +62,12 @@ def certify(
     require_attacks(settings.attacks, threat.norm)
     certifiers = _certifiers(run.models, threat, data.shape, settings)
     positions, (linear,) = nested_sample(data.test.labels, settings.examples, [settings.linear_examples], settings.seed)
-    store = RowStore.open(output, CERTIFICATION, fingerprint(run.models, data, settings), shard)
+    store = RowStore.open(
+        output,
+        CERTIFICATION,
+        run.marks(data, settings),
+        shard,
+    )
     counts = {"examples": len(positions), "linear": linear}
     plans = {name: radius_plan(certifiers[name], settings, threat, budgets, run.teacher, counts) for name in run.models}
     rows = run.measure(plans, run.sample(data, positions), settings.batch_size, store, tuned=False)

@@ -15,7 +15,6 @@ from robust_student.evaluation.corruption_measurements import (
     corruption_plan,
     describe_corruptions,
 )
-from robust_student.evaluation.fingerprint import fingerprint
 from robust_student.evaluation.gallery import drawable, gallery
 from robust_student.evaluation.masking_checks import masking_plans, masking_verdict
 from robust_student.evaluation.measured_run import Run
@@ -67,7 +66,7 @@ def evaluate(
     threats = Threats.of(data, settings)
     positions, counts = _sample(data, settings)
     plans = _plans(run, data, threats, settings, counts)
-    marks = fingerprint(run.models, data, settings) | corruption_marks(settings.corruptions)
+    marks = run.marks(data, settings) | corruption_marks(settings.corruptions)
     store = RowStore.open(output, EVALUATION, marks, shard)
     rows = run.measure(plans, run.sample(data, positions), settings.batch_size, store, tuned=True)
     if shard is not None:

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from robust_student.core.errors import UserError
 from robust_student.data.readers.load import Data
-from robust_student.evaluation.fingerprint import describe, prepare
 from robust_student.evaluation.measurements import Measurement, Sample
 from robust_student.evaluation.row_store import RowStore
 from robust_student.evaluation.settings import CertificationSettings, EvaluationSettings
 from robust_student.models.costs import batch_macs
+from robust_student.models.fingerprint import fingerprint
 from robust_student.models.memory_format import channels_last
-from robust_student.models.model import Model
+from robust_student.models.model import Model, as_model, require_fit
 from robust_student.results.rows import SUMMARY, Key, Row
 from robust_student.runtime.files import read_json, write_json
 from robust_student.runtime.hardware import resolve_device
@@ -49,11 +49,15 @@ class Run:
         if not models:
             raise UserError(f"{command}: no models given")
         device = resolve_device(settings.device)
-        ready = {name: prepare(name, model, data, device) for name, model in models.items()}
+        ready = {name: _prepared(name, model, data, device) for name, model in models.items()}
         baseline = settings.baseline if settings.baseline is not None else ("kd" if "kd" in ready else None)
         if baseline is not None and baseline not in ready:
             raise UserError(f"{command}: baseline '{baseline}' is not among the models ({', '.join(ready)})")
         return cls(ready, baseline, ready.get(settings.teacher), device)
+
+    def marks(self, data: Data, settings: EvaluationSettings | CertificationSettings) -> dict[str, Any]:
+        """What must be the same for the run to be continued."""
+        return fingerprint(self.models, data, {"test": data.test}, settings.model_dump(mode="json"))
 
     def sample(self, data: Data, positions: Tensor) -> Sample:
         """Test examples on the device, with what the teacher says about them."""
@@ -100,6 +104,33 @@ class Run:
 
     def write(self, output: Path, name: str, details: Mapping[str, Any], records: list[dict[str, Any]]) -> None:
         """Add `details` to the run's record of that name, then write the summary, with which the run is finished."""
-        shared = {"models": {model: describe(ready) for model, ready in self.models.items()}}
+        shared = {"models": {model: _described(ready) for model, ready in self.models.items()}}
         write_json(output / name, read_json(output / name) | {"baseline": self.baseline} | dict(details) | shared)
         write_json(output / SUMMARY, records)
+
+
+def _prepared(name: str, model: Model | nn.Module, data: Data, device: torch.device) -> Model:
+    """A model ready to be measured on `data`; UserError where they do not belong together.
+
+    Also where it needs others beside an example to answer at all, as BatchNorm without running statistics may.
+    """
+    if isinstance(model, Model):
+        require_fit(model, data, f"model '{name}'")
+    ready = as_model(model, data).to(device).eval()
+    try:
+        ready.logits(torch.zeros(1, *data.shape))
+    except (RuntimeError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"model '{name}': fails on a single input ({reason}); it must answer each input by itself, for "
+            "example with running statistics"
+        ) from None
+    return ready
+
+
+def _described(model: Model) -> dict[str, Any]:
+    """What a model's run recorded about it."""
+    described: dict[str, Any] = {"card": model.card.model_dump(mode="json")}
+    described |= {"history": model.history, "search": model.search}
+    epoch = model.card.provenance.get("epoch")
+    return described | ({} if epoch is None else {"best_epoch": epoch})

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from robust_student.core.errors import UserError
-from robust_student.models.probe import difference
+from robust_student.models.fingerprint import difference
 from robust_student.results.rows import BREAKDOWN, GALLERY, ROWS, SUMMARY, Key, Row, group
 from robust_student.runtime.files import (
     append_jsonl,

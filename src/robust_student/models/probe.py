@@ -1,15 +1,12 @@
-"""What must be the same for interrupted work to be continued: what networks answer to a probe, and what differs."""
+"""What a network computes, by its answers to a probe: neither its weights nor the files of its own code tell all."""
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from robust_student.models.model import Model
 
-PROBE = "probe"
-"""Name, in a fingerprint, of the answers of every network to its probe."""
 EXAMPLES, LOGITS = 16, 10
 """Inputs of a probe, and how many of each one's logits are kept."""
 ALIKE = 0.01
@@ -19,7 +16,6 @@ ODD = 0.25
 
 Answers: TypeAlias = list[list[float | None]]
 """The first logits of every input of a probe; None where one is not finite."""
-_ANSWERS = TypeAdapter(dict[str, Answers | None])
 
 
 def probe(model: Model) -> Answers | None:
@@ -33,7 +29,7 @@ def probe(model: Model) -> Answers | None:
         torch.manual_seed(0)
         first = _plain(model.logits(inputs))
         torch.manual_seed(0)
-        return first if _alike(first, _plain(model.logits(inputs))) else None
+        return first if alike(first, _plain(model.logits(inputs))) else None
 
 
 def probe_architecture(model: Model) -> Answers | None:
@@ -54,48 +50,6 @@ def probe_architecture(model: Model) -> Answers | None:
     finally:
         for name, tensor in state.items():
             tensor.copy_(original[name])
-
-
-def difference(there: Any, here: dict[str, Any]) -> str | None:
-    """The first thing in which two fingerprints differ, as `name: OLD there, NEW here`; None where they agree.
-
-    Probes are compared up to rounding, and only where both fingerprints have them. `there` comes from a file.
-    """
-    if not isinstance(there, dict):
-        return "everything"
-    change = _difference(_without_probe(there), _without_probe(here))
-    if change is not None:
-        return change
-    try:
-        saved_answers = _ANSWERS.validate_python(there.get(PROBE, {}))
-    except ValidationError:
-        return f"{PROBE}: damaged there"
-    for name, own_answers in here.get(PROBE, {}).items():
-        saved = saved_answers.get(name)
-        if own_answers is not None and saved is not None and not _alike(saved, own_answers):
-            return f"{PROBE}.{name}: the same weights give other logits, so code that the network calls has changed"
-    return None
-
-
-def _difference(there: dict[str, Any], here: dict[str, Any], place: str = "") -> str | None:
-    for name in dict.fromkeys([*there, *here]):
-        old, new = there.get(name), here.get(name)
-        if isinstance(old, dict) and isinstance(new, dict):
-            change = _difference(old, new, f"{place}{name}.")
-            if change is not None:
-                return change
-        elif old != new:
-            return f"{place}{name}: {_brief(old)} there, {_brief(new)} here"
-    return None
-
-
-def _brief(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else f"{text[:16]}..."
-
-
-def _without_probe(marks: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in marks.items() if name != PROBE}
 
 
 def _inputs(model: Model) -> Tensor:
@@ -126,7 +80,7 @@ def _plain(logits: Tensor) -> Answers:
     ]
 
 
-def _alike(first: Answers, second: Answers) -> bool:
+def alike(first: Answers, second: Answers) -> bool:
     """Whether most inputs have the same logits, up to rounding."""
     if len(first) != len(second):
         return False

@@ -13,8 +13,8 @@ from torch import nn
 from robust_student.core.errors import UserError
 from robust_student.core.threat_model import ThreatModel
 from robust_student.data.readers.load import Data
+from robust_student.models.fingerprint import difference, fingerprint
 from robust_student.models.model import Model, as_model
-from robust_student.models.probe import PROBE, difference, probe, probe_architecture
 from robust_student.models.run_directory import SEARCH, TRAINING, TRIES, require_new
 from robust_student.objectives.settings import ObjectiveSettings
 from robust_student.runtime import distributed
@@ -48,8 +48,8 @@ def search(
     """
     _require_sense(settings.objective, max_accuracy_drop, tries)
     distributed.rank_zero(lambda: _make(output))
-    fingerprint = _fingerprint(teacher, student, data, settings, max_accuracy_drop)
-    book = _Tries(teacher, student, data, settings, output, _record(output, fingerprint))
+    marks = _marks(teacher, student, data, settings, max_accuracy_drop)
+    book = _Tries(teacher, student, data, settings, output, _record(output, marks))
     book.record["max_accuracy_drop"] = max_accuracy_drop / 100
     book.measure(tries)
     best = book.choose(max_accuracy_drop)
@@ -73,33 +73,25 @@ def _require_sense(base: ObjectiveSettings, max_accuracy_drop: float, tries: int
         )
 
 
-def _fingerprint(
+def _marks(
     teacher: Model | nn.Module, student: str, data: Data, settings: DistillSettings, max_accuracy_drop: float
 ) -> dict[str, Any]:
     """What must be the same for a search to be continued."""
     teacher_model = as_model(teacher, data)
     with torch.random.fork_rng():
-        beginner = as_model(student, data)
-        code = [beginner.code(), teacher_model.code()]
-        probes = {"student": probe_architecture(beginner), "teacher": probe(teacher_model)}
-    return {
-        "student": student,
-        "code": code,
-        "data": [data.name, *data.shape, len(data.train)],
-        "teacher": teacher_model.digest(),
-        "settings": settings.model_dump(mode="json"),
-        "max_accuracy_drop": max_accuracy_drop,
-        PROBE: probes,
-    }
+        models = {"student": as_model(student, data), "teacher": teacher_model}
+    parts = {"training_set": data.train}
+    marks = fingerprint(models, data, parts, settings.model_dump(mode="json"), untrained="student")
+    return marks | {"max_accuracy_drop": max_accuracy_drop}
 
 
-def _record(output: Path, fingerprint: dict[str, Any]) -> dict[str, Any]:
+def _record(output: Path, marks: dict[str, Any]) -> dict[str, Any]:
     """What `output` holds of this search, or the beginning of it; UserError where it holds another one."""
     path = output / SEARCH
     if not path.exists():
-        return {"fingerprint": fingerprint, "baseline": None, "tries": [], "chosen": None}
+        return {"fingerprint": marks, "baseline": None, "tries": [], "chosen": None}
     record: dict[str, Any] = read_json(path)
-    different = difference(record.get("fingerprint"), fingerprint)
+    different = difference(record.get("fingerprint"), marks)
     if different is not None:
         raise UserError(
             f"output {output}: holds a search with other models (or code of theirs), data or settings ({different})"

@@ -31,30 +31,28 @@ class TeacherScores:
 
         Args:
             teacher: who is asked.
-            sharded: spread its weights over the processes (FSDP).
-            cache: whether `prepare` may read and keep scores on disk.
+            sharded: `prepare` is to spread its weights over the processes (FSDP).
+            cache: `prepare` may read and keep scores on disk.
         """
-        self.teacher, self.device, self.cache = teacher, device_of(teacher), cache
-        self.digest = teacher.digest()
-        """Of the teacher, before its weights were spread."""
+        self.teacher, self.device, self.sharded, self.cache = teacher, device_of(teacher), sharded, cache
         self._prepared: Tensor | None = None
-        if sharded and distributed.size() > 1:
+
+    def prepare(self, source: Examples | Stream, *, ahead: bool) -> None:
+        """Spread the weights; `ahead`: compute the scores on every training input, or read those of an earlier run.
+
+        Inputs that are streamed are answered as they come, like those that change (augmentation), for which nothing is
+        to be computed ahead. The cache is keyed by the teacher's network, weights and normalisation and the content of
+        the training set. Raises UserError where a score is not finite.
+        """
+        path = self._path(source) if ahead and self.cache and isinstance(source, Examples) else None
+        if self.sharded and distributed.size() > 1:
             from torch.distributed.device_mesh import init_device_mesh
             from torch.distributed.fsdp import fully_shard
 
             self.teacher.requires_grad_(False)  # before: the shards keep it
             fully_shard(self.teacher.network, mesh=init_device_mesh(self.device.type, (distributed.size(),)))
-
-    def prepare(self, source: Examples | Stream, *, changing: bool) -> None:
-        """Compute the scores on every training input once, or read them from the cache of an earlier run.
-
-        Nothing is done where the inputs are `changing` (augmentation) or streamed: then every batch is answered as it
-        comes. The cache is keyed by the teacher's network, weights and normalisation and the content of the training
-        set. Raises UserError where a score is not finite.
-        """
-        if changing or isinstance(source, Stream):
+        if not ahead or isinstance(source, Stream):
             return
-        path = self._path(source) if self.cache else None
         scores = None if path is None else distributed.rank_zero(lambda: _read(path, len(source)))
         if scores is None or not self._agrees(scores, source):
             scores = self._all(source)
@@ -96,7 +94,7 @@ class TeacherScores:
         return torch.allclose(few, scores[:_PROBED], rtol=1e-6, atol=1e-3 * few.std().item())
 
     def _path(self, source: Examples) -> Path:
-        mark = hashlib.sha256(f"{self.digest} {source.digest()}".encode()).hexdigest()
+        mark = hashlib.sha256(f"{self.teacher.digest()} {source.digest()}".encode()).hexdigest()
         return cache_directory() / f"scores-{mark[:32]}.safetensors"
 
 

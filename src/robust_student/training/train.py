@@ -1,7 +1,5 @@
 """The training loop: `train` makes teachers, `distill` makes students; the best epoch is chosen on validation."""
 
-import hashlib
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -15,13 +13,14 @@ from torch import nn
 from robust_student.core.errors import UserError
 from robust_student.core.module_state import evaluating
 from robust_student.core.settings import Settings
+from robust_student.core.tensors import Shape
 from robust_student.core.threat_model import ThreatModel
 from robust_student.data.examples import Data, Examples
 from robust_student.data.samples import training_and_validation
 from robust_student.data.streams import Stream
 from robust_student.models.costs import batch_macs
+from robust_student.models.fingerprint import fingerprint
 from robust_student.models.model import Model, as_model, require_fit
-from robust_student.models.probe import PROBE, probe, probe_architecture
 from robust_student.objectives.batch import Batch
 from robust_student.objectives.cross_entropy import LabelObjective
 from robust_student.objectives.robust_student import RobustStudentObjective, compilable
@@ -84,9 +83,10 @@ def train(
     settings = settings if settings is not None else TEACHER_SETTINGS
     with _seeded(settings):
         sets = _Sets.of(data, settings)
-        model = _learner(as_model(network, data), sets)
+        model = _learner(as_model(network, data), data.shape, sets.device)
+        marks = None if output is None else _marks({"network": model}, sets, settings)
         objective = LabelObjective(model, settings.precision, compiled=settings.compile)
-        return _fit(model, objective, sets, settings, output, recorded=settings)
+        return _fit(model, objective, sets, settings, output, marks, recorded=settings)
 
 
 def distill(
@@ -122,7 +122,8 @@ def distill(
         teacher_model = as_model(teacher, data)
         teacher_model.to(sets.device)
         scores = TeacherScores(teacher_model, sharded=settings.shard_teacher, cache=settings.cache_scores)
-        model = _learner(as_model(student, data), sets)
+        model = _learner(as_model(student, data), data.shape, sets.device)
+        marks = None if output is None else _marks({"network": model, "teacher": teacher_model}, sets, settings)
         threat = ThreatModel.on(data, settings.objective.norm, settings.objective.radius)
         _require_ball_inside(threat, data)
         compiled = training.compile and compilable(settings.objective)
@@ -137,7 +138,7 @@ def distill(
             compiled=compiled,
             example=Batch(inputs.to(sets.device), labels.to(sets.device), teacher=scores),
         )
-        return _fit(model, objective, sets, training, output, recorded=settings, scores=scores)
+        return _fit(model, objective, sets, training, output, marks, recorded=settings, scores=scores)
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,14 +160,13 @@ class _Sets:
         return cls(data, source, validation, resolve_device(settings.device))
 
 
-def _learner(model: Model, sets: _Sets) -> Model:
+def _learner(model: Model, shape: Shape, device: torch.device) -> Model:
     """The model on its device, in training mode; UserError where no parameter can learn from the logits."""
-    model.to(sets.device).train()
+    model.to(device).train()
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError("model: has no trainable parameters")
-    few = sets.validation.examples.floats(slice(0, 2)).to(sets.device)
     with evaluating(model), torch.random.fork_rng(devices=[]), torch.enable_grad():
-        if not model(few).requires_grad:
+        if not model(torch.zeros(2, *shape, device=device)).requires_grad:
             raise UserError(
                 "model: its logits have no gradient with respect to any parameter, so it cannot learn; "
                 "look for no_grad(), detach() or frozen parameters"
@@ -180,19 +180,19 @@ def _fit(
     sets: _Sets,
     settings: TrainingSettings,
     output: Path | None,
+    marks: dict[str, Any] | None,
     *,
     recorded: Settings,
     scores: TeacherScores | None = None,
 ) -> Trained:
     """What `train` and `distill` share: the steps, validation after each epoch, the best weights kept.
 
-    `objective` is around the model; `recorded` are all settings of the command, for its record.
+    `objective` is around the model, `marks` its fingerprint; `recorded` are all settings of the command.
     """
     data, source, device = sets.data, sets.source, sets.device
-    marks = None if output is None else _marks(model, data, source, recorded, scores)
     objective.to(device).train()
-    if scores is not None and objective.uses_targets:
-        scores.prepare(source, changing=settings.augmentation.anything)
+    if scores is not None:
+        scores.prepare(source, ahead=objective.uses_targets and not settings.augmentation.anything)
     batches = Batches(
         source, batch_size=settings.batch_size, accumulate=settings.accumulate, seed=settings.seed, device=device
     )
@@ -238,28 +238,13 @@ def _require_ball_inside(threat: ThreatModel, data: Data) -> None:
         )
 
 
-def _marks(
-    model: Model, data: Data, source: Examples | Stream, recorded: Settings, scores: TeacherScores | None
-) -> dict[str, Any]:
-    """What must be the same for an unfinished training to be continued."""
+def _marks(models: dict[str, Model], sets: _Sets, recorded: Settings) -> dict[str, Any]:
+    """What must be the same for an unfinished training of `network` to be continued."""
     settings = recorded.model_dump(mode="json")
-    group = settings.get("training", settings)
-    shapes = json.dumps([[name, list(tensor.shape)] for name, tensor in model.state_dict().items()])
-    return {
-        "network": model.card.network or type(model.network).__name__,
-        "network_code": model.code(),
-        "data": data.name,
-        "settings": {"training": _lasting(group)} if group is settings else settings | {"training": _lasting(group)},
-        "shapes": hashlib.sha256(shapes.encode()).hexdigest(),
-        "training_set": f"stream of {len(source)}" if isinstance(source, Stream) else source.digest(),
-        "teacher": None if scores is None else scores.digest,
-        "teacher_code": None if scores is None else scores.teacher.code(),
-        PROBE: {"network": probe_architecture(model), "teacher": None if scores is None else probe(scores.teacher)},
-    }
-
-
-def _lasting(training: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in training.items() if name not in _OPERATIONAL}
+    training = settings.pop("training") if "training" in settings else settings
+    lasting = {name: value for name, value in training.items() if name not in _OPERATIONAL}
+    others = {} if training is settings else settings
+    return fingerprint(models, sets.data, {"training_set": sets.source}, others | {"training": lasting}, "network")
 
 
 @contextmanager

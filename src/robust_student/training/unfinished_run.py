@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from robust_student.core.errors import UserError
+from robust_student.models.fingerprint import difference
 from robust_student.models.model import Model
-from robust_student.models.probe import difference
 from robust_student.models.run_directory import METRICS, TRAINING, require_new, save
 from robust_student.runtime import distributed
 from robust_student.runtime.files import append_jsonl, read_json, write_json
