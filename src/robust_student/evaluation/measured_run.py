@@ -82,7 +82,7 @@ class Run:
         (`channels_last`), and one thread where the work is small (`threads_for`).
         """
         cells = [(name, cell) for name in self.models for cell in plans[name]]
-        turns = [(cell, batch) for name, cell in cells for batch in sample.batches(name, cell.count, batch_size)]
+        turns = ((cell, batch) for name, cell in cells for batch in sample.batches(name, cell.count, batch_size))
         shape, networks, passed = sample.inputs.shape[1:], self.models.values(), 0
         work = {name: batch_macs([model], shape, batch_size) for name, model in self.models.items()} if tuned else {}
         layout: AbstractContextManager[None]
