@@ -27,6 +27,8 @@ def fingerprint(
 ) -> dict[str, Any]:
     """What must be the same for an evaluation, a training or a search to be continued.
 
+    Settings come first, because the rest may follow from them: the first difference is the one that is named.
+
     Args:
         models: name -> model.
         data: by its name.
@@ -36,11 +38,11 @@ def fingerprint(
     """
     code = {name: digest for name, model in models.items() if (digest := model.code()) is not None}
     return {
+        "settings": dict(settings),
         "models": {name: _shapes(model) if name == untrained else _weights(model) for name, model in models.items()},
         **({"code": code} if code else {}),
         "data": data.name,
         **{name: f"stream of {len(p)}" if isinstance(p, Stream) else p.digest() for name, p in parts.items()},
-        "settings": dict(settings),
         PROBE: {
             name: probe_architecture(model) if name == untrained else probe(model) for name, model in models.items()
         },
