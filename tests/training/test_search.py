@@ -149,10 +149,10 @@ def test_every_method_against_perturbations_can_be_searched(
     plain, *tried, _ = [s.objective for s in planned.asked]
     assert {term.name for term in plain.terms() if term.weight > 0} == {"distillation"}
     assert plain.terms()[0].weight == 1.0 and plain.distillation == objective.distillation
-    found = {(o.radius, round(o.strength, 9)) for o in tried}
-    assert {radius for radius, _ in found} == {0.1, 0.05, 0.15000000000000002, 0.2}
-    assert {strength for _, strength in found} == {round(strength, 9) for strength in strengths}
-    assert len(tried) == len(found) == 4 * len(strengths)
+    candidates = {(o.radius, round(o.strength, 9)) for o in tried}
+    assert {radius for radius, _ in candidates} == {0.1, 0.05, 0.15000000000000002, 0.2}
+    assert {strength for _, strength in candidates} == {round(strength, 9) for strength in strengths}
+    assert len(tried) == len(candidates) == 4 * len(strengths)
     record = read_json(tmp_path / "out" / SEARCH)
     assert [attempt["weight"] for attempt in record["tries"]] == [o.strength for o in tried]
 

@@ -7,7 +7,7 @@ from robust_student.core.errors import UserError
 
 ReportKind = Literal["report", "comparison", "seeds"]
 ReportFormat = Literal["html", "markdown", "json"]
-SUFFIXES: dict[str, ReportFormat] = {
+_SUFFIXES: dict[str, ReportFormat] = {
     ".html": "html",
     ".htm": "html",
     ".md": "markdown",
@@ -19,11 +19,11 @@ SUFFIXES: dict[str, ReportFormat] = {
 
 def format_of(output: Path) -> ReportFormat:
     """The format that a file's suffix asks for; UserError where it asks for none."""
-    if output.suffix not in SUFFIXES:
+    if output.suffix not in _SUFFIXES:
         raise UserError(f"output {output}: ends in none of .html, .md and .json; rename it or pass --format")
-    return SUFFIXES[output.suffix]
+    return _SUFFIXES[output.suffix]
 
 
 def suffix_of(style: ReportFormat) -> str:
     """The usual suffix of a format's files."""
-    return next(suffix for suffix, format_ in SUFFIXES.items() if format_ == style)
+    return next(suffix for suffix, format_ in _SUFFIXES.items() if format_ == style)

@@ -52,9 +52,9 @@ def depends_on_batch(teacher: Model, inputs: Inputs) -> bool:
     half = len(inputs) // 2
     if half == 0:
         return False
-    together, again, apart = teacher.logits(inputs)[:half], teacher.logits(inputs)[:half], teacher.logits(inputs[:half])
-    limit = _ROUNDING * float(together.abs().max())
-    return float((together - apart).abs().max()) > limit >= float((together - again).abs().max())
+    in_batch, again, apart = teacher.logits(inputs)[:half], teacher.logits(inputs)[:half], teacher.logits(inputs[:half])
+    limit = _ROUNDING * float(in_batch.abs().max())
+    return float((in_batch - apart).abs().max()) > limit >= float((in_batch - again).abs().max())
 
 
 def check_teacher(teacher: Model, validation: Examples, declared: float | None = None) -> float:
