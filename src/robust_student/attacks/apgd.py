@@ -105,8 +105,6 @@ def apgd(
     labels: Labels,
     threat: ThreatModel,
     generators: Sequence[torch.Generator],
-    *,
-    steps: int = _STEPS,
 ) -> Inputs:
     """A misclassified point of the set for every example for which one was met; the input for the others.
 
@@ -117,10 +115,10 @@ def apgd(
     """
     adversarial = inputs.clone()
     if threat.norm.p == 1:
-        _in_shrinking_balls(network, loss, inputs, labels, threat, generators, steps, adversarial)
+        _in_shrinking_balls(network, loss, inputs, labels, threat, generators, adversarial)
     else:
         run = _Climb.begin(network, loss, inputs, labels, threat.surface(inputs, generators), 2 * threat.budget)
-        run.climb(threat, steps, adversarial)
+        run.climb(threat, _STEPS, adversarial)
     return adversarial
 
 
@@ -277,15 +275,14 @@ def _in_shrinking_balls(
     labels: Tensor,
     threat: ThreatModel,
     generators: Sequence[torch.Generator],
-    steps: int,
     adversarial: Tensor,
 ) -> None:
     """From the ball of radius 3R through that of 2R into that of radius R; only in the last do successes count."""
     points = threat.at(_L1_BALLS[0][0] * threat.budget).surface(inputs, generators)
-    left = steps
+    left = _STEPS
     for factor, share in _L1_BALLS:
         ball = threat.at(factor * threat.budget)
-        count = left if factor == 1 else min(math.ceil(share * steps), left)
+        count = left if factor == 1 else min(math.ceil(share * _STEPS), left)
         left -= count
         run = _Climb.begin(network, loss, inputs, labels, ball.nearest(points, inputs), ball.budget)
         run.climb_l1(ball, count, adversarial if factor == 1 else None)

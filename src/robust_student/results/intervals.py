@@ -9,6 +9,9 @@ from scipy import stats
 
 LEVEL = 0.95
 """Confidence level of every interval in this project."""
+_RESAMPLES = 20_000
+"""Of a bootstrap; its seed is always 0, so that the same rows give the same interval."""
+_RESAMPLES_OF_MEDIANS = 5_000
 
 
 class Estimate(NamedTuple):
@@ -38,9 +41,7 @@ def median(values: Sequence[float]) -> Estimate:
     return Estimate(float(middle), float(ordered[max(rank - 1, 0)]), float(ordered[min(n - rank, n - 1)]))
 
 
-def paired_difference(
-    first: Sequence[bool], second: Sequence[bool], seed: int = 0, resamples: int = 20_000
-) -> Estimate:
+def paired_difference(first: Sequence[bool], second: Sequence[bool], resamples: int = _RESAMPLES) -> Estimate:
     """mean(first) - mean(second) on the same examples, with the percentile bootstrap interval over examples.
 
     Resampling examples is drawing the counts of (+1, 0, -1) differences from a multinomial (Efron & Tibshirani 1993).
@@ -52,22 +53,22 @@ def paired_difference(
     if n == 0:
         return Estimate(math.nan, math.nan, math.nan)
     gained, lost = int((a & ~b).sum()), int((~a & b).sum())
-    counts = np.random.default_rng(seed).multinomial(n, [gained / n, lost / n, (n - gained - lost) / n], size=resamples)
+    counts = np.random.default_rng(0).multinomial(n, [gained / n, lost / n, (n - gained - lost) / n], size=resamples)
     low, high = np.quantile((counts[:, 0] - counts[:, 1]) / n, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate((gained - lost) / n, float(low), float(high))
 
 
-def mean_over_examples(values: Sequence[float], seed: int = 0, resamples: int = 20_000) -> Estimate:
+def mean_over_examples(values: Sequence[float]) -> Estimate:
     """Mean of one number per example, with the percentile bootstrap interval over examples.
 
     Where a number is itself the mean over several measurements of its example (corruptions), resampling whole examples
     is the cluster bootstrap: measurements of one example are not independent.
     """
     pairs = np.column_stack([np.asarray(values, dtype=float), np.ones(len(values))])
-    return _bootstrap(pairs, seed, resamples)
+    return _bootstrap(pairs)
 
 
-def relative_drop(before: Sequence[float], after: Sequence[float], seed: int = 0, resamples: int = 20_000) -> Estimate:
+def relative_drop(before: Sequence[float], after: Sequence[float]) -> Estimate:
     """(mean(before) - mean(after)) / mean(before) on the same examples, with the percentile bootstrap over examples.
 
     NaN where mean(before) is 0; resamples with a mean of 0 count as no drop.
@@ -75,10 +76,10 @@ def relative_drop(before: Sequence[float], after: Sequence[float], seed: int = 0
     a, b = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
     if a.shape != b.shape:
         raise ValueError("paired comparison needs the same examples in both")
-    return _bootstrap(np.column_stack([a - b, a]), seed, resamples)
+    return _bootstrap(np.column_stack([a - b, a]))
 
 
-def _bootstrap(pairs: np.ndarray[Any, np.dtype[Any]], seed: int, resamples: int) -> Estimate:
+def _bootstrap(pairs: np.ndarray[Any, np.dtype[Any]]) -> Estimate:
     """sum(first) / sum(second) of pairs `(n, 2)`, and its percentile bootstrap over the n.
 
     Resampling the n pairs is drawing the counts of the different ones from a multinomial (Efron & Tibshirani 1993).
@@ -86,16 +87,14 @@ def _bootstrap(pairs: np.ndarray[Any, np.dtype[Any]], seed: int, resamples: int)
     if len(pairs) == 0 or pairs[:, 1].sum() == 0:
         return Estimate(math.nan, math.nan, math.nan)
     different, counts = np.unique(pairs, axis=0, return_counts=True)
-    drawn = np.random.default_rng(seed).multinomial(len(pairs), counts / len(pairs), size=resamples)
+    drawn = np.random.default_rng(0).multinomial(len(pairs), counts / len(pairs), size=_RESAMPLES)
     over, under = (drawn @ different).T
-    ratios = np.divide(over, under, out=np.zeros(resamples), where=under != 0)
+    ratios = np.divide(over, under, out=np.zeros(_RESAMPLES), where=under != 0)
     low, high = np.quantile(ratios, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(float(pairs[:, 0].sum() / pairs[:, 1].sum()), float(low), float(high))
 
 
-def ratio_of_medians(
-    first: Sequence[float], second: Sequence[float], seed: int = 0, resamples: int = 5_000
-) -> Estimate:
+def ratio_of_medians(first: Sequence[float], second: Sequence[float]) -> Estimate:
     """median(first) / median(second) on the same examples, with the percentile bootstrap interval over examples.
 
     NaN where the second median is 0 and, in an end of the interval, infinite where a resample's is.
@@ -105,7 +104,7 @@ def ratio_of_medians(
         raise ValueError("paired comparison needs the same examples in both")
     if len(a) == 0 or np.median(b) == 0:
         return Estimate(math.nan, math.nan, math.nan)
-    drawn = np.random.default_rng(seed).integers(0, len(a), size=(resamples, len(a)))
+    drawn = np.random.default_rng(0).integers(0, len(a), size=(_RESAMPLES_OF_MEDIANS, len(a)))
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = np.nan_to_num(np.median(a[drawn], axis=1) / np.median(b[drawn], axis=1), nan=1.0, posinf=math.inf)
     low, high = np.quantile(ratios, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="inverted_cdf")
