@@ -14,6 +14,7 @@ from robust_student.attacks.attack import Attack
 from robust_student.attacks.table import ATTACKS, Options, attacks_named
 from robust_student.core.rng import example_seeds
 from robust_student.core.threat_model import ThreatModel
+from robust_student.report.write import write_report
 
 BUDGET = FAST.model_copy(update={"autoattack_radius": 0.3, "examples": 15, "attack_examples": 8})
 
@@ -49,6 +50,18 @@ def test_a_new_attack_is_a_row_of_the_table(tmp_path: Path, monkeypatch: pytest.
     (accuracy,) = [r for r in records if r["perturbation"] == "toy_linf" and r["metric"] == "accuracy"]
     assert accuracy["value"] == pytest.approx(expected.double().mean().item()) and accuracy["unit"] == "linf"
     assert accuracy["verdict"] is not None and accuracy["verdict"]["level"] in ("PASS", "WARN", "FAIL")
+
+
+def test_it_stands_in_two_tables_of_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that CONTRIBUTING names."""
+    monkeypatch.setitem(ATTACKS, "toy", lambda _: [Toy()])
+    settings = BUDGET.model_copy(update={"attacks": ("toy",)})
+    model = prototype_classifier(DATA)
+    run(tmp_path / "out", settings, subjects={"kd": model, "m": model})
+    write_report(tmp_path / "out", tmp_path / "report.md", style="markdown")
+    sections = (tmp_path / "report.md").read_text().split("\n## ")
+    named = [section.splitlines()[0] for section in sections if "| toy, L∞ 0.3 |" in section]
+    assert named == ["Accuracy under attack", "Paired differences"]
 
 
 def test_attacks_never_grade_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
