@@ -30,7 +30,7 @@ def objectives() -> dict[str, ObjectiveSettings]:
 
     return {
         **METHODS,
-        "finite difference (slope, K = 1, no random start)": changed(form="slope", random_start=False, shared=False),
+        "finite difference (slope, K = 1, no random start)": changed(form="slope", start="inputs", shared=False),
         "secant K = 1, not shared": changed(shared=False),
         "secant K = 2": changed(steps=2),
         "secant K = 2, not shared": changed(steps=2, shared=False),

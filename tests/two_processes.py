@@ -21,6 +21,7 @@ from robust_student.models.model import as_model
 from robust_student.objectives.adaad import AdaADMethod
 from robust_student.objectives.methods import METHODS
 from robust_student.objectives.score_hinge import ScoreSettings
+from robust_student.objectives.settings import ObjectiveSettings
 from robust_student.runtime import distributed, interruption
 from robust_student.runtime.distributed import process_group
 from robust_student.runtime.interruption import Interrupted, StopRequest
@@ -62,6 +63,16 @@ CASES: dict[str, tuple[TrainingSettings, Any]] = {
     ),
     "AdaAD, sharded teacher": (TRAINING, AdaADMethod.parse({"radius": 0.2, "adaad": {"steps": 2, "share": 0.5}})),
     "hint by a regressor": (TRAINING, FitNetsMethod.parse({"hint": {"student_layer": "2", "teacher_layer": "1"}})),
+    "persistent start, noise": (
+        TRAINING,
+        ObjectiveSettings.parse({"secant": {"weight": 1.0, "start": "persistent"}, "noise": {"share": 0.5}}),
+    ),
+    "persistent start, no further pass, two parts": (
+        TRAINING.model_copy(update={"accumulate": 2, "augmentation": AugmentationSettings()}),
+        ObjectiveSettings.parse(
+            {"norm": "l2", "secant": {"weight": 1.0, "start": "persistent", "steps": 0}, "noise": {"share": 0.5}}
+        ),
+    ),
     "fixed inputs": (TRAINING.model_copy(update={"augmentation": AugmentationSettings()}), METHODS["exact"]),
 }
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from robust_student.core.rng import ExampleRng
-from robust_student.data.augmentation import AugmentationSettings, augment, crop, cutmix, flip, mixup, neighbours
+from robust_student.data.augmentation import AugmentationSettings, augment, cutmix, mixup, neighbours
 
 IMAGES = torch.rand((40, 3, 6, 5), generator=torch.Generator().manual_seed(0)) + 0.1
 LABELS = torch.arange(40) % 7
@@ -32,7 +32,8 @@ def windows(image: Tensor, padding: int) -> list[Tensor]:
 def test_a_crop_is_one_of_the_windows_of_the_padded_image_and_every_window_occurs() -> None:
     seen = set[int]()
     for step in range(12):
-        for image, cropped in zip(IMAGES, crop(IMAGES, 1, draws(step)), strict=True):
+        cut = augment(IMAGES, LABELS, AugmentationSettings(crop=1), draws(step)).inputs
+        for image, cropped in zip(IMAGES, cut, strict=True):
             matches = [k for k, window in enumerate(windows(image, 1)) if torch.equal(window, cropped)]
             assert len(matches) == 1
             seen.add(matches[0])
@@ -40,7 +41,7 @@ def test_a_crop_is_one_of_the_windows_of_the_padded_image_and_every_window_occur
 
 
 def test_about_half_of_the_images_are_mirrored_and_the_others_left_alone() -> None:
-    flipped = flip(IMAGES, draws())
+    flipped = augment(IMAGES, LABELS, AugmentationSettings(flip=True), draws()).inputs
     mirrored = [torch.equal(a, b.flip(2)) for a, b in zip(flipped, IMAGES, strict=True)]
     assert all(m or torch.equal(a, b) for m, a, b in zip(mirrored, flipped, IMAGES, strict=True))
     assert 8 < sum(mirrored) < 32

@@ -107,7 +107,7 @@ def test_eval_mode_slope_has_both_ends_and_its_ascent_in_eval_mode(
 
 
 def test_eval_mode_divergence_climbs_in_eval_mode_and_trains_in_training_mode(conv: nn.Module, batch: Batch) -> None:
-    secant = {"weight": 1.0, "shared": False, "random_start": False, "step": 1.0}
+    secant = {"weight": 1.0, "shared": False, "start": "inputs", "step": 1.0}
     terms = terms_of(copy.deepcopy(conv), batch, {"radius": 0.1, "secant": secant}, EVAL)
 
     def divergence(logits: Tensor) -> Tensor:

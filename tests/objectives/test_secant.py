@@ -53,7 +53,7 @@ SECANTS: dict[str, Values] = {
 WAYS: dict[str, Values] = {
     "shared": {},
     "from a random start": {"shared": False},
-    "from the input": {"random_start": False},
+    "from the input": {"start": "inputs"},
 }
 
 STUDENTS = {"conv": conv_student, "smooth": smooth_student}
@@ -64,7 +64,7 @@ def assert_same_step(student: nn.Module, batch: Batch, settings: ObjectiveSettin
     twin = copy.deepcopy(student)
     objective = RobustStudentObjective(student, settings, threat=setup.threat)
     origin = batch.inputs
-    if settings.secant.random_start:
+    if settings.secant.start == "random":
         origin = setup.threat.random(batch.inputs, generator_for(batch))
     trained_at = origin if settings.shared_pass else batch.inputs
     expected = plain_objective(twin, batch, settings, setup, trained_at, origin)
@@ -146,7 +146,7 @@ def test_the_forward_pass_writes_no_gradients(conv: nn.Module, batch: Batch) -> 
 def test_a_slope_of_length_zero_counts_nothing(linear: nn.Module, batch: Batch) -> None:
     with torch.no_grad():
         next(linear.parameters()).zero_()
-    loss = terms_of(linear, batch, {"secant": {"weight": 1.0, "form": "slope", "random_start": False}})
+    loss = terms_of(linear, batch, {"secant": {"weight": 1.0, "form": "slope", "start": "inputs"}})
     assert loss.values["secant"].tolist() == [0.0] * len(batch.labels)
     assert_finite_gradients(loss.loss, linear)
 
@@ -160,7 +160,7 @@ def test_a_secant_from_the_input_needs_no_random_numbers(case: str, smooth: nn.M
 
 
 def drop_from_input(name: NormName, radius: float) -> Values:
-    secant = {"weight": 1.0, "form": "slope", "ascent": "drop", "random_start": False, "step": 1.0}
+    secant = {"weight": 1.0, "form": "slope", "ascent": "drop", "start": "inputs", "step": 1.0}
     return {"norm": name, "radius": radius, "secant": secant}
 
 

@@ -77,7 +77,9 @@ def test_an_unknown_setting_is_refused_with_the_nearest_name(values: Nested, com
         ("distillation", "soft_weight", -0.5),
         ("gradient", "target", 0),
         ("gradient", "projections", 0),
-        ("secant", "steps", 0),
+        ("secant", "steps", -1),
+        ("secant", "start", "anywhere"),
+        ("noise", "share", 1.5),
         ("secant", "steps", 1.5),
         ("secant", "step", 0),
         ("secant", "form", "chord"),
@@ -120,7 +122,7 @@ def test_projection_needs_the_l2_norm(norm: str) -> None:
 def test_the_shared_pass_needs_the_training_mode() -> None:
     secant = {"weight": 1}
     assert "secant.shared = false" in message_of({"gradient_mode": "eval", "secant": secant})
-    for private in ({"shared": False}, {"random_start": False}, {"weight": 0}):
+    for private in ({"shared": False}, {"start": "inputs"}, {"weight": 0}):
         assert not ObjectiveSettings.parse({"gradient_mode": "eval", "secant": secant | private}).shared_pass
 
 
@@ -129,9 +131,22 @@ def test_the_teacher_form_of_the_score_needs_probabilities() -> None:
     assert ObjectiveSettings.parse({"score": {"form": "teacher", "score": "probability"}}).score.form == "teacher"
 
 
-@pytest.mark.parametrize("change", [{"weight": 0}, {"random_start": False}, {"shared": False}], ids=str)
+@pytest.mark.parametrize("change", [{"weight": 0}, {"start": "inputs"}, {"shared": False}], ids=str)
 def test_no_pass_is_shared_without_a_secant_term_a_random_start_and_consent(change: Nested) -> None:
     assert not ObjectiveSettings.parse({"secant": {"weight": 1} | change}).shared_pass
+
+
+@pytest.mark.parametrize("change", [{"start": "random"}, {"shared": False}, {"form": "slope"}], ids=str)
+def test_no_ascent_step_needs_a_shared_pass_from_a_kept_point(change: Nested) -> None:
+    kept = {"weight": 1, "steps": 0, "start": "persistent"}
+    assert ObjectiveSettings.parse({"secant": kept}).persistent
+    assert "secant.steps = 0 needs" in message_of({"secant": kept | change})
+
+
+def test_a_slope_cannot_begin_at_a_noisy_input() -> None:
+    secant = {"weight": 1, "form": "slope"}
+    assert "a slope begins at the input" in message_of({"secant": secant, "noise": {"share": 0.5}})
+    assert "above noise.highest_db" in message_of({"noise": {"lowest_db": 30}})
 
 
 def test_the_secant_shares_its_pass_by_default() -> None:

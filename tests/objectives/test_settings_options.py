@@ -12,7 +12,7 @@ from robust_student.objectives.batch import Batch
 from robust_student.objectives.robust_student import RobustStudentObjective
 from robust_student.objectives.settings import ObjectiveSettings
 
-SLOPE = {"weight": 1.0, "form": "slope", "random_start": False, "shared": False}
+SLOPE = {"weight": 1.0, "form": "slope", "start": "inputs", "shared": False}
 CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "norm": ({"radius": 0.1, "secant": {"weight": 1.0}}, "l2"),
     "radius": ({"radius": 0.1, "secant": {"weight": 1.0}}, 0.2),
@@ -38,8 +38,11 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "secant.score": ({"secant": SLOPE}, "probability"),
     "secant.steps": ({"secant": {"weight": 1.0}}, 2),
     "secant.step": ({"secant": {"weight": 1.0}}, 0.3),
-    "secant.random_start": ({"secant": {"weight": 1.0, "shared": False}}, False),
+    "secant.start": ({"secant": {"weight": 1.0, "shared": False}}, "inputs"),
     "secant.shared": ({"secant": {"weight": 1.0}}, False),
+    "noise.share": ({}, 0.5),
+    "noise.lowest_db": ({"noise": {"share": 1.0}}, 10.0),
+    "noise.highest_db": ({"noise": {"share": 1.0}}, 10.0),
     "certified.weight": ({}, 1.0),
     "certified.form": ({"certified": {"weight": 1.0}}, "slope"),
     "certified.warmup": ({"certified": {"weight": 1.0}}, 1.0),

@@ -100,6 +100,10 @@ CASES = {
         EVERY_STEP,
         FitNetsMethod.parse({"hint": {"student_layer": "4", "teacher_layer": "1"}}),
     ),
+    "persistent start, noise, augmentation": (
+        EVERY_STEP.model_copy(update={"augmentation": AugmentationSettings(crop=1, flip=True)}),
+        ObjectiveSettings.parse({"secant": {"weight": 1.0, "start": "persistent"}, "noise": {"share": 0.5}}),
+    ),
 }
 
 

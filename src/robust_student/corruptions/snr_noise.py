@@ -6,7 +6,8 @@ from typing import Literal
 import torch
 
 from robust_student.core.errors import UserError
-from robust_student.core.tensors import InputRange, Inputs, PerExample, column
+from robust_student.core.tensors import InputRange, Inputs, PerExample, Size, column
+from robust_student.core.threat_model import FeatureRange
 
 NoiseName = Literal["gaussian", "uniform", "impulse"]
 
@@ -16,7 +17,9 @@ def signal_power(inputs: Inputs) -> PerExample:
     return inputs.flatten(1).square().mean(dim=1)
 
 
-def gaussian_at_snr(inputs: Inputs, snr_db: float, input_range: InputRange, noise: Inputs) -> tuple[Inputs, PerExample]:
+def gaussian_at_snr(
+    inputs: Inputs, snr_db: Size, input_range: InputRange | FeatureRange, noise: Inputs
+) -> tuple[Inputs, PerExample]:
     """x + n clipped to the input range, with n = sigma * `noise` and sigma^2 = P / 10^(snr_db / 10).
 
     `noise` holds standard normal draws. Returns the noisy inputs and the realised SNR after clipping,

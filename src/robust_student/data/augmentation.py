@@ -1,9 +1,10 @@
 """Training-time changes of a batch of images, as tensor functions on its device: crop, flip, mixup, CutMix."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Bool, Float, Int64
 from pydantic import (
     Field,
     model_validator,
@@ -53,6 +54,8 @@ class Mixed:
     """Class of the other one; the same where nothing was mixed."""
     shares: PerExample
     """Share of `labels` in the mixture, 0.5 to 1."""
+    placement: "Placement | None" = None
+    """Where in its original each input was cut out; None: it is the original."""
 
 
 def augment(inputs: Inputs, labels: Labels, settings: AugmentationSettings, draws: ExampleRng) -> Mixed:
@@ -64,10 +67,9 @@ def augment(inputs: Inputs, labels: Labels, settings: AugmentationSettings, draw
     """
     if settings.anything and inputs.dim() != 4:
         raise UserError(f"augmentation: needs images (channels, height, width), not inputs {tuple(inputs.shape[1:])}")
-    if settings.crop > 0:
-        inputs = crop(inputs, settings.crop, draws)
-    if settings.flip:
-        inputs = flip(inputs, draws)
+    placement = Placement.drawn(len(inputs), settings, draws)
+    if placement is not None:
+        inputs = placement.carried(inputs)
     shares = torch.ones_like(labels, dtype=inputs.dtype)
     others = labels
     if settings.mixup > 0:
@@ -79,21 +81,68 @@ def augment(inputs: Inputs, labels: Labels, settings: AugmentationSettings, draw
         swapped = shares < 0.5
         labels, others = torch.where(swapped, others, labels), torch.where(swapped, labels, others)
         shares = torch.where(swapped, 1 - shares, shares)
-    return Mixed(inputs, labels, others, shares)
+    return Mixed(inputs, labels, others, shares, placement)
 
 
-def crop(inputs: Images, padding: int, draws: ExampleRng) -> Images:
-    """A window of the original size at a random place of the image padded with zeros (He et al. 2015, section 4.2)."""
-    height, width = inputs.shape[2:]
-    places = (draws.uniform((len(inputs), 2)) * (2 * padding + 1)).long()
-    windows = functional.pad(inputs, [padding] * 4).unfold(2, height, 1).unfold(3, width, 1)
-    return windows[torch.arange(len(inputs), device=inputs.device), :, places[:, 0], places[:, 1]]
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """Where each image of a batch is cut out of its original, and whether it is mirrored then.
+
+    A window of the original size lies at a random place of the image padded with zeros (He et al. 2015, section 4.2),
+    and is mirrored left to right with probability 1/2.
+    """
+
+    padding: int
+    """Pixels of zeros around the original."""
+    places: Int64[Tensor, "batch 2"] | None
+    """Row and column of the window in the padded image; None: the whole original."""
+    mirrored: Bool[Tensor, " batch"] | None
+    """None: nobody is."""
+
+    @classmethod
+    def drawn(cls, count: int, settings: AugmentationSettings, draws: ExampleRng) -> "Placement | None":
+        """What the settings' crop and flip draw; None where they ask for neither."""
+        if settings.crop == 0 and not settings.flip:
+            return None
+        places, mirrored = None, None
+        if settings.crop > 0:
+            places = (draws.uniform((count, 2)) * (2 * settings.crop + 1)).long()
+        if settings.flip:
+            mirrored = draws.uniform((count, 1))[:, 0] < 0.5
+        return cls(settings.crop, places, mirrored)
+
+    def carried(self, originals: Images) -> Images:
+        """Images, or perturbations of images, cut out and mirrored."""
+        cut = originals
+        if self.places is not None:
+            cut = _windows(functional.pad(originals, [self.padding] * 4), self.places, originals.shape[2:])
+        return self._mirror(cut)
+
+    def back(self, cut: Images, originals: Images) -> Images:
+        """`originals` with what lies in the windows replaced by `cut`; what lies outside of the image is lost."""
+        cut = self._mirror(cut)
+        if self.places is None:
+            return cut
+        height, width = originals.shape[2:]
+        # The original's place in the window: the other way round, as far from the other side of the padding.
+        there = _windows(functional.pad(cut, [self.padding] * 4), 2 * self.padding - self.places, (height, width))
+        rows = torch.arange(height, device=cut.device) + self.padding - self.places[:, :1]
+        columns = torch.arange(width, device=cut.device) + self.padding - self.places[:, 1:]
+        inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
+        return torch.where(inside[:, None], there, originals)
+
+    def _mirror(self, images: Images) -> Images:
+        if self.mirrored is None:
+            return images
+        return torch.where(self.mirrored[:, None, None, None], images.flip(3), images)
 
 
-def flip(inputs: Images, draws: ExampleRng) -> Images:
-    """Mirrored left to right with probability 1/2."""
-    mirrored = draws.uniform((len(inputs), 1)) < 0.5
-    return torch.where(mirrored[:, :, None, None], inputs.flip(3), inputs)
+def _windows(
+    padded: Float[Tensor, "batch channels tall wide"], places: Int64[Tensor, "batch 2"], size: Sequence[int]
+) -> Images:
+    """The window of each image whose upper left corner lies at its place."""
+    windows = padded.unfold(2, size[0], 1).unfold(3, size[1], 1)
+    return windows[torch.arange(len(padded), device=padded.device), :, places[:, 0], places[:, 1]]
 
 
 def neighbours(batch: Tensor) -> Int64[Tensor, " batch"]:

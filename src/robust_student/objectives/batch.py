@@ -11,6 +11,7 @@ from torch import Tensor
 from robust_student.core.errors import UserError
 from robust_student.core.rng import Source
 from robust_student.core.tensors import Inputs, Labels, Logits, PerExample
+from robust_student.data.augmentation import Placement
 
 Teacher = Callable[[Tensor], Tensor]
 """The teacher as a function: logits `(batch, classes)` of any inputs, differentiable with respect to them."""
@@ -44,6 +45,8 @@ class Batch:
     """Of mixtures (mixup, CutMix): class of the other example."""
     shares: PerExample | None = None
     """Of mixtures: share of `labels`, 0.5 to 1."""
+    placement: Placement | None = None
+    """Where in its original each input was cut out; None: it is the original."""
 
     def detached(self) -> "Batch":
         """The same with inputs that carry no gradient."""

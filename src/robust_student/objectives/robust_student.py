@@ -2,14 +2,16 @@
 
 from dataclasses import replace
 
+import torch
 from torch import nn
 
 from robust_student.core.errors import UserError
 from robust_student.core.module_state import evaluating
 from robust_student.core.rng import Source
-from robust_student.core.tensors import UNIT_RANGE, Shape
+from robust_student.core.tensors import UNIT_RANGE, Shape, column
 from robust_student.core.threat_model import ThreatModel
 from robust_student.objectives.batch import Batch, Terms
+from robust_student.objectives.kept_perturbations import KeptPerturbations
 from robust_student.objectives.methods import METHODS
 from robust_student.objectives.precision import ForwardPass, Precision
 from robust_student.objectives.settings import ObjectiveSettings
@@ -24,8 +26,9 @@ class RobustStudentObjective(nn.Module):
     named, weighted and averaged once. A term of weight zero is not computed at all, so that zero weights are plain
     distillation to the last bit.
 
-    Shared pass (`secant.shared`): the terms are taken at the random start of the ascent instead of at x, and the same
-    backward pass gives the first direction (see `shared_pass`).
+    Shared pass (`secant.shared`): the terms are taken at the start of the ascent instead of at x, and the same
+    backward pass gives the first direction (see `shared_pass`). Noise (`noise.share`): for some examples, chosen anew
+    in every step, they are taken at the noisy input instead.
 
     The student's own mode is respected: call `student.train()` before training as usual. Passes that only search
     (ascent without the shared pass, gradient terms at extra points) leave its buffers untouched.
@@ -40,6 +43,7 @@ class RobustStudentObjective(nn.Module):
         precision: Precision = "fp32",
         compiled: bool = False,
         example: Batch | None = None,
+        kept: KeptPerturbations | None = None,
     ) -> None:
         """Wrap `student`.
 
@@ -54,6 +58,7 @@ class RobustStudentObjective(nn.Module):
             example: a batch with its teacher, of any content. Terms that train a module of their own, such as a
                 regressor between layers, build it for the sizes that they find there. The modules are in `own`, so
                 give the optimiser `objective.parameters()`.
+            kept: what a persistent start (`secant.start`) needs: the perturbations of all training examples.
         """
         super().__init__()
         self.student = student
@@ -64,6 +69,7 @@ class RobustStudentObjective(nn.Module):
             raise UserError("objective: cannot be compiled (it differentiates the student twice, or traces it)")
         self._passes = ForwardPass(student, precision, compiled=compiled)
         self._shared = self.settings.shared_pass and all(term.shareable for term in self.terms)
+        self.kept = kept
         self._checked = False
         self.own = nn.ModuleDict({} if example is None else self._built(example))
 
@@ -100,7 +106,7 @@ class RobustStudentObjective(nn.Module):
         return {name: module for name, module in built.items() if module is not None}
 
     def _visit(self, batch: Batch, source: Source) -> Visit:
-        """The batch with the points of its training pass: x, or a random point of the ball in a shared pass."""
+        """The batch with the points of its training pass: x, the start of a shared pass, or noisy inputs."""
         visit = Visit(
             batch,
             self._passes,
@@ -110,12 +116,17 @@ class RobustStudentObjective(nn.Module):
             full_precision=any(term.full_precision for term in self.terms),
             layers=tuple(layer for term in self.terms for layer in term.layers),
             modules=dict(self.own.items()),
+            kept=self.kept,
         )
         if self._shared:
-            start = visit.random_points().requires_grad_()
-            return replace(visit, points=start, shared=True, full_precision=True)
-        if any(term.differentiates for term in self.terms):
-            return replace(visit, points=batch.inputs.clone().requires_grad_())
+            start = visit.start(self.settings.secant.start)
+            visit = replace(visit, points=start, first=start, shared=True, full_precision=True)
+        if self.settings.noise.share > 0:
+            noise = self.settings.noise.draw(batch.inputs, visit.threat, source)
+            points = torch.where(column(noise.chosen, visit.points), noise.inputs, visit.points)
+            visit = replace(visit, points=points, noisy=noise.chosen)
+        if self._shared or any(term.differentiates for term in self.terms):
+            visit = replace(visit, points=visit.points.detach().requires_grad_())
         return visit
 
 

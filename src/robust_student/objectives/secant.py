@@ -12,7 +12,7 @@ from robust_student.core.settings import Settings
 from robust_student.core.tensors import Inputs, PerExample
 from robust_student.objectives.batch import Batch
 from robust_student.objectives.distillation import divergence
-from robust_student.objectives.term import GradientMode, Term, Visit
+from robust_student.objectives.term import GradientMode, Start, Term, Visit
 
 
 class SecantSettings(Settings):
@@ -26,14 +26,17 @@ class SecantSettings(Settings):
     """What the ascent raises: the drop of the margin, or the divergence from the teacher's scores at x."""
     score: Score = Score.LOGIT
     """slope, drop: margin of logits or of probabilities."""
-    steps: int = Field(1, ge=1)
-    """K: ascent steps, each one forward-backward pass."""
+    start: Start = "random"
+    """Where the ascent starts: at x, at a uniformly random point of the ball, or at the point that the example's last
+    visit reached, which every visit moves on."""
+    steps: int = Field(1, ge=0)
+    """K: ascent steps, each one forward-backward pass. 0 is for a shared pass with a persistent start: the student
+    learns at the kept point alone, z = x + d, and the same pass moves it for the next visit."""
     step: float | None = Field(None, gt=0)
-    """Size of an ascent step in units of R; None: 1.25 for K = 1, else max(1.5 / K, 0.25)."""
-    random_start: bool = True
-    """Start at a uniformly random point of the ball instead of at x."""
+    """Size of an ascent step in units of R; None: 1.25 for K = 1, else max(1.5 / K, 0.25); with a persistent start 0.75
+    for K = 0, 0.5 for K = 1, else max(1 / K, 0.25)."""
     shared: bool = True
-    """Shared pass: train at the random start instead of at x; the same pass gives the first ascent direction."""
+    """Shared pass: train at the start instead of at x; the same pass gives the first ascent direction."""
 
 
 @dataclass(frozen=True)
@@ -61,27 +64,23 @@ class Secant(Term):
         """Not the slope form, which traverses a pass twice."""
         return not self.slope
 
+    @property
+    def step(self) -> float | None:
+        """Size of a step in units of R; None: the default of `ascend`."""
+        if self.settings.step is None and self.settings.start == "persistent":
+            return 0.75 if self.settings.steps == 0 else max(1 / self.settings.steps, 0.25) / 2
+        return self.settings.step
+
     def __call__(self, visit: Visit, first_gradient: Inputs | None = None) -> PerExample:
         """The value of each example.
 
-        `first_gradient`, of a shared pass, is the gradient of what the ascent raises at `visit.points`, where it then
-        starts.
+        `first_gradient`, of a shared pass, is the gradient of what the ascent raises at `visit.points`.
         """
         inputs, labels = visit.batch.inputs, visit.batch.labels
         evaluation = self.mode == "eval"
         if self.slope:
             start = visit.student.quiet(True)(inputs) if evaluation else visit.logits
-        origin = visit.points
-        if first_gradient is None and self.settings.random_start:
-            origin = visit.random_points()
-        reached = visit.climb(
-            self.uphill(visit.batch),
-            origin,
-            steps=self.settings.steps,
-            step=self.settings.step,
-            mode=self.mode,
-            first_gradient=first_gradient,
-        )
+        reached = self.reach(visit, first_gradient)
         if not self.slope:
             return divergence(visit.student(reached), visit.batch.targets, self.temperature)
         end = visit.student.quiet(True)(reached) if evaluation else visit.student.differentiable(reached)
@@ -90,6 +89,25 @@ class Secant(Term):
             margin(scores(end, self.settings.score), labels),
             visit.threat.norm.size(reached - visit.points.detach()),
         )
+
+    def at_start(self, visit: Visit) -> PerExample:
+        """The value of each example for K = 0: z is where the training pass is made."""
+        return divergence(visit.logits, visit.batch.targets, self.temperature)
+
+    def reach(self, visit: Visit, first_gradient: Inputs | None = None) -> Inputs:
+        """The points that the ascent reaches; with a persistent start they are kept for the next visit."""
+        reached = visit.climb(
+            self.uphill(visit.batch),
+            visit.start(self.settings.start),
+            steps=max(self.settings.steps, 1),
+            step=self.step,
+            mode=self.mode,
+            first_gradient=first_gradient,
+        )
+        if self.settings.start == "persistent":
+            # Without a further pass a noisy example has no gradient at its kept point: that point stays.
+            visit.keep(reached, but_noisy=self.settings.steps == 0)
+        return reached
 
     def uphill(self, batch: Batch) -> Uphill:
         """What the ascent raises."""

@@ -7,6 +7,7 @@ from robust_student.core.settings import Settings
 from robust_student.objectives.certified import Certified, CertifiedSettings
 from robust_student.objectives.distillation import Distillation, DistillationSettings
 from robust_student.objectives.gradient_penalties import GradientPenalty, GradientSettings
+from robust_student.objectives.noise import NoiseSettings
 from robust_student.objectives.score_hinge import ScoreHinge, ScoreSettings
 from robust_student.objectives.secant import Secant, SecantSettings
 from robust_student.objectives.term import GradientMode, Term
@@ -24,6 +25,7 @@ class ObjectiveSettings(Settings):
     gradient: GradientSettings = GradientSettings()
     secant: SecantSettings = SecantSettings()
     certified: CertifiedSettings = CertifiedSettings()
+    noise: NoiseSettings = NoiseSettings()
     gradient_mode: GradientMode = "train"
     """Mode of the student (BatchNorm, dropout) during gradient terms and ascent (docs/objectives.md)."""
 
@@ -34,12 +36,23 @@ class ObjectiveSettings(Settings):
             raise ValueError(f"gradient.kind = projection measures a Frobenius norm: it needs norm = l2, not {norm}")
         if self.shared_pass and self.gradient_mode == "eval":
             raise ValueError("gradient_mode = eval cannot share the training pass: set secant.shared = false")
+        shared_ascent = self.persistent and self.secant.shared and self.secant.form == "divergence"
+        if self.secant.weight > 0 and self.secant.steps == 0 and not shared_ascent:
+            needs = "secant.start = persistent, secant.shared = true and secant.form = divergence"
+            raise ValueError(f"secant.steps = 0 needs {needs}")
+        if self.secant.weight > 0 and self.secant.form == "slope" and self.noise.share > 0:
+            raise ValueError("noise.share > 0 needs secant.form = divergence: a slope begins at the input itself")
         return self
 
     @property
     def shared_pass(self) -> bool:
-        """Whether the student is trained at the random start and that pass also starts the ascent."""
-        return self.secant.weight > 0 and self.secant.shared and self.secant.random_start
+        """Whether the student is trained where the ascent starts and that pass also gives its direction."""
+        return self.secant.weight > 0 and self.secant.shared and self.secant.start != "inputs"
+
+    @property
+    def persistent(self) -> bool:
+        """Whether the points that an ascent reaches are kept for the example's next visit."""
+        return self.secant.weight > 0 and self.secant.start == "persistent"
 
     @property
     def strength(self) -> float:

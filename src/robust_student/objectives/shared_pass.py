@@ -1,4 +1,4 @@
-"""The shared pass of the secant: one pass at a random point of the ball trains the student and starts the ascent."""
+"""The shared pass of the secant: one pass at the start of the ascent trains the student and gives its direction."""
 
 from collections.abc import Sequence
 
@@ -29,6 +29,8 @@ def shared_terms(visit: Visit, terms: Sequence[Term]) -> Terms:
     drop = secant.settings.ascent == "drop"
     parameters = [p for p in visit.student.network.parameters() if p.requires_grad]
     values = {term.name: term(visit) for term in start_terms}
+    if secant.settings.steps == 0:
+        values[secant.name] = secant.at_start(visit)
     loss = weighted(values, terms).loss
     carried = None
     if not drop and not secant.slope and not penalties:
@@ -45,7 +47,10 @@ def shared_terms(visit: Visit, terms: Sequence[Term]) -> Terms:
             carried = _gradient_carrier(parameters, torch.autograd.grad(loss, parameters, allow_unused=True))
     if not secant.slope:
         values = {name: value.detach() for name, value in values.items()}
-    values[secant.name] = secant(visit, first_gradient=direction.detach())
+    if secant.settings.steps == 0:
+        secant.reach(visit, direction.detach())
+    else:
+        values[secant.name] = secant(visit, direction.detach())
     values |= {term.name: term(visit) for term in others}
     return weighted(values, terms, carried)
 

@@ -6,17 +6,22 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar, Literal
 
+import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from robust_student.attacks.ascent import Uphill, ascend, default_step
 from robust_student.core.errors import UserError
 from robust_student.core.layer_outputs import watching
 from robust_student.core.rng import Source
-from robust_student.core.tensors import Inputs, Logits, PerExample
+from robust_student.core.tensors import Inputs, Labels, Logits, PerExample
 from robust_student.core.threat_model import ThreatModel
 from robust_student.objectives.batch import Batch
+from robust_student.objectives.kept_perturbations import KeptPerturbations
 from robust_student.objectives.precision import ForwardPass
 
+Start = Literal["inputs", "random", "persistent"]
+"""Where an ascent starts."""
 GradientMode = Literal["train", "eval"]
 """Mode of the student (BatchNorm, dropout) where it is differentiated with respect to its inputs."""
 
@@ -32,9 +37,15 @@ class Visit:
     source: Source
     """Of random numbers."""
     points: Inputs
-    """Where the training pass is made: at the inputs, or at random points of their balls (`shared`)."""
+    """Where the training pass is made: at the inputs, where an ascent starts (`shared`), or at noisy inputs."""
     shared: bool = False
-    """Whether the training pass also starts an ascent, and so is made at random points."""
+    """Whether the training pass also starts an ascent."""
+    noisy: Bool[Tensor, " batch"] | None = None
+    """Whose training pass is made at the noisy input; None: nobody's."""
+    first: Inputs | None = None
+    """Where the ascent starts, where it is known already."""
+    kept: KeptPerturbations | None = None
+    """What earlier visits reached."""
     full_precision: bool = False
     """Whether the training pass runs in the inputs' own precision because a term needs it."""
     layers: tuple[str, ...] = ()
@@ -72,6 +83,40 @@ class Visit:
     def random_points(self) -> Inputs:
         """A uniformly random point of each input's ball, cut to the input range."""
         return self.threat.random(self.batch.inputs, self.source)
+
+    def start(self, kind: Start) -> Inputs:
+        """Where an ascent starts: at the inputs, at random points of the balls, or at the kept points."""
+        if self.first is not None:
+            return self.first
+        if kind == "random":
+            return self.random_points()
+        return self.batch.inputs if kind == "inputs" else self.kept_points()
+
+    def kept_points(self) -> Inputs:
+        """x + d with the perturbation d that the example's last visit reached; UserError without a memory."""
+        kept, examples = self._memory
+        change = kept.read(examples)
+        if self.batch.placement is not None:
+            change = self.batch.placement.carried(change)
+        return self.threat.project(self.batch.inputs + change.to(self.batch.inputs), self.batch.inputs)
+
+    @torch.no_grad()
+    def keep(self, points: Inputs, *, but_noisy: bool = False) -> None:
+        """Keep these points for the next visit, those of noisy examples only where not `but_noisy`."""
+        kept, examples = self._memory
+        change = points - self.batch.inputs
+        if self.batch.placement is not None:
+            change = self.batch.placement.back(change, kept.read(examples).to(change))
+        kept.write(examples, change, ~self.noisy if but_noisy and self.noisy is not None else None)
+
+    @property
+    def _memory(self) -> tuple[KeptPerturbations, Labels]:
+        if self.kept is None or self.batch.examples is None:
+            raise UserError(
+                "objective: a persistent start needs a memory; pass RobustStudentObjective(..., kept=...) and "
+                "Batch(..., examples=...), or set secant.start = random"
+            )
+        return self.kept, self.batch.examples
 
     def climb(
         self,

@@ -15,6 +15,7 @@ from robust_student.core.rng import ExampleRng, seed_generators, step_seed
 from robust_student.data.augmentation import augment
 from robust_student.models.model import Model
 from robust_student.objectives.batch import Batch
+from robust_student.objectives.kept_perturbations import KeptPerturbations
 from robust_student.runtime import distributed
 from robust_student.runtime.interruption import Interrupted, StopRequest
 from robust_student.runtime.progress import Advance
@@ -38,10 +39,11 @@ class Loop:
         batches: Batches,
         validation: Validation,
         settings: TrainingSettings,
+        kept: KeptPerturbations | None = None,
     ) -> None:
-        """Of `model` by an `Objective` around it; a `teacher` answers on every batch."""
+        """Of `model` by an `Objective` around it; a `teacher` answers on every batch, `kept` is the objective's."""
         self.model, self.teacher, self.batches, self.validation = model, teacher, batches, validation
-        self.settings = settings
+        self.settings, self.kept_perturbations = settings, kept
         self.steps = batches.steps * settings.epochs
         self.objective = objective
         self.optimisation = Optimisation(objective, settings, self.steps)
@@ -138,6 +140,7 @@ class Loop:
             progress=progress,
             others=mixed.others,
             shares=mixed.shares,
+            placement=mixed.placement,
         )
 
     def _apart(self, last: bool) -> AbstractContextManager[None]:
@@ -198,6 +201,7 @@ class Loop:
             "number": self.number,
             "sums": {name: distributed.all_gather(total[None]) for name, total in self.sums.items()},
             "history": self.history,
+            "perturbations": None if self.kept_perturbations is None else self.kept_perturbations.state(),
             "kept": {epoch: dict(weights) for epoch, weights in self.kept.items()},
         }
 
@@ -210,6 +214,8 @@ class Loop:
             self.optimisation.restore(state)
             self.done, self.number = int(state["done"]), int(state["number"])
             self.history = list(state["history"])
+            if self.kept_perturbations is not None:
+                self.kept_perturbations.restore(state["perturbations"])
             self.sums = {str(name): _own(totals).to(self.batches.device) for name, totals in state["sums"].items()}
             self.kept = {
                 int(epoch): {name: value.to(self.batches.device) for name, value in weights.items()}

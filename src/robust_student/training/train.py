@@ -23,6 +23,7 @@ from robust_student.models.fingerprint import fingerprint
 from robust_student.models.model import Model, as_model, require_fit
 from robust_student.objectives.batch import Batch
 from robust_student.objectives.cross_entropy import LabelObjective
+from robust_student.objectives.kept_perturbations import KeptPerturbations
 from robust_student.objectives.robust_student import RobustStudentObjective, compilable
 from robust_student.runtime import distributed
 from robust_student.runtime.hardware import resolve_device
@@ -126,6 +127,7 @@ def distill(
         marks = None if output is None else _marks({"network": model, "teacher": teacher_model}, sets, settings)
         threat = ThreatModel.on(data, settings.objective.norm, settings.objective.radius)
         _require_ball_inside(threat, data)
+        settings, kept = _memory(settings, sets)
         compiled = training.compile and compilable(settings.objective)
         if training.compile and not compiled:
             _log.warning("compile: not used, because this objective differentiates the student twice or traces it")
@@ -137,6 +139,7 @@ def distill(
             precision=training.precision,
             compiled=compiled,
             example=Batch(inputs.to(sets.device), labels.to(sets.device), teacher=scores),
+            kept=kept,
         )
         return _fit(model, objective, sets, training, output, marks, recorded=settings, scores=scores)
 
@@ -196,7 +199,8 @@ def _fit(
     batches = Batches(
         source, batch_size=settings.batch_size, accumulate=settings.accumulate, seed=settings.seed, device=device
     )
-    loop = Loop(model, objective, scores, batches, sets.validation, settings)
+    kept = objective.kept if isinstance(objective, RobustStudentObjective) else None
+    loop = Loop(model, objective, scores, batches, sets.validation, settings, kept)
     unfinished = None
     if output is not None and marks is not None:
         unfinished = UnfinishedRun(output, marks, settings.checkpoint_minutes)
@@ -225,6 +229,20 @@ def _fit(
     if unfinished is not None:
         unfinished.finish(model, loop.history)
     return Trained(model, loop.history, loop.chosen)
+
+
+def _memory(settings: DistillSettings, sets: _Sets) -> tuple[DistillSettings, KeptPerturbations | None]:
+    """The perturbations that a persistent start keeps; a random start, said in one line, where nothing can be kept."""
+    training, objective = settings.training, settings.objective
+    if not objective.persistent:
+        return settings, None
+    mixed = training.augmentation.mixup > 0 or training.augmentation.cutmix > 0
+    if mixed or isinstance(sets.source, Stream):
+        why = "mixtures of examples" if mixed else "a stream of examples without numbers"
+        _log.warning("secant.start: random instead of persistent, because nothing can be kept for %s", why)
+        secant = objective.secant.model_copy(update={"start": "random", "steps": max(objective.secant.steps, 1)})
+        return settings.model_copy(update={"objective": objective.model_copy(update={"secant": secant})}), None
+    return settings, KeptPerturbations(len(sets.source), sets.data.shape, sets.device)
 
 
 def _require_ball_inside(threat: ThreatModel, data: Data) -> None:
