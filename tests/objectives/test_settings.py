@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from robust_student.core.errors import UserError
 from robust_student.core.settings import Settings
+from robust_student.evaluation.settings import EvaluationSettings
 from robust_student.objectives.methods import METHODS
 from robust_student.objectives.settings import ObjectiveSettings
+from robust_student.training.settings import SelectionSettings
 
 Nested = dict[str, Any]
 GROUPS = {name: list(type(group).model_fields) for name, group in ObjectiveSettings() if isinstance(group, Settings)}
@@ -191,3 +193,15 @@ def test_parse_returns_settings_that_survive_json_or_raises_a_one_line_error(val
         assert len(str(error).splitlines()) == 1
     else:
         assert ObjectiveSettings.parse(json.loads(settings.model_dump_json())) == settings
+
+
+@pytest.mark.parametrize(("text", "number"), [("8/255", 8 / 255), (" 1 / 4 ", 0.25), ("0.1", 0.1), ("2.5e-1/5", 0.05)])
+def test_a_radius_may_be_a_quotient(text: str, number: float) -> None:
+    assert ObjectiveSettings.parse({"radius": text}).radius == number
+    assert EvaluationSettings.parse({"pgd_linf": [text, 0.3]}).pgd_linf == (number, 0.3)
+    assert SelectionSettings.parse({"radius": text}).radius == number
+
+
+@pytest.mark.parametrize("text", ["8/0", "8/x", "/255", "1/2/3", "-8/255", "0/255", "8 255"])
+def test_other_texts_are_no_radius(text: str) -> None:
+    assert message_of({"radius": text}).startswith("run.yaml: 'radius': input should be ")

@@ -1,14 +1,17 @@
 """Settings with their units, defaults and valid ranges; the same objects serve Python, YAML files and flags."""
 
 import difflib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
+    Field,
     ValidationError,
     field_validator,
     model_validator,
@@ -22,6 +25,19 @@ _WHOLE = {"parse": "whole"}  # validation context of Settings.whole
 
 LARGEST_SEED = 2**32 - 1
 """The largest seed that every random generator in use takes."""
+
+
+def _quotient(value: Any) -> Any:
+    """`8/255` as the number it is; anything else as it came."""
+    parts = re.fullmatch(r"\s*([^/\s]+)\s*/\s*([^/\s]+)\s*", value) if isinstance(value, str) else None
+    try:
+        return float(parts[1]) / float(parts[2]) if parts else value
+    except (ValueError, ZeroDivisionError):
+        return value
+
+
+Radius = Annotated[float, BeforeValidator(_quotient), Field(gt=0)]
+"""A positive size of perturbations in input units; as text also a quotient, such as 8/255."""
 
 
 class Settings(BaseModel):

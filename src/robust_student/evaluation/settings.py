@@ -8,7 +8,7 @@ from pydantic import Field
 from robust_student.attacks.autoattack import Tier
 from robust_student.bounds.propagation import METHODS_OF_BOUNDS, Method
 from robust_student.core.norms import NormName
-from robust_student.core.settings import LARGEST_SEED, Settings
+from robust_student.core.settings import LARGEST_SEED, Radius, Settings
 from robust_student.corruptions.snr_noise import NoiseName
 
 
@@ -48,9 +48,9 @@ class EvaluationSettings(Settings):
     noises: tuple[NoiseName, ...] = ("gaussian",)
     """Kinds of noise at each level."""
     corruptions: CorruptionSettings = CorruptionSettings()
-    pgd_linf: tuple[Annotated[float, Field(gt=0)], ...] | None = None
-    """PGD budgets, Linf, in input units; None: 1/4, 1/2, 1, 3/2 and 2 times the default radius."""
-    pgd_l2: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    pgd_linf: tuple[Radius, ...] | None = None
+    """PGD budgets, Linf, in input units, such as 8/255; None: 1/4, 1/2, 1, 3/2 and 2 times the default radius."""
+    pgd_l2: tuple[Radius, ...] | None = None
     """PGD budgets, L2, in input units; None: 1/4, 1/2, 1, 3/2 and 2 times the default radius."""
     pgd_steps: int = Field(50, ge=1)
     """Steps of each PGD attack, half of them on the log-odds, half on the margin."""
@@ -58,7 +58,7 @@ class EvaluationSettings(Settings):
     """fast: APGD-CE, APGD-T, Square 1,000; standard: APGD-CE, APGD-T, FAB-T, Square 5,000; none: no robust claim."""
     autoattack_norm: NormName = "linf"
     """Norm of AutoAttack."""
-    autoattack_radius: float | None = Field(None, gt=0)
+    autoattack_radius: Radius | None = None
     """Budget of AutoAttack in input units; None: the norm's default radius."""
     attacks: tuple[str, ...] = ()
     """Further attacks at AutoAttack's norm and budget, one by one: apgd-ce, apgd-t, fab-t, square, and with the extra
@@ -98,7 +98,7 @@ class CertificationSettings(Settings):
 
     norm: NormName = "linf"
     """Norm of the perturbation."""
-    budgets: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    budgets: tuple[Radius, ...] | None = None
     """Radii at which certified accuracy is reported, in input units; None: 1/5, 1/2 and 1 times the default radius."""
     methods: tuple[Method, ...] = METHODS_OF_BOUNDS
     """How margins are bounded from below: intervals, bounds of the gradient, a Lipschitz product, linear bounds (CROWN:

@@ -1,9 +1,9 @@
 """Settings of the objective: a group for each term, and the terms that they ask for."""
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from robust_student.core.norms import NormName
-from robust_student.core.settings import Settings
+from robust_student.core.settings import Radius, Settings
 from robust_student.objectives.certified import Certified, CertifiedSettings
 from robust_student.objectives.distillation import Distillation, DistillationSettings
 from robust_student.objectives.gradient_penalties import GradientPenalty, GradientSettings
@@ -18,8 +18,9 @@ class ObjectiveSettings(Settings):
 
     norm: NormName = "linf"
     """Norm of the perturbations to resist."""
-    radius: float | None = Field(None, gt=0)
-    """R of the ball, in input units of the norm (pixels in [0, 1]); None: default per norm and input range."""
+    radius: Radius | None = None
+    """R of the ball, in input units of the norm (pixels in [0, 1]), such as 0.03 or 8/255; None: default per norm and
+    input range."""
     distillation: DistillationSettings = DistillationSettings()
     score: ScoreSettings = ScoreSettings()
     gradient: GradientSettings = GradientSettings()

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, SerializeAsAny, field_validator
 
 from robust_student.core.norms import NormName
-from robust_student.core.settings import LARGEST_SEED, Settings
+from robust_student.core.settings import LARGEST_SEED, Radius, Settings
 from robust_student.data.augmentation import AugmentationSettings
 from robust_student.objectives.methods import METHODS, kind_of
 from robust_student.objectives.precision import Precision
@@ -23,7 +23,7 @@ class SelectionSettings(Settings):
     """Gaussian noise levels, signal-to-noise ratio in dB."""
     norm: NormName = "linf"
     """Norm of the PGD attack or the certificate."""
-    radius: float | None = Field(None, gt=0)
+    radius: Radius | None = None
     """Budget of PGD or the certificate, in input units of the norm; None: default per norm and input range."""
     steps: int = Field(20, ge=1)
     """PGD steps."""
