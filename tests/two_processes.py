@@ -3,9 +3,11 @@
 Usage: torchrun --nproc-per-node 2 tests/two_processes.py OUTPUT
 """
 
+import contextlib
 import math
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +156,15 @@ def interrupted(output: Path) -> dict[str, Any]:
     return case("kd", output)
 
 
+def gloo_threads() -> int:
+    """How many threads of this process are gloo's; Linux lists them."""
+    names = list[str]()
+    for thread in Path("/proc/self/task").glob("*"):
+        with contextlib.suppress(OSError):  # it has just ended
+            names.append((thread / "comm").read_text())
+    return sum("gloo" in name for name in names)
+
+
 def main() -> None:
     output = Path(sys.argv[1])
     torch.set_num_threads(1)
@@ -176,6 +187,12 @@ def main() -> None:
             torch.save(
                 train("linear", load_data("digits"), digits).validation, output / f"digits-{distributed.rank()}.pt"
             )
+        torch.export.export(torch.nn.Linear(2, 2), (torch.zeros(1, 2),))  # imports modules that can keep the group
+        number, inside = distributed.rank(), gloo_threads()
+    for _ in range(200):  # a thread that has ended is listed for a moment more
+        if gloo_threads():
+            time.sleep(0.05)
+    (output / f"threads-{number}.txt").write_text(f"{inside > 0} {gloo_threads() > 0}")
 
 
 if __name__ == "__main__":

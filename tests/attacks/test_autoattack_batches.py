@@ -28,7 +28,7 @@ def test_an_examples_result_depends_on_its_own_seed_alone(name: NormName, attack
     broken = network(in_batch).argmax(dim=1) != labels
     assert 0 < int(broken.sum()) < 12
     torch.manual_seed(77)
-    for part in ([3], [11, 0, 5], list(range(2, 9))):
+    for part in ([3], [11, 0, 5, 8, 4, 7]):
         apart = own.propose(network, inputs[part], labels[part], threat, [seeds[k] for k in part])
         torch.testing.assert_close(apart, in_batch[part], rtol=0, atol=1e-7)
 
