@@ -4,8 +4,9 @@ Every function also serves the ordinary case of a single process, in which it co
 """
 
 import os
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Any
 
@@ -27,14 +28,22 @@ def process_group(device: str) -> Iterator[None]:
     on_gpu = torch.cuda.is_available() and (device == "auto" or device.startswith("cuda"))
     if on_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    # Its functions keep the group of the moment of import as a default. torch.export imports it; imported inside the
-    # block, it would keep gloo's threads alive after the group's end, and they can abort a process that exits.
+    # A thread of gloo that holds a tensor when the interpreter ends aborts the process, so nothing may keep the group.
+    # The functions of this module, which torch.export imports, keep the group of the moment of import as a default.
     import_module("torch.distributed.nn.functional")
     distributed.init_process_group("nccl" if on_gpu else "gloo")
     try:
         yield
     finally:
+        if "torch.distributed.tensor" in sys.modules:
+            _forget_meshes()
         distributed.destroy_process_group()
+
+
+def _forget_meshes() -> None:
+    """Empty the caches in which operations on sharded tensors keep the mesh of devices, and so the group."""
+    with suppress(ImportError, AttributeError):  # an own cache of PyTorch's, which may move
+        import_module("torch.distributed.tensor.debug")._clear_sharding_prop_cache()
 
 
 def rank() -> int:
