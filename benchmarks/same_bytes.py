@@ -19,7 +19,7 @@ from pathlib import Path
 
 FEW = "--examples 60 --attack-examples 12 --autoattack-radius 0.1"
 TRAINING = {"digits": "--epochs 3", "mnist": "--epochs 1"}
-METHODS = ("kd", "score", "exact", "direct", "projection", "secant", "secant-exact", "certified")
+METHODS = ("kd", "score", "exact", "direct", "projection", "secant", "secant-exact", "certified", "trades", "adaad")
 MOMENTS = re.compile(r"provenance|latency|second|commit|version|created|command")
 
 
