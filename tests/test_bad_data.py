@@ -65,6 +65,7 @@ def rows(name: str, message: str, images: list[Any], labels: list[Any], **more: 
 
 DATA = [
     data("unknown name", "digit", "did you mean 'digits'?"),
+    data("a folder without the name of a source", ".", "that is a path: write folder:."),
     data("options of digits", "digits,foo=1", "digits takes no place and no options; write 'digits'"),
     data("place of digits", "digits:photos", "digits takes no place and no options; write 'digits'"),
     data("options without a place", "csv,label=y", "has no place; write one, as in 'csv:FILE.csv'"),

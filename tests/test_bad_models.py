@@ -66,6 +66,8 @@ NETWORKS = [
         "cut from its parameters", "own.py:make", "no gradient with respect to any parameter", factory(NO_GRADIENT)
     ),
     network("misspelt", "cnm", "did you mean 'cnn'?"),
+    network("name and width without a colon", "cnn16", "did you mean 'cnn:16'?"),
+    network("name and widths without a colon", "mlp-64,32", "did you mean 'mlp:64,32'?"),
     network("nothing", "''", "unknown name ''"),
     network("no width", "cnn:0", "positive whole numbers"),
     network("width is a word", "cnn:wide", "positive whole numbers"),

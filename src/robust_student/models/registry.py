@@ -122,7 +122,9 @@ def read_recipe(spec: str) -> Recipe:
             return replace(recipe, weights=beside.weights, preprocessing=beside.preprocessing, arguments=beside.config)
     else:
         others = "timm:NAME, torchvision:NAME, hub:USER/REPO, pkg.module:factory, file.py:factory"
-        raise UserError(f"model: unknown name '{name}'{nearest(name, list(NETWORKS))} (or {others})")
+        parts = re.fullmatch(r"([a-z_]+?)[-_]?(\d[\d,x]*)", name)
+        meant = f"; did you mean '{parts[1]}:{parts[2]}'?" if parts and parts[1] in NETWORKS else None
+        raise UserError(f"model: unknown name '{name}'{meant or nearest(name, list(NETWORKS))} (or {others})")
     return replace(recipe, weights=Path(weights)) if weights else recipe
 
 

@@ -30,6 +30,8 @@ from robust_student.data.spec import Spec, parse_options
 from robust_student.data.streams import Stream as Stream
 from robust_student.runtime.hardware import usable_cores
 
+_FILES_OF = {"mnist": "*-idx3-ubyte*", "parquet": "*.parquet", "cifar10": "data_batch_1*"}
+"""Name of a source -> files by which its folder is known."""
 _SMALLEST_IMAGE_SIZE, _LARGEST_IMAGE_SIZE = 4, 4096
 """Pixels to which a side of an image may be resized."""
 
@@ -57,7 +59,7 @@ def load_data(
     start, _, rest = spec.partition(":")
     name = start.partition(",")[0]
     if name not in READERS:
-        raise UserError(f"data: unknown name '{name}'" + nearest(name, list(READERS)))
+        raise UserError(f"data: unknown name '{name}'" + (_reader_of(spec) or nearest(name, list(READERS))))
     reader = READERS[name]
     if not reader.place and spec != name:
         raise UserError(f"data '{spec}': {name} takes no place and no options; write '{name}'")
@@ -79,6 +81,21 @@ def load_data(
         raise UserError(f"data '{spec}': inputs have shape {data.shape}, the model expects {expected_shape}")
     require_sound(data, spec)
     return data
+
+
+def _reader_of(path: str) -> str:
+    """The end of a complaint about a path without the name of a source: how to write it; empty where it is no path."""
+    place = Path(path)
+    try:
+        if path and place.is_dir():
+            names = {name for name, ending in _FILES_OF.items() if next(place.glob(ending), None)}
+        else:
+            names = {reader for reader in READERS if place.is_file() and place.suffix == f".{reader}"}
+            if not names:
+                return ""
+    except OSError:  # a name that is too long
+        return ""
+    return f"; that is a path: write {min(names, default='folder')}:{path}"
 
 
 def require_outside(output: Path, spec: str) -> None:
