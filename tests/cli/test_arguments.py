@@ -18,8 +18,8 @@ COMPLAINTS = {
     "distil": "unknown command 'distil'; did you mean 'distill'? (see robust-student --help)",
     "train --data digits": "train: --model, --output must be given (see robust-student train --help)",
     "train --epoch 3": "train: unknown flag --epoch; did you mean --epochs? (see robust-student train --help)",
-    "distill --randomstart": (
-        "distill: unknown flag --randomstart; did you mean --secant.random-start? (see robust-student distill --help)"
+    "distill --sharred": (
+        "distill: unknown flag --sharred; did you mean --secant.shared? (see robust-student distill --help)"
     ),
     "train --xyz": "train: unknown flag --xyz (see robust-student train --help)",
     "train --epochs": "--epochs: has no value; write --epochs INT",
@@ -142,7 +142,7 @@ def test_help_names_every_flag_with_its_default_as_it_is_typed(name: str, capsys
     shown = " ".join(capsys.readouterr().out.split())
     assert stop.value.code == 0 and " ".join((kind.__doc__ or "").split()) in shown
     if name == "distill":
-        assert "--secant.random-start, --secant.no-random-start" in shown
-        assert "(default: --secant.random-start)" in shown and "--output PATH New run directory. (required)" in shown
+        assert "--secant.shared, --secant.no-shared" in shown
+        assert "(default: --secant.shared)" in shown and "--output PATH New run directory. (required)" in shown
         assert "--selection.snr-db [NUMBER ...] Gaussian noise levels" in shown and "(default: 0.0 -5.0)" in shown
         assert "--score.form {margin,teacher}" in shown and "(default: margin)" in shown

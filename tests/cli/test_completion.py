@@ -20,7 +20,7 @@ echo "${COMPREPLY[@]}"
     [
         ("robust-student dis", "distill"),
         ("robust-student train --data digits --epo", "--epochs"),
-        ("robust-student distill --secant.random", "--secant.random-start"),
+        ("robust-student distill --secant.sha", "--secant.shared"),
         ("robust-student evaluate model --snr-db 0 -5 --pgd-lin", "--pgd-linf"),
     ],
 )
