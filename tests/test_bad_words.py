@@ -92,6 +92,14 @@ PLACES = [
     Bad("output below a file", "train --data digits --model linear --output good.npz/a/out", "cannot write there"),
     Bad("output is this folder", "train --data digits --model linear --output .", "output .:"),
     Bad("output is a broken link", TRAIN, "is a link to nothing", link("out", "nowhere")),
+    Bad("output is a link to itself", TRAIN, "is a link to nothing", link("out", "out")),
+    Bad(
+        "output is in a link to itself",
+        "train --data folder:photos --model linear --output out/x",
+        "",
+        link("out", "out"),
+    ),
+    Bad("evaluation in a link to itself", "evaluate teacher --data folder:photos --output out", "", link("out", "out")),
     *(
         Bad(f"output in the data's folder, {name}", f"{words} --data {spec} --output {place}", "lies in the folder of")
         for name, words, spec, place in (
@@ -122,6 +130,11 @@ PLACES = [
     Bad("report over a file", "report evaluation --output c.html", "pass --overwrite", text("c.html", "mine")),
     Bad("unknown format", "report evaluation --format pdf", "should be 'html'"),
     Bad("report into no folder", "report evaluation --output nowhere/page.html", "cannot write there"),
+    Bad(
+        "report over the rows that it shows",
+        "report evaluation --output evaluation/rows.jsonl --overwrite --format html",
+        "is a file that the report is made from",
+    ),
     Bad("report over a folder", "report evaluation --output c.html --overwrite", "it is a folder", folder("c.html")),
 ]
 

@@ -114,7 +114,7 @@ def test_the_python_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(robust_student, "train", lambda network, data: train.train(network, data, short))
     monkeypatch.setattr(robust_student, "distill", distill)
     few = robust_student.EvaluationSettings(examples=20, attack_examples=5, pgd_steps=2)
-    monkeypatch.setattr("robust_student.evaluation.evaluate.EvaluationSettings", lambda: few)
+    monkeypatch.setattr(robust_student, "EvaluationSettings", lambda attack_examples: few)
     names: dict[str, object] = {}
     exec(example, names)
     assert isinstance(names["evaluation"], robust_student.Evaluation)

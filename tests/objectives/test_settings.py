@@ -202,6 +202,13 @@ def test_a_radius_may_be_a_quotient(text: str, number: float) -> None:
     assert SelectionSettings.parse({"radius": text}).radius == number
 
 
+@pytest.mark.parametrize(
+    "values", [{"radius": True}, {"secant": {"steps": True}}, {"gradient": {"weight": False}}], ids=str
+)
+def test_a_switch_is_no_number(values: Nested) -> None:
+    assert "a number is needed, not a switch" in message_of(values)
+
+
 @pytest.mark.parametrize("text", ["8/0", "8/x", "/255", "1/2/3", "-8/255", "0/255", "8 255"])
 def test_other_texts_are_no_radius(text: str) -> None:
     assert message_of({"radius": text}).startswith("run.yaml: 'radius': input should be ")

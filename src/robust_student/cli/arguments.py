@@ -1,6 +1,7 @@
 """From words to settings: flags over YAML values over a method's values over defaults; complaints are one line."""
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -178,7 +179,7 @@ def named(word: str) -> tuple[str, str]:
     """The name and the rest of `NAME=REST`; a word without a name, such as `runs/kd`, is named by its last part."""
     match = re.match(r"([^=:/\\,@]+)=", word)
     rest = word[match.end() :] if match else word
-    return match[1] if match else re.split(r"[@,]", Path(rest).resolve().name)[0], rest
+    return match[1] if match else re.split(r"[@,]", Path(os.path.realpath(rest)).name)[0], rest
 
 
 def value_of(words: Sequence[str], flag: str) -> str | None:

@@ -79,6 +79,15 @@ class Settings(BaseModel):
             raise ValueError("a path is empty; write . for the current folder")
         return value
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, value: Any, info: Any) -> Any:
+        """YAML reads `yes` as true, which would become the number 1."""
+        kinds = set(_kinds_of(cls.model_fields[info.field_name].annotation))
+        if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
+            raise ValueError("a number is needed, not a switch such as yes or true")
+        return value
+
     @model_validator(mode="after")
     def _whole_numbers_have_64_bits(self) -> "Settings":
         for name, value in self:
@@ -142,7 +151,14 @@ def _settings_in(group: type[BaseModel]) -> Iterator[str]:
 
 
 def _is_of_paths(annotation: Any) -> bool:
-    return annotation is Path or any(map(_is_of_paths, get_args(annotation)))
+    return Path in _kinds_of(annotation)
+
+
+def _kinds_of(annotation: Any) -> Iterator[Any]:
+    """The types that an annotation is made of."""
+    yield annotation
+    for part in get_args(annotation):
+        yield from _kinds_of(part)
 
 
 def explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:

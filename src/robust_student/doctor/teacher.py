@@ -115,9 +115,10 @@ def check_accuracy(teacher: Model, validation: Examples, declared: float | None 
     largest = float(torch.bincount(validation.labels.cpu()).max()) / len(validation)
     if binom.sf(right - 1, n, largest) > _CHANCE:
         fix = "read its accuracy by class (evaluate, report); it may have learnt one class only"
-        return Finding(
-            "teacher", "note", f"{text}, no better than naming the largest class ({100 * largest:.1f} %)", fix
-        )
+        share = f"naming the largest class alone ({100 * largest:.1f} %)"
+        if accuracy > largest:
+            return Finding("teacher", "note", f"{text}, too few examples to tell it from {share}", fix)
+        return Finding("teacher", "note", f"{text}, no better than {share}", fix)
     recorded = _recorded(teacher)
     if recorded is not None and binom.cdf(right, n, min(recorded, 0.999)) < _CHANCE:
         fix = "look for other data, or images that were made in another way, than in its training"

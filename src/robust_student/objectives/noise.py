@@ -25,7 +25,7 @@ class NoiseSettings(Settings):
     """Some examples, chosen anew in every step, are trained at the input plus Gaussian noise, clipped to the range."""
 
     share: float = Field(0.0, ge=0, le=1)
-    """Probability that an example is."""
+    """Probability with which an example is trained at its noisy input."""
     lowest_db: float = -5.0
     """Least signal-to-noise ratio in dB; each example draws its own between the two ends."""
     highest_db: float = 20.0

@@ -27,11 +27,11 @@ class SecantSettings(Settings):
     score: Score = Score.LOGIT
     """slope, drop: margin of logits or of probabilities."""
     start: Start = "random"
-    """Where the ascent starts: at x, at a uniformly random point of the ball, or at the point that the example's last
-    visit reached, which every visit moves on."""
+    """Where the ascent starts: at x, at a uniformly random point of the ball, or where the last visit of the same
+    example ended."""
     steps: int = Field(1, ge=0)
-    """K: ascent steps, each one forward-backward pass. 0 is for a shared pass with a persistent start: the student
-    learns at the kept point alone, z = x + d, and the same pass moves it for the next visit."""
+    """K: ascent steps, each one forward-backward pass. 0 needs a persistent start: the student learns at the
+    start alone, and the gradient of that pass moves the start of the next visit."""
     step: float | None = Field(None, gt=0)
     """Size of an ascent step in units of R; None: 1.25 for K = 1, else max(1.5 / K, 0.25); with a persistent start 0.75
     for K = 0, 0.5 for K = 1, else max(1 / K, 0.25)."""
@@ -68,7 +68,8 @@ class Secant(Term):
     def step(self) -> float | None:
         """Size of a step in units of R; None: the default of `ascend`."""
         if self.settings.step is None and self.settings.start == "persistent":
-            return 0.75 if self.settings.steps == 0 else max(1 / self.settings.steps, 0.25) / 2
+            steps = self.settings.steps
+            return {0: 0.75, 1: 0.5}.get(steps) or max(1 / steps, 0.25)
         return self.settings.step
 
     def __call__(self, visit: Visit, first_gradient: Inputs | None = None) -> PerExample:

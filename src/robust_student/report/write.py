@@ -18,7 +18,7 @@ from robust_student.report.evidence.evaluation import Evidence
 from robust_student.report.evidence.seeds import Seeds, check
 from robust_student.report.evidence.side_by_side import Comparison
 from robust_student.report.formats import ReportFormat, ReportKind
-from robust_student.results.rows import CERTIFICATION
+from robust_student.results.rows import CERTIFICATION, SAVED
 from robust_student.runtime.files import write_atomically
 
 
@@ -48,6 +48,9 @@ def write_report(
     if not output.parent.is_dir() or output.is_dir():
         what = "it is a folder" if output.is_dir() else f"no folder {output.parent}"
         raise UserError(f"output {output}: cannot write there ({what})")
+    sources = [*folders, *([] if certificates is None else [certificates])]
+    if output.name in SAVED and any(output.parent.resolve() == folder.resolve() for folder in sources):
+        raise UserError(f"output {output}: is a file that the report is made from; choose another name")
     if kind == "report":
         text = _one(folders, certificates, style)
     elif certificates is not None:

@@ -13,6 +13,8 @@ BREAKDOWN = "breakdown.json"
 """Accuracy by class and counts by confidence, in an evaluation's directory."""
 CERTIFICATION = "certification.json"
 """What tells a directory of certificates from one of an evaluation."""
+SAVED = frozenset({ROWS, SUMMARY, EVALUATION, GALLERY, BREAKDOWN, CERTIFICATION})
+"""What a report is made from."""
 
 Key = tuple[str, str, float | None]
 """(model, perturbation, setting); `Perturbation.parse` says what the second means."""

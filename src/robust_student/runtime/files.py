@@ -42,8 +42,10 @@ def require_writable(path: Path) -> None:
     """Raise UserError where a directory cannot be made or filled at `path`; makes nothing."""
     if path.exists() and not path.is_dir():
         raise UserError(f"output {path}: is a file, not a directory")
-    if path.is_symlink() and not path.exists():
-        raise UserError(f"output {path}: is a link to nothing; remove it or choose another name")
+    for place in (path, *path.parents):
+        if place.is_symlink() and not place.exists():
+            whose = "" if place == path else f"{place} "
+            raise UserError(f"output {path}: {whose}is a link to nothing; remove it or choose another name")
     nearest = next((folder for folder in (path, *path.absolute().parents) if folder.exists()), Path.cwd())
     try:
         with tempfile.TemporaryFile(dir=nearest):

@@ -1,5 +1,6 @@
 """Data from a spec: every source by its name, and what all of them must satisfy."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -104,7 +105,7 @@ def require_outside(output: Path, spec: str) -> None:
     if name not in READERS or not rest:
         return  # for load_data to refuse
     folder = Path(parse_options(spec, rest, READERS[name].options)[0])
-    if folder.is_dir() and output.resolve().is_relative_to(folder.resolve()):
+    if folder.is_dir() and Path(os.path.realpath(output)).is_relative_to(folder.resolve()):
         raise UserError(f"output {output}: lies in the folder of the data, {folder}; choose a place outside it")
 
 
