@@ -1,8 +1,10 @@
 """A processor whose last bits depend on the size of the batch and the place in it, played on this one."""
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -17,6 +19,12 @@ ROUNDED = {
 }
 """Operations whose kernels are seen to round otherwise for other sizes: vectors, blocks and their remainders."""
 INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64}
+
+
+one_process = pytest.mark.skipif(
+    os.environ.get("OTHER_ROUNDING") == "1", reason="processes that a test starts round as this processor does"
+)
+"""Of tests that compare with what another process computed, by bits or after many steps."""
 
 
 class OtherRounding(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own class hook

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from command_line import refused, run
+from rounding import one_process
 
 from robust_student.cli.main import main
 from robust_student.evaluation import row_store
@@ -26,6 +27,7 @@ QUICK = [
 ]
 
 
+@one_process
 def test_workers_and_shards_measure_what_one_process_measures(teacher: Path, tmp_path: Path) -> None:
     models = ["evaluate", f"teacher={teacher}", "--data", "digits", "--device", "cpu", *QUICK]
     run(*models, "--output", str(tmp_path / "one"))

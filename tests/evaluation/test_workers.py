@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from reference import message_of, prototype_classifier, toy_data
+from rounding import one_process
 from torch import nn
 from toy_evaluation import DATA, FAST, lines_of, models, timeless
 
@@ -36,6 +37,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
+@one_process
 def test_evaluate_with_workers_measures_what_one_process_measures(
     finished: Path, tmp_path: Path, measured: list[int]
 ) -> None:
@@ -47,6 +49,7 @@ def test_evaluate_with_workers_measures_what_one_process_measures(
     assert 0.3 < sum(measured) / len(lines_of(finished)) < 0.7
 
 
+@one_process
 def test_certify_with_workers_measures_what_one_process_measures(tmp_path: Path, measured: list[int]) -> None:
     settings = CertificationSettings(
         examples=6, linear_examples=4, methods=("interval",), sampled_points=2, batch_size=2, device="cpu"

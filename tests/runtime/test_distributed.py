@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import two_processes
+from rounding import one_process
 from torch import Tensor
 
 from robust_student.cli.main import main
@@ -44,6 +45,7 @@ def apart(a: Tensor, b: Tensor) -> float:
     return float(torch.linalg.vector_norm(a - b) / torch.linalg.vector_norm(b))
 
 
+@one_process
 @pytest.mark.parametrize("name", list(two_processes.CASES))
 def test_two_processes_have_the_gradients_and_the_result_of_one(name: str, runs: dict[str, Any]) -> None:
     alone = two_processes.case(name, None)
@@ -97,6 +99,7 @@ def test_both_processes_know_the_same_validation_accuracy(output: Path) -> None:
     assert accuracies[0] == accuracies[1] and 0.5 < accuracies[0]["clean"] <= 1
 
 
+@one_process
 def test_the_commands_run_under_torchrun(tmp_path: Path) -> None:
     """Train and evaluate with two processes; the evaluation has the rows of a single process."""
     words = ["train", "--data", "digits", "--model", "mlp:8", "--epochs", "1", "--device", "cpu"]
