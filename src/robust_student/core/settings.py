@@ -75,7 +75,7 @@ class Settings(BaseModel):
     def _no_empty_path(cls, value: Any, info: Any) -> Any:
         """An empty text would become the path of the current folder."""
         texts = [one for one in (value if isinstance(value, list | tuple) else [value]) if isinstance(one, str)]
-        if "" in texts and _is_of_paths(cls.model_fields[info.field_name].annotation):
+        if "" in texts and Path in _kinds_of(cls.model_fields[info.field_name].annotation):
             raise ValueError("a path is empty; write . for the current folder")
         return value
 
@@ -83,9 +83,10 @@ class Settings(BaseModel):
     @classmethod
     def _no_switch_for_a_number(cls, value: Any, info: Any) -> Any:
         """YAML reads `yes` as true, which would become the number 1."""
-        kinds = set(_kinds_of(cls.model_fields[info.field_name].annotation))
-        if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
-            raise ValueError("a number is needed, not a switch such as yes or true")
+        if isinstance(value, bool):
+            kinds = set(_kinds_of(cls.model_fields[info.field_name].annotation))
+            if kinds & {int, float} and bool not in kinds:
+                raise ValueError("a number is needed, not a switch such as yes or true")
         return value
 
     @model_validator(mode="after")
@@ -148,10 +149,6 @@ def _settings_in(group: type[BaseModel]) -> Iterator[str]:
             yield from (f"{name}.{inner}" for inner in _settings_in(field.annotation))
         else:
             yield name
-
-
-def _is_of_paths(annotation: Any) -> bool:
-    return Path in _kinds_of(annotation)
 
 
 def _kinds_of(annotation: Any) -> Iterator[Any]:
