@@ -45,6 +45,8 @@ class Batch:
     """Of mixtures (mixup, CutMix): class of the other example."""
     shares: PerExample | None = None
     """Of mixtures: share of `labels`, 0.5 to 1."""
+    example_weights: PerExample | None = None
+    """Weight of each example in the loss; None: 1."""
     placement: Placement | None = None
     """Where in its original each input was cut out; None: it is the original."""
 
@@ -88,11 +90,16 @@ class Terms:
     """Term name -> its weight (1 for distillation, C1, C2)."""
     carried: Tensor | None = None
     """Zero in value; carries the gradient of the shared pass, which was taken already (see `shared_pass`)."""
+    example_weights: PerExample | None = None
+    """Weight of each example in the means; None: 1."""
 
     @property
     def loss(self) -> Tensor:
         """The weighted sum of the terms' means over the batch: the number to call `backward()` on."""
-        total = torch.stack([self.weights[name] * value.mean() for name, value in self.values.items()]).sum()
+        values = self.values
+        if self.example_weights is not None:
+            values = {name: self.example_weights * value for name, value in values.items()}
+        total = torch.stack([self.weights[name] * value.mean() for name, value in values.items()]).sum()
         return total if self.carried is None else total + self.carried
 
 

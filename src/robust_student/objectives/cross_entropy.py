@@ -29,4 +29,4 @@ class LabelObjective(nn.Module):
         if batch.others is not None and batch.shares is not None:
             second = functional.cross_entropy(logits, batch.others, reduction="none")
             value = batch.shares * value + (1 - batch.shares) * second
-        return Terms({"cross_entropy": value}, {"cross_entropy": 1.0})
+        return Terms({"cross_entropy": value}, {"cross_entropy": 1.0}, example_weights=batch.example_weights)

@@ -97,7 +97,7 @@ class RobustStudentObjective(nn.Module):
         visit = self._visit(batch.detached(), source)
         if self._shared:
             return shared_terms(visit, self.terms)
-        return weighted({term.name: term(visit) for term in self.terms}, self.terms)
+        return weighted(visit, {term.name: term(visit) for term in self.terms}, self.terms)
 
     def _built(self, example: Batch) -> dict[str, nn.Module]:
         """What terms train beside the student, by term name."""

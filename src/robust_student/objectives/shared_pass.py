@@ -31,7 +31,7 @@ def shared_terms(visit: Visit, terms: Sequence[Term]) -> Terms:
     values = {term.name: term(visit) for term in start_terms}
     if secant.settings.steps == 0:
         values[secant.name] = secant.at_start(visit)
-    loss = weighted(values, terms).loss
+    loss = weighted(visit, values, terms).loss
     carried = None
     if not drop and not secant.slope and not penalties:
         # One backward pass serves both: the loss at the start is also what the ascent raises.
@@ -43,7 +43,7 @@ def shared_terms(visit: Visit, terms: Sequence[Term]) -> Terms:
         (direction,) = torch.autograd.grad(climbed, visit.points, retain_graph=True)
         values |= {term.name: term(visit) for term in penalties}
         if not secant.slope:
-            loss = weighted(values, terms).loss
+            loss = weighted(visit, values, terms).loss
             carried = _gradient_carrier(parameters, torch.autograd.grad(loss, parameters, allow_unused=True))
     if not secant.slope:
         values = {name: value.detach() for name, value in values.items()}
@@ -52,13 +52,13 @@ def shared_terms(visit: Visit, terms: Sequence[Term]) -> Terms:
     else:
         values[secant.name] = secant(visit, direction.detach())
     values |= {term.name: term(visit) for term in others}
-    return weighted(values, terms, carried)
+    return weighted(visit, values, terms, carried)
 
 
-def weighted(values: dict[str, Tensor], terms: Sequence[Term], carried: Tensor | None = None) -> Terms:
-    """Values of some of the terms, with those terms' weights."""
+def weighted(visit: Visit, values: dict[str, Tensor], terms: Sequence[Term], carried: Tensor | None = None) -> Terms:
+    """Values of some of the terms, with the weights of those terms and of the examples."""
     weights = {term.name: term.weight for term in terms}
-    return Terms(values, {name: weights[name] for name in values}, carried)
+    return Terms(values, {name: weights[name] for name in values}, carried, visit.batch.example_weights)
 
 
 def _gradient_carrier(parameters: list[nn.Parameter], gradients: Sequence[Tensor | None]) -> Tensor | None:

@@ -20,6 +20,7 @@ from robust_student.runtime import distributed
 from robust_student.runtime.interruption import Interrupted, StopRequest
 from robust_student.runtime.progress import Advance
 from robust_student.training.batches import Batches, MicroBatch
+from robust_student.training.class_weights import class_weights, example_weights
 from robust_student.training.optimisation import Optimisation, any_failure, averaged_model, limit_gradient, mean_of
 from robust_student.training.selection import Validation, choose_epoch
 from robust_student.training.settings import TrainingSettings
@@ -44,6 +45,7 @@ class Loop:
         """Of `model` by an `Objective` around it; a `teacher` answers on every batch, `kept` is the objective's."""
         self.model, self.teacher, self.batches, self.validation = model, teacher, batches, validation
         self.settings, self.kept_perturbations = settings, kept
+        self.class_weights = class_weights(batches.source, settings.class_weights)
         self.steps = batches.steps * settings.epochs
         self.objective = objective
         self.optimisation = Optimisation(objective, settings, self.steps)
@@ -140,6 +142,7 @@ class Loop:
             progress=progress,
             others=mixed.others,
             shares=mixed.shares,
+            example_weights=example_weights(self.class_weights, mixed.labels, mixed.others, mixed.shares),
             placement=mixed.placement,
         )
 

@@ -10,6 +10,7 @@ from robust_student.data.augmentation import AugmentationSettings
 from robust_student.objectives.methods import METHODS, kind_of
 from robust_student.objectives.precision import Precision
 from robust_student.objectives.settings import ObjectiveSettings
+from robust_student.training.class_weights import ClassWeights
 from robust_student.training.tracking import TrackerName
 
 
@@ -55,6 +56,8 @@ class TrainingSettings(Settings):
     """Share of the training examples set aside for validation, stratified."""
     seed: int = Field(0, ge=0, le=LARGEST_SEED)
     """Seed of initial weights, data order, random starts and the validation split."""
+    class_weights: ClassWeights | None = None
+    """balanced: an example counts in the loss by the inverse frequency of its class in training; None: all alike."""
     ema: float = Field(0.0, ge=0, lt=1)
     """Decay of an exponential moving average of the weights. The average is validated and kept; 0: no average."""
     precision: Precision = "fp32"
