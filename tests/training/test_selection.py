@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from robust_student.core.norms import Norm, NormName
 from robust_student.core.tensors import UNBOUNDED
+from robust_student.data.examples import Examples
 from robust_student.data.readers.load import Data
 from robust_student.models.model import Model, as_model
+from robust_student.training.balanced import BalancedClasses
 from robust_student.training.selection import Validation, choose_epoch
 from robust_student.training.settings import SelectionSettings
 
@@ -43,6 +45,14 @@ def test_the_most_robust_epoch_within_one_standard_error_is_kept(pairs: list[tup
 @pytest.mark.parametrize(("examples", "epoch"), [(100, 0), (10_000, 1)])
 def test_more_validation_examples_make_the_rule_stricter(examples: int, epoch: int) -> None:
     assert choose_epoch(measured((0.88, 0.9), (0.9, 0.5)), examples) == epoch
+
+
+def test_an_epoch_no_better_than_chance_is_kept_only_where_there_is_no_other() -> None:
+    assert choose_epoch(measured((0.35, 0.9), (0.4, 0.2)), 1) == 0
+    assert choose_epoch(measured((0.35, 0.9), (0.4, 0.2)), 1, 0.35) == 1
+    assert choose_epoch(measured((0.35, 0.9), (0.4, 0.2)), 1, 0.5) == 0
+    certified = [{"clean": 0.5, "selection": 0.5, "certified": 0.5}, {"clean": 0.9, "selection": 0.1, "certified": 0.1}]
+    assert choose_epoch(certified, 100) == 0 and choose_epoch(certified, 100, 0.55) == 1
 
 
 GRID = st.integers(0, 20).map(lambda k: k / 20)
@@ -121,6 +131,44 @@ def test_the_norm_is_measured_in_units_of_the_datas_scale() -> None:
     model = model_for(table)
     assert measure(coarse, model, radius=0.03, norm="l2")["pgd"] == measure(table, model, radius=0.3, norm="l2")["pgd"]
     assert measure(table, model, radius=0.03, norm="l2")["pgd"] > measure(table, model, radius=0.3, norm="l2")["pgd"]
+
+
+def test_one_answer_for_everything_is_worth_no_more_than_chance_by_any_metric() -> None:
+    labels = torch.tensor([0] * 80 + [1] * 20)
+    examples = Examples(torch.rand(100, 1, 4, 4), labels)
+    constant = as_model(affine(torch.zeros(2, 16), torch.tensor([1.0, 0.0])), toy_data(classes=2))
+    for metric in ("robust", "accuracy", "certified"):
+        settings = SelectionSettings(metric=metric, steps=2, examples=50)
+        validation = Validation(examples, settings, scale=None, seed=0)
+        figures = validation.measure(constant)
+        assert figures.pop("accuracy") == 0.8
+        assert set(figures.values()) == {0.5} and validation.classes.chance > 0.5
+        assert validation.given_answers(constant).eq(0).all()
+
+
+def test_recalls_are_averaged_and_the_usual_accuracy_is_recorded_where_classes_differ_in_size() -> None:
+    labels = torch.tensor([0] * 90 + [1] * 10)
+    pixels = torch.cat([torch.ones(60, 1, 4, 4), torch.zeros(40, 1, 4, 4)])  # right: 60 of 90, and 10 of 10
+    bright = as_model(affine(torch.tensor([[1.0] * 16, [0.0] * 16]), torch.tensor([0.0, 0.5])), toy_data(classes=2))
+    settings = SelectionSettings(metric="accuracy")
+    figures = Validation(Examples(pixels, labels), settings, scale=None, seed=0).measure(bright)
+    assert figures == {"clean": pytest.approx((60 / 90 + 1) / 2), "accuracy": 0.7, "selection": figures["clean"]}
+
+
+@pytest.mark.parametrize(
+    ("counts", "equivalent", "chance"),
+    [
+        ([50, 50], 100.0, 0.5 + 2.33 * 0.05),
+        ([90, 10], 36.0, 0.5 + 2.33 * math.sqrt(0.25 / 36)),
+        ([2, 0, 2, 2], 6.0, 2 / 3),  # an accuracy half-way from a third to one is not called chance
+        ([0, 7], 7.0, -1.0),
+    ],
+)
+def test_what_is_chance_depends_on_how_many_classes_there_are_and_how_large(
+    counts: list[int], equivalent: float, chance: float
+) -> None:
+    classes = BalancedClasses(torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)))
+    assert classes.equivalent == pytest.approx(equivalent) and classes.chance == pytest.approx(chance)
 
 
 def test_the_accuracy_metric_skips_noise_and_attack() -> None:

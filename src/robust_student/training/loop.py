@@ -76,7 +76,9 @@ class Loop:
     @property
     def chosen(self) -> int:
         """The epoch to keep so far, from 1."""
-        return choose_epoch([record["validation"] for record in self.history], self.validation.count) + 1
+        classes = self.validation.classes
+        accuracies = [record["validation"] for record in self.history]
+        return choose_epoch(accuracies, classes.equivalent, classes.chance) + 1
 
     def run(self, unfinished: UnfinishedRun | None, stop_request: StopRequest, tracking: Tracking) -> None:
         """Take all the steps that are left."""

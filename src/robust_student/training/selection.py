@@ -11,33 +11,34 @@ from robust_student.bounds.ball import Ball
 from robust_student.bounds.propagation import margin_bounds
 from robust_student.bounds.trace import trace
 from robust_student.core.module_state import device_of, evaluating
-from robust_student.core.tensors import answers
+from robust_student.core.tensors import Labels, answers
 from robust_student.core.threat_model import ThreatModel
 from robust_student.corruptions.snr_noise import gaussian_at_snr
 from robust_student.data.examples import Examples
 from robust_student.data.samples import stratified_sample
 from robust_student.models.model import Model
-from robust_student.runtime import distributed
+from robust_student.training.balanced import BalancedClasses, own_positions
 from robust_student.training.settings import SelectionSettings
 
 _BATCH = 250  # examples attacked or certified together
 _CLEAN = 4096  # examples read together
 
 
-def choose_epoch(measured: Sequence[dict[str, float]], examples: int) -> int:
+def choose_epoch(measured: Sequence[dict[str, float]], examples: int | float, chance: float = -1.0) -> int:
     """Position of the epoch to keep: the best `selection` among those whose clean accuracy is as good as the best.
 
     "As good" is the one-standard-error rule (Breiman et al. 1984, section 3.4.3): within `sqrt(p (1 - p) / n)` of the
     highest clean accuracy p, n being the number of validation `examples`. Without it a half-trained network could win:
     it is less accurate, but often smoother. Ties go to the later epoch. Where `certified` was measured, the highest
-    `selection` wins alone: a certified example is a correct one.
+    `selection` wins alone: a certified example is a correct one. An epoch whose clean accuracy is not above `chance` is
+    kept only where there is no other.
     """
-    if "certified" in measured[0]:
-        return max(range(len(measured)), key=lambda k: (measured[k]["selection"], k))
-    best = max(entry["clean"] for entry in measured)
-    floor = best - math.sqrt(best * (1 - best) / examples)
-    eligible = [k for k, entry in enumerate(measured) if entry["clean"] >= floor]
-    return max(eligible, key=lambda k: (measured[k]["selection"], k))
+    useful = [k for k, entry in enumerate(measured) if entry["clean"] > chance] or list(range(len(measured)))
+    if "certified" not in measured[0]:
+        best = max(measured[k]["clean"] for k in useful)
+        floor = best - math.sqrt(best * (1 - best) / examples)
+        useful = [k for k in useful if measured[k]["clean"] >= floor]
+    return max(useful, key=lambda k: (measured[k]["selection"], k))
 
 
 class Validation:
@@ -46,45 +47,58 @@ class Validation:
     def __init__(self, examples: Examples, settings: SelectionSettings, *, scale: Tensor | None, seed: int) -> None:
         """Draw the stratified sample that noise and PGD are measured on."""
         self.examples, self.settings, self.seed = examples, settings, seed
-        self.count = len(examples)
-        count = min(settings.examples, self.count)
+        self.classes = BalancedClasses(examples.labels)
+        count = min(settings.examples, len(examples))
         self.sample = examples.subset(stratified_sample(examples.labels, count, seed))
         self.scale = scale
+        self._sampled = BalancedClasses(self.sample.labels)
 
     def measure(self, model: Model) -> dict[str, float]:
         """Accuracies in [0, 1] by name, and `selection`, the one to choose by. The model's mode is restored.
 
-        `clean`; with the robust metric also `snr_<dB>` and `pgd`, and `selection` is the mean of them all; with the
-        certified metric also `certified`, and `selection` is that.
+        All are balanced over the classes, so that one answer for everything is never worth more than chance. `clean`;
+        with the robust metric also `snr_<dB>` and `pgd`, and `selection` is the mean of them all; with the certified
+        metric also `certified`, and `selection` is that. Where the classes differ in size, `accuracy` is the usual one
+        on clean inputs.
         """
         with evaluating(model):
-            accuracies = {"clean": self._clean(model)}
+            clean, right = self._clean(model)
+            metrics = {"clean": clean}
             if self.settings.metric == "robust":
-                accuracies |= self._perturbed(model)
+                metrics |= self._perturbed(model)
             if self.settings.metric == "certified":
-                certified = self._certified(model)
-                return accuracies | {"certified": certified, "selection": certified}
-        return accuracies | {"selection": sum(accuracies.values()) / len(accuracies)}
+                metrics |= {"certified": self._certified(model)}
+        certified = self.settings.metric == "certified"
+        selection = metrics["certified"] if certified else sum(metrics.values()) / len(metrics)
+        usual = {} if self.classes.alike else {"accuracy": right}
+        return metrics | usual | {"selection": selection}
 
-    def _clean(self, model: Model) -> float:
-        own_positions = _mine(self.count)
+    def given_answers(self, model: Model) -> Labels:
+        """The model's answer to each validation example; -1: NaN."""
+        with evaluating(model):
+            parts = torch.split(torch.arange(len(self.examples)), _CLEAN)
+            return torch.cat([answers(model.logits(self.examples.floats(part))) for part in parts])
+
+    def _clean(self, model: Model) -> tuple[float, float]:
+        """Balanced accuracy and the share of right answers."""
         right = [
             (answers(model.logits(self.examples.floats(part))) == self.examples.labels[part].cpu())
-            for part in torch.split(own_positions, _CLEAN)
+            for part in torch.split(own_positions(len(self.examples)), _CLEAN)
         ]
-        return _share(right, self.count, device_of(model))
+        hits = self.classes.hits(right, device_of(model))
+        return self.classes.accuracy(hits), int(hits.sum()) / len(self.examples)
 
     def _certified(self, model: Model) -> float:
-        """Share of the sample whose every margin is positive over the ball, by interval propagation."""
+        """Balanced share of the sample whose every margin is positive over the ball, by interval propagation."""
         device = device_of(model)
         layers, threat = trace(model, model.card.input_shape).layers(), self._threat(model)
         standing = []
         with torch.no_grad():
-            for part in torch.split(_mine(len(self.sample)), _BATCH):
+            for part in torch.split(own_positions(len(self.sample)), _BATCH):
                 points, truth = self.sample.floats(part).to(device), self.sample.labels[part].to(device)
                 bounds = margin_bounds(layers, Ball(points, threat), truth, "interval")
                 standing.append((bounds > 0).sum(dim=1) == bounds.shape[1] - 1)
-        return _share(standing, len(self.sample), device)
+        return self._sampled.accuracy(self._sampled.hits(standing, device))
 
     def _threat(self, model: Model) -> ThreatModel:
         card, settings = model.card, self.settings
@@ -94,7 +108,7 @@ class Validation:
         device, card, settings = device_of(model), model.card, self.settings
         labels, count = self.sample.labels.cpu(), len(self.sample)
         generator = torch.Generator().manual_seed(self.seed)
-        parts = torch.split(_mine(count), _BATCH)
+        parts = torch.split(own_positions(count), _BATCH)
         accuracies = {}
         for snr_db in settings.snr_db:
             draws = torch.randn((count, *card.input_shape), generator=generator)
@@ -103,7 +117,7 @@ class Validation:
                 inputs = self.sample.floats(part).to(device)
                 noisy, _ = gaussian_at_snr(inputs, snr_db, card.range, draws[part].to(device))
                 right.append(answers(model.logits(noisy)) == labels[part])
-            accuracies[f"snr_{snr_db:g}"] = _share(right, count, device)
+            accuracies[f"snr_{snr_db:g}"] = self._sampled.accuracy(self._sampled.hits(right, device))
         threat = self._threat(model)
         start = threat.random(self.sample.floats().cpu(), generator)
         right = []
@@ -117,15 +131,4 @@ class Validation:
                 start=start[part].to(device),
             )
             right.append(answers(model.logits(attacked)) == labels[part])
-        return accuracies | {"pgd": _share(right, count, device)}
-
-
-def _mine(count: int) -> Tensor:
-    """Positions of the examples that this process measures: each example is one process's."""
-    return torch.arange(distributed.rank(), count, distributed.size())
-
-
-def _share(right: Sequence[Tensor], count: int, device: torch.device) -> float:
-    """The share of `count` examples that the processes together found right."""
-    right_count = torch.stack([part.sum() for part in right]).sum() if right else torch.zeros(())
-    return int(distributed.all_reduce_sum(right_count.long().to(device))) / count
+        return accuracies | {"pgd": self._sampled.accuracy(self._sampled.hits(right, device))}

@@ -19,7 +19,7 @@ class SelectionSettings(Settings):
 
     metric: Literal["robust", "accuracy", "certified"] = "robust"
     """robust: mean accuracy over clean inputs, each noise level and PGD; accuracy: clean inputs alone; certified:
-    certified accuracy by interval propagation at the radius."""
+    certified accuracy by interval propagation at the radius. All are balanced: the mean of the classes' recalls."""
     snr_db: tuple[float, ...] = (0.0, -5.0)
     """Gaussian noise levels, signal-to-noise ratio in dB."""
     norm: NormName = "linf"
