@@ -91,7 +91,9 @@ def test_the_flags_of_the_teacher_reach_it(
     assert "0 problems" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main([*words, "--teacher-mean", "40", "--teacher-std", "0.025"])
-    assert "no better than chance" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "no better than chance" in shown
+    assert "% with the mean and standard deviation of the training set" in shown and "--teacher-mean 0.30" in shown
 
 
 def test_code_of_somebody_else_s_run_is_called_where_it_is_trusted(

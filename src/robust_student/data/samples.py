@@ -3,6 +3,7 @@
 import hashlib
 import unicodedata
 from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ from robust_student.core.errors import UserError
 from robust_student.data.examples import Data, Examples
 from robust_student.data.streams import Stream
 
+_BATCH = 500
+"""Examples that are taken from a stream at a time."""
 TEST_FRACTION = 0.2
 """Share of the examples held out for testing where a source has no test split of its own."""
 
@@ -79,6 +82,17 @@ def training_and_validation(data: Data, fraction: float, seed: int) -> tuple[Exa
     if isinstance(data.train, Stream):
         raise UserError(f"data '{data.name}': a stream needs a validation part of its own (nothing can be held out)")
     return split(data.train, fraction, seed)
+
+
+def some_examples(examples: Examples | Stream, count: int) -> Examples:
+    """At most `count` examples: evenly spread ones, or the first of a stream's first epoch, up to a whole batch."""
+    if isinstance(examples, Stream):
+        batches = examples.batches(epoch=1, batch_size=min(_BATCH, len(examples)), seed=0)
+        parts = list(islice(batches, -(-count // min(_BATCH, len(examples)))))
+        return Examples(torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]))
+    if len(examples) <= count:
+        return examples
+    return examples.subset(torch.arange(count) * len(examples) // count)
 
 
 def held_out_by_name(name: str) -> bool:

@@ -2,12 +2,11 @@
 
 import hashlib
 import math
-from itertools import islice
 
 import torch
-from torch import Tensor
 
 from robust_student.data.readers.load import Data, Examples, Stream
+from robust_student.data.samples import some_examples
 from robust_student.doctor.findings import Finding, severity_of
 from robust_student.runtime.hardware import readable
 
@@ -24,8 +23,7 @@ def check_data(data: Data, examples: int | None = None) -> list[Finding]:
     """Sizes, classes, ranges and faults of content; `examples` of each part are looked at (None: _LOOKED_AT bytes)."""
     if examples is None:
         examples = max(1000, _LOOKED_AT // math.prod(data.shape))
-    train = _beginning(data.train, examples) if isinstance(data.train, Stream) else _spread(data.train, examples)
-    test = _spread(data.test, examples)
+    train, test = some_examples(data.train, examples), some_examples(data.test, examples)
     whole = len(train) == len(data.train) and len(test) == len(data.test)
     extent = "" if whole else f" (of {len(train):,} training and {len(test):,} test examples looked at)"
     findings = [_sizes(data)]
@@ -145,21 +143,3 @@ def _constant(examples: Examples) -> int:
         flat = examples.take(part).flatten(1)
         count += int((flat == flat[:, :1]).all(dim=1).sum())
     return count
-
-
-def _spread(examples: Examples, count: int) -> Examples:
-    """At most `count` examples, evenly spread."""
-    if len(examples) <= count:
-        return examples
-    return examples.subset(torch.arange(count) * len(examples) // count)
-
-
-def _beginning(stream: Stream, count: int) -> Examples:
-    """The first examples of a stream's first epoch."""
-    size = min(_BATCH, len(stream))
-    inputs: list[Tensor] = []
-    labels: list[Tensor] = []
-    for batch, truth, _ in islice(stream.batches(epoch=1, batch_size=size, seed=0), -(-count // size)):
-        inputs.append(batch)
-        labels.append(truth)
-    return Examples(torch.cat(inputs), torch.cat(labels))

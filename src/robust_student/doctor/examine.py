@@ -16,6 +16,7 @@ from robust_student.doctor.machine import check_arithmetic, check_devices, check
 from robust_student.doctor.teacher import (
     check_accuracy,
     check_gradients,
+    check_normalisation,
     check_outputs,
     describe_teacher,
     sample_inputs,
@@ -81,7 +82,8 @@ def _examine_teacher(teacher: Model, data: Data | None, settings: TeacherSetting
     findings = [describe_teacher(teacher, inputs, len(data.train) if data is not None else None)]
     findings += check_outputs(teacher, inputs)
     findings += check_gradients(teacher, inputs)
-    if validation is not None and settings.teacher_check:
+    if data is not None and validation is not None and settings.teacher_check:
+        findings += check_normalisation(teacher, data, validation)
         findings.append(check_accuracy(teacher, validation, settings.teacher_accuracy))
     elif settings.teacher_check:
         fix = "name its data with --data" if data is None else "give the stream a validation part"

@@ -9,10 +9,11 @@ from torch import Tensor
 from robust_student.core.errors import UserError
 from robust_student.core.margins import margin
 from robust_student.core.module_state import device_of, evaluating
-from robust_student.data.readers.load import Examples
+from robust_student.data.readers.load import Data, Examples
 from robust_student.doctor.findings import Finding, severity_of
 from robust_student.models.costs import count_parameters
 from robust_student.models.model import Model
+from robust_student.training.normalisation import compare_normalisations
 from robust_student.training.teacher import CHECKED_EXAMPLES, check_teacher, depends_on_batch
 
 _CHANCE = 0.001  # error probability of the tests on accuracy
@@ -97,6 +98,14 @@ def sample_inputs(examples: Examples | None, teacher: Model, count: int = 128) -
     if teacher.card.range.bounded:
         return low + (high - low) * torch.rand(count, *teacher.card.input_shape, generator=generator)
     return torch.randn(count, *teacher.card.input_shape, generator=generator)
+
+
+def check_normalisation(teacher: Model, data: Data, validation: Examples) -> list[Finding]:
+    """Whether another normalisation than its own makes a teacher more accurate, or a linear model is better."""
+    doubt = compare_normalisations(teacher, data, validation).doubt()
+    if doubt is None:
+        return []
+    return [Finding("teacher", "problem" if doubt.certain else "note", doubt.text, doubt.fix)]
 
 
 def check_accuracy(teacher: Model, validation: Examples, declared: float | None = None) -> Finding:

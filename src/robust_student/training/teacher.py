@@ -10,6 +10,7 @@ from robust_student.data.readers.load import Data, Examples, stratified_sample
 from robust_student.models.model import Model
 from robust_student.models.open_model import open_model
 from robust_student.models.settings import TeacherSettings
+from robust_student.training.normalisation import compare_normalisations
 
 CHECKED_EXAMPLES = 1000
 """Validation examples looked at, at most: enough to tell, and little beside the pass over the training set."""
@@ -27,14 +28,20 @@ _log = logging.getLogger(__name__)
 def open_teacher(
     spec: str, data: Data, validation: Examples, settings: TeacherSettings | None = None, *, trust: bool = False
 ) -> Model:
-    """The teacher that `spec` names (see `sources.open_model`), after a look at its accuracy on validation examples.
+    """The teacher that `spec` names (see `open_model`), after a look at its accuracy on validation examples.
 
-    A warning says where its answers depend on the batch, because such a teacher may still be accurate. Raises UserError
-    where it cannot be opened or does not fit the data, and where `check_teacher` does.
+    A warning says where its answers depend on the batch, because such a teacher may still be accurate, and where
+    another normalisation, or a linear model, does better. Raises UserError where it cannot be opened or does not fit
+    the data, where its normalisation is clearly the wrong one, and where `check_teacher` does.
     """
     settings = settings if settings is not None else TeacherSettings()
     teacher = open_model(spec, data, settings, trust=trust, role="teacher")
     if settings.teacher_check:
+        doubt = compare_normalisations(teacher, data, validation).doubt()
+        if doubt is not None and doubt.certain:
+            raise UserError(f"{doubt.text}: {doubt.fix} (--no-teacher-check skips this check)")
+        if doubt is not None:
+            _log.warning("%s: %s", doubt.text, doubt.fix)
         check_teacher(teacher, validation, settings.teacher_accuracy)
     if depends_on_batch(teacher, validation.floats(slice(0, _SHOWN_TOGETHER))):
         _log.warning(
