@@ -38,7 +38,9 @@ def rows(names: dict[str, str]) -> list[Row]:
         for (kind, setting), right in RIGHT.items():
             for k in range(N):
                 realised = setting + 1 if kind == "gaussian_snr_db" and setting is not None else None
-                made.append(Row(name, kind, setting, k, k % 2, k % 2, k < right[model], realised, **scores(kind, k)))
+                correct = k < right[model]
+                answer = k % 2 if correct else 1 - k % 2
+                made.append(Row(name, kind, setting, k, k % 2, answer, correct, realised, **scores(kind, k)))
         for kind in ("estimated_decision_radius_linf", "estimated_confidence_radius_linf"):
             made += [Row(name, kind, None, k, k % 2, k % 2, True, k / 100) for k in range(N - 2)]
             made += [Row(name, kind, None, k, k % 2, k % 2, True, None, "infinite") for k in (N - 2, N - 1)]
@@ -54,7 +56,7 @@ def scores(kind: str, k: int) -> dict[str, Any]:
 def corruptions(model: str, right: dict[tuple[str, float], int]) -> list[Row]:
     """Rows of a model under corruptions."""
     return [
-        Row(model, f"corruption_{kind}", severity, k, k % 2, k % 2, k < count)
+        Row(model, f"corruption_{kind}", severity, k, k % 2, k % 2 if k < count else 1 - k % 2, k < count)
         for (kind, severity), count in right.items()
         for k in range(N)
     ]

@@ -110,6 +110,13 @@ def test_the_breakdown_counts_the_rows_by_class_and_by_confidence(finished: Path
             interval = stats.binomtest(sum(right), len(right)).proportion_ci(method="wilson")
             assert (counts["n"], counts["value"]) == (len(right), sum(right) / len(right))
             assert (counts["low"], counts["high"]) == pytest.approx((interval.low, interval.high), abs=1e-9)
+            answered = [row["correct"] for row in rows if row["prediction"] == counts["label"]]
+            assert (counts["answered"], counts["precision"]) == (
+                len(answered),
+                sum(answered) / len(answered) if answered else None,
+            )
+        pairs = [[row["label"], row["prediction"]] for row in rows]
+        assert entry["confusion"] == [[*pair, pairs.count(pair)] for pair in sorted(map(list, {*map(tuple, pairs)}))]
         if entry["perturbation"] not in ("none", "gaussian_snr_db"):
             assert entry["confidence"] is None
             continue

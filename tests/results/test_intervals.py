@@ -10,6 +10,7 @@ from scipy import optimize, stats
 from robust_student.results.intervals import (
     Estimate,
     mean_of_runs,
+    mean_over_classes,
     mean_over_examples,
     median,
     paired_difference,
@@ -43,7 +44,7 @@ def test_the_ends_of_wilson_are_the_proportions_that_a_score_test_just_accepts(s
 @pytest.mark.parametrize(
     "estimate",
     [
-        *(wilson(0, 0), median([]), paired_difference([], []), mean_of_runs([])),
+        *(wilson(0, 0), median([]), paired_difference([], []), mean_of_runs([]), mean_over_classes([], [])),
         *(mean_over_examples([]), relative_drop([], []), relative_drop([0.0, 0.0], [1.0, 0.0])),
     ],
 )
@@ -183,3 +184,47 @@ def test_a_drop_of_the_same_answers_is_zero_and_of_none_left_is_one() -> None:
 def test_drops_need_the_same_examples() -> None:
     with pytest.raises(ValueError, match="same examples"):
         relative_drop([1.0], [1.0, 0.0])
+
+
+@given(st.lists(COUNTS, min_size=1, max_size=12))
+def test_a_mean_over_classes_is_wilson_at_its_effective_size(counts: list[tuple[int, int]]) -> None:
+    """Written as a loop; the ends are the proportions that a score test of that many examples just accepts."""
+    k = len(counts)
+    mean = sum(right / n for right, n in counts) / k
+    variance = 0.0
+    for right, n in counts:
+        p = right / n
+        variance += (p * (1 - p) / n + mean * (1 - mean) / n**2) / k**2
+    worth = mean * (1 - mean) / variance if variance > 1e-12 else k**2 / sum(1 / n for _, n in counts)
+    value, low, high = mean_over_classes(*zip(*counts, strict=True))
+    assert value == pytest.approx(mean) and 0 <= low <= value + 1e-12 and value - 1e-12 <= high <= 1
+    for end in (low, high):
+        assert (value - end) ** 2 == pytest.approx(NORMAL_QUANTILE**2 * end * (1 - end) / worth, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shares"),
+    [
+        ([20] * 10, [0.9] * 10),
+        ([10] * 43, [0.98] * 43),
+        ([390, 10], [0.95, 0.6]),
+        ([40] * 10, np.linspace(0.5, 1, 10).tolist()),
+        ([2] * 100, [0.6] * 100),
+        ([100, 30], [0.98, 0.03]),
+    ],
+)
+def test_nineteen_in_twenty_intervals_of_a_mean_over_classes_hold_the_truth(
+    sizes: list[int], shares: list[float]
+) -> None:
+    truth = float(np.mean(shares))
+    drawn = np.random.default_rng(0).binomial(sizes, shares, size=(1000, len(sizes)))
+    held = [low <= truth <= high for right in drawn.tolist() for _, low, high in [mean_over_classes(right, sizes)]]
+    assert 0.93 <= np.mean(held) <= 0.99
+
+
+def test_a_mean_over_even_classes_is_as_sure_as_the_plain_share() -> None:
+    """Equal classes of equal shares: the same value, and an interval a little wider."""
+    mean, plain = mean_over_classes([32] * 10, [40] * 10), wilson(320, 400)
+    assert mean.value == plain.value
+    assert plain.low - 0.005 < mean.low < plain.low and plain.high < mean.high < plain.high + 0.005
+    assert tuple(mean_over_classes([40] * 10, [40] * 10)) == pytest.approx(tuple(wilson(400, 400)))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from robust_student.results.breakdown import breakdown
-from robust_student.results.intervals import median, paired_difference, wilson
+from robust_student.results.intervals import mean_over_classes, median, paired_difference, wilson
 from robust_student.results.records import COST_UNITS, find, summarise
 from robust_student.results.rows import Key, Row, group
 
@@ -116,7 +116,7 @@ def test_a_model_is_compared_at_the_same_perturbation_and_setting_only() -> None
 @pytest.mark.parametrize("baseline", [None, "kd", "absent"])
 def test_the_baseline_is_not_compared_with_itself(baseline: str | None) -> None:
     records = summary(rows("kd", "none", None, [True]), baseline=baseline)
-    assert [record["metric"] for record in records] == ["accuracy", "worst_class_accuracy"]
+    assert [record["metric"] for record in records] == ["accuracy", "balanced_accuracy", "worst_class_accuracy"]
 
 
 def radius_rows(*radii: float) -> list[Row]:
@@ -191,10 +191,23 @@ def test_a_row_survives_json() -> None:
 
 
 def test_the_worst_class_is_the_class_with_the_lowest_accuracy() -> None:
-    every = [Row("m", "pgd_l2", 1.0, i, i % 3, 0, i % 3 > 0 or i < 3) for i in range(12)]
+    every = [
+        Row("m", "pgd_l2", 1.0, i, i % 3, i % 3 if i % 3 > 0 or i < 3 else 1, i % 3 > 0 or i < 3) for i in range(12)
+    ]
     record = only(summary(every, verdicts={"m": {"level": "PASS"}}), "m", "worst_class_accuracy", "pgd_l2")
     assert values(record) == pytest.approx(tuple(wilson(1, 4)))
     assert (record["n"], record["interval"], record["verdict"]) == (4, "wilson95", {"level": "PASS"})
+
+
+def test_balanced_accuracy_is_the_mean_of_the_classes_accuracies() -> None:
+    """Nine of class 1 are right and one of class 0 of three: 8 in 10 is not 2 in 3."""
+    every = [Row("m", "pgd_l2", 1.0, i, 1, 1, True) for i in range(9)]
+    every += [Row("m", "pgd_l2", 1.0, 9 + i, 0, int(i > 0), i == 0) for i in range(3)]
+    every += [Row("m", "pgd_l2", 1.0, 12, 0, 1, None)]
+    record = only(summary(every, verdicts={"m": {"level": "WARN"}}), "m", "balanced_accuracy", "pgd_l2")
+    assert values(record) == pytest.approx(tuple(mean_over_classes([9, 1], [9, 3])))
+    assert record["value"] == pytest.approx((1 + 1 / 3) / 2)
+    assert (record["n"], record["interval"], record["verdict"]) == (12, "stratified_wilson95", {"level": "WARN"})
 
 
 def test_calibration_is_recorded_where_confidences_are() -> None:
@@ -242,6 +255,11 @@ def test_a_breakdown_counts_by_class_and_by_confidence() -> None:
     attacked = rows("m", "pgd_l2", 1.0, [True, None])
     clean, attack = breakdown(group([*scored, *attacked, *radius_rows(1.0)]))
     assert [(c["label"], c["value"], c["n"]) for c in clean["classes"]] == [(0, 1.0, 3), (1, 0.0, 2)]
+    zero, one = clean["classes"]
+    assert (zero["precision"], zero["answered"], zero["f1"]) == (0.6, 5, 0.75)
+    assert (zero["precision_low"], zero["precision_high"]) == wilson(3, 5)[1:]
+    assert (one["precision"], one["precision_low"], one["answered"], one["f1"]) == (None, None, 0, 0.0)
+    assert clean["confusion"] == [[0, 0, 3], [1, 0, 2]] and attack["confusion"] == [[1, 1, 1]]
     filled = {k: (b["count"], b["right"]) for k, b in enumerate(clean["confidence"]) if b["count"]}
     assert filled == {0: (1, 1), 7: (2, 1), 14: (2, 1)} and len(clean["confidence"]) == 15
     assert clean["confidence"][7]["confidence"] == pytest.approx(0.505)

@@ -3,13 +3,16 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 from robust_student.core.errors import UserError, nearest
+from robust_student.report.evidence.reading import read_checked_rows
 from robust_student.report.formats import format_of
 from robust_student.report.write import write_report
-from robust_student.results.rows import SUMMARY
+from robust_student.results.class_measures import ClassMeasures, Confusion
+from robust_student.results.rows import SUMMARY, Key, Row
 from robust_student.runtime.files import read_json
 
 _Kind = TypeVar("_Kind", bound="Result")
@@ -119,16 +122,19 @@ class Result:
         write_report(self.folder, path, certificates=certificates, style=format_of(path))
         return path
 
-    def _table(self, title: str, records: Iterable[Record]) -> str:
-        """Shares in percent as a Markdown table: a line for each perturbation and setting, a column for each model."""
-        cells: dict[tuple[str, float | None], dict[str, str]] = {}
+    def _table(self, title: str, records: Iterable[Record], suffixes: Mapping[str, str] | None = None) -> str:
+        """Shares in percent as a Markdown table: a line for each perturbation and setting, a column for each model.
+
+        `suffixes` is what follows the name of the perturbation in lines of a metric.
+        """
+        cells: dict[str, dict[str, str]] = {}
         for record in records:
             mark = f" *{record.level}*" if record.level in ("WARN", "FAIL") else ""
-            cells.setdefault((record.perturbation, record.setting), {})[record.model] = record.percent + mark
+            setting = "" if record.setting is None else f" {record.setting:g}"
+            name = f"{record.perturbation}{setting}{(suffixes or {}).get(record.metric, '')}"
+            cells.setdefault(name, {})[record.model] = record.percent + mark
         rows = [[title, *self.models]]
-        for (perturbation, setting), texts in cells.items():
-            name = perturbation if setting is None else f"{perturbation} {setting:g}"
-            rows.append([name, *(texts.get(model, "-") for model in self.models)])
+        rows += [[name, *(texts.get(model, "-") for model in self.models)] for name, texts in cells.items()]
         widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
         rows.insert(1, ["-" * width for width in widths])
         lines = (" | ".join(map(str.ljust, row, widths)) for row in rows)
@@ -147,12 +153,38 @@ class Evaluation(Result):
         """
         return self.find("accuracy", perturbation, model, setting)
 
+    def balanced_accuracy(self, model: str, perturbation: str = "none", setting: float | None = None) -> Record:
+        """The mean of the classes' accuracies, as `accuracy`: a model that answers one class of K gets 1 / K."""
+        return self.find("balanced_accuracy", perturbation, model, setting)
+
+    def confusion(self, model: str, perturbation: str = "none", setting: float | None = None) -> Confusion:
+        """How often each class was answered for the examples of each true class, as `accuracy`, from the rows."""
+        key = (model, perturbation, self.accuracy(model, perturbation, setting).setting)
+        return Confusion.of(self._rows[key])
+
+    def classes(self, model: str, perturbation: str = "none", setting: float | None = None) -> list[ClassMeasures]:
+        """Recall, precision and F1 of each class that has examples, as `accuracy`, from the rows."""
+        return self.confusion(model, perturbation, setting).measures()
+
+    @cached_property
+    def _rows(self) -> Mapping[Key, Mapping[int, Row]]:
+        """Of every cell."""
+        return read_checked_rows(self.folder)
+
+    @property
+    def unbalanced(self) -> bool:
+        """Whether the largest class has more than 1.5 times the examples of the smallest."""
+        return any(self.confusion(record.model).unbalanced for record in self.every("balanced_accuracy", "none"))
+
     def table(self) -> str:
         """Accuracies in percent as a Markdown table: a line for each perturbation, a column for each model.
 
-        *WARN* and *FAIL* mark numbers that the gradient-masking checks do not trust.
+        Where classes are unbalanced, each line is followed by one of balanced accuracies. *WARN* and *FAIL* mark
+        numbers that the gradient-masking checks do not trust.
         """
-        return self._table("accuracy in %", (r for r in self.records if r.metric == "accuracy"))
+        metrics = {"accuracy": "", "balanced_accuracy": ", balanced"} if self.unbalanced else {"accuracy": ""}
+        shown = (record for record in self.records if record.metric in metrics)
+        return self._table("accuracy in %", shown, metrics)
 
 
 @dataclass(frozen=True)

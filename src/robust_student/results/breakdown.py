@@ -1,12 +1,13 @@
-"""Where accuracy comes from: by true class, and by the model's own confidence, as counts from the saved rows."""
+"""Where accuracy comes from: class by class and answer by answer, and by the model's own confidence, from the rows."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from robust_student.results.calibration import BINS, histogram
+from robust_student.results.class_measures import ClassMeasures, Confusion
 from robust_student.results.perturbation import Perturbation
-from robust_student.results.rows import Key, Row, class_accuracies
+from robust_student.results.rows import Key, Row
 
 
 def breakdown(groups: Mapping[Key, Mapping[int, Row]], split: str = "test") -> list[dict[str, Any]]:
@@ -16,25 +17,34 @@ def breakdown(groups: Mapping[Key, Mapping[int, Row]], split: str = "test") -> l
         groups: rows as `results.group` arranges them; estimated radii are skipped.
         split: which examples they are.
     """
-    return [
-        {
-            "model": model,
-            "split": split,
-            "perturbation": perturbation,
-            "setting": setting,
-            "classes": _classes(rows),
-            "confidence": _confidence(rows),
-        }
-        for (model, perturbation, setting), rows in groups.items()
-        if Perturbation.parse(perturbation).family != "radius"
-    ]
+    entries = []
+    for (model, perturbation, setting), rows in groups.items():
+        if Perturbation.parse(perturbation).family != "radius":
+            confusion = Confusion.of(rows)
+            entries.append(
+                {
+                    "model": model,
+                    "split": split,
+                    "perturbation": perturbation,
+                    "setting": setting,
+                    "classes": [_class(measures) for measures in confusion.measures()],
+                    "confusion": confusion.sparse,
+                    "confidence": _confidence(rows),
+                }
+            )
+    return entries
 
 
-def _classes(rows: Mapping[int, Row]) -> list[dict[str, Any]]:
-    return [
-        {"label": label, "value": estimate.value, "low": estimate.low, "high": estimate.high, "n": n}
-        for label, (estimate, n) in class_accuracies(rows).items()
-    ]
+def _class(measures: ClassMeasures) -> dict[str, Any]:
+    recall, precision = measures.recall, measures.precision if measures.answered else (None, None, None)
+    return {
+        "label": measures.label,
+        **dict(zip(("value", "low", "high"), recall, strict=True)),
+        "n": measures.n,
+        **dict(zip(("precision", "precision_low", "precision_high"), precision, strict=True)),
+        "answered": measures.answered,
+        "f1": measures.f1,
+    }
 
 
 def _confidence(rows: Mapping[int, Row]) -> list[dict[str, Any]] | None:

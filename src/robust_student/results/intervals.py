@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,12 +23,39 @@ class Estimate(NamedTuple):
     high: float
 
 
+@lru_cache(maxsize=65_536)
 def wilson(successes: int, n: int) -> Estimate:
     """A proportion with its Wilson score interval (Wilson 1927); n = 0 gives NaN."""
     if n == 0:
         return Estimate(math.nan, math.nan, math.nan)
     interval = stats.binomtest(successes, n).proportion_ci(LEVEL, method="wilson")
     return Estimate(successes / n, float(interval.low), float(interval.high))
+
+
+def mean_over_classes(right: Sequence[int], n: Sequence[int]) -> Estimate:
+    """B = mean of the K shares p_k = right_k / n_k, with Wilson's interval at as many examples as B is worth.
+
+    That many examples, B (1 - B) / V, have the variance V = sum_k (p_k (1 - p_k) + B (1 - B) / n_k) / n_k / K^2: the
+    effective sample size of Korn & Graubard 1998. The second summand keeps a class that happens to be all right or all
+    wrong from counting as certain. Where V is 0 they are K^2 / sum_k 1 / n_k. The number of examples of each class is
+    taken as given. No class gives NaN.
+
+    Args:
+        right: examples decided rightly, by class.
+        n: examples, by class, at least 1 each.
+    """
+    if not n:
+        return Estimate(math.nan, math.nan, math.nan)
+    sizes = np.asarray(n, dtype=float)
+    shares = np.asarray(right, dtype=float) / sizes
+    mean = float(shares.mean())
+    even = mean * (1 - mean)
+    variance = float(((shares * (1 - shares) + even / sizes) / sizes).sum()) / len(sizes) ** 2
+    worth = even / variance if variance > 0 else len(sizes) ** 2 / float((1 / sizes).sum())
+    z = float(stats.norm.ppf((1 + LEVEL) / 2))
+    middle = (mean + z**2 / (2 * worth)) / (1 + z**2 / worth)
+    half = z / (1 + z**2 / worth) * math.sqrt(even / worth + z**2 / (4 * worth**2))
+    return Estimate(mean, max(middle - half, 0.0), min(middle + half, 1.0))
 
 
 def median(values: Sequence[float]) -> Estimate:

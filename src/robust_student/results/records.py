@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from robust_student.results.calibration import calibration
+from robust_student.results.class_measures import Confusion
 from robust_student.results.comparison import Difference, adjust, paired
 from robust_student.results.intervals import Estimate, mean_over_examples, median, relative_drop, wilson
 from robust_student.results.perturbation import Perturbation
-from robust_student.results.rows import Key, Row, class_accuracies, outcomes, shared_outcomes
+from robust_student.results.rows import Key, Row, outcomes, shared_outcomes
 
 SUMMARY_SCHEMA = 1
 
@@ -69,13 +70,17 @@ def summarise(
 
 
 def _accuracies(common: Mapping[str, Any], rows: Mapping[int, Row], verdict: Any) -> list[dict[str, Any]]:
-    """Accuracy, worst class, calibration and, under noise, the realised SNR of one model in one cell."""
+    """Accuracy, plain, balanced and of the worst class, calibration and, under noise, the realised SNR in one cell."""
     counted = outcomes(rows)
     estimate = wilson(sum(counted.values()), len(counted))
     records = [record({**common, "metric": "accuracy"}, estimate, "wilson95", len(counted), verdict)]
-    worst = min(class_accuracies(rows).values(), key=lambda accuracy: accuracy[0].value, default=None)
+    confusion = Confusion.of(rows)
+    even = {**common, "metric": "balanced_accuracy"}
+    records.append(record(even, confusion.balanced_accuracy(), "stratified_wilson95", len(counted), verdict))
+    worst = min(confusion.measures(), key=lambda measures: measures.recall.value, default=None)
     if worst is not None:
-        records.append(record({**common, "metric": "worst_class_accuracy"}, worst[0], "wilson95", worst[1], verdict))
+        named = {**common, "metric": "worst_class_accuracy"}
+        records.append(record(named, worst.recall, "wilson95", worst.n, verdict))
     if Perturbation.parse(common["perturbation"]).family == "noise":
         realised = [row.value for row in rows.values() if row.value is not None]
         mean = sum(realised) / len(realised) if realised else math.nan

@@ -5,8 +5,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from robust_student.results.intervals import Estimate, wilson
-
 ROWS, SUMMARY, EVALUATION, GALLERY = "rows.jsonl", "summary.json", "evaluation.json", "gallery.json"
 """File names in an evaluation's directory."""
 BREAKDOWN = "breakdown.json"
@@ -76,14 +74,3 @@ def shared_outcomes(first: Mapping[int, Row], second: Mapping[int, Row]) -> tupl
 def outcomes(rows: Mapping[int, Row]) -> dict[int, bool]:
     """Whether each example is right, by its position; without the excluded ones."""
     return {index: bool(row.correct) for index, row in rows.items() if row.correct is not None}
-
-
-def class_accuracies(rows: Mapping[int, Row]) -> dict[int, tuple[Estimate, int]]:
-    """Accuracy with its Wilson interval, and the number of examples, of each true class, by its number."""
-    by_class: dict[int, list[bool]] = defaultdict(list)
-    for index, right in outcomes(rows).items():
-        by_class[rows[index].label].append(right)
-    return {
-        label: (wilson(sum(outcomes_of_class), len(outcomes_of_class)), len(outcomes_of_class))
-        for label, outcomes_of_class in sorted(by_class.items())
-    }
