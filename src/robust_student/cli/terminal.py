@@ -52,9 +52,11 @@ def headline(evaluation: "Evaluation") -> list[Headline]:
 
 
 def finished(trained: Any, output: Path) -> None:
-    """Which epoch was kept, its validation figures, where the model is."""
+    """Which epoch was kept, its validation figures, what is wrong with it, where the model is."""
     figures = ", ".join(f"{name} {100 * value:.1f} %" for name, value in trained.validation.items())
     print(f"epoch {trained.best_epoch} of {len(trained.history)} kept; validation: {figures}")
+    for line in trained.warnings:
+        print(f"WARNING: {line}")
     print(f"model: {output}")
 
 

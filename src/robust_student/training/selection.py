@@ -73,6 +73,11 @@ class Validation:
         usual = {} if self.classes.alike else {"accuracy": right}
         return metrics | usual | {"selection": selection}
 
+    @property
+    def sampled(self) -> float:
+        """How many examples `selection` rests on, as `BalancedClasses.equivalent` counts them."""
+        return (self.classes if self.settings.metric == "accuracy" else self._sampled).equivalent
+
     def given_answers(self, model: Model) -> Labels:
         """The model's answer to each validation example; -1: NaN."""
         with evaluating(model):

@@ -1,7 +1,7 @@
 """The training loop: `train` makes teachers, `distill` makes students; the best epoch is chosen on validation."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from robust_student.runtime.hardware import resolve_device
 from robust_student.runtime.interruption import StopRequest, listening
 from robust_student.runtime.provenance import provenance
 from robust_student.runtime.threads import threads_for
+from robust_student.training.alarms import Outcome
 from robust_student.training.batches import Batches
 from robust_student.training.loop import Loop
 from robust_student.training.selection import Validation
@@ -56,6 +57,8 @@ class Trained:
     """One record per epoch: mean terms, validation accuracies, learning rate, speed."""
     best_epoch: int
     """The epoch whose weights were kept, from 1."""
+    warnings: tuple[str, ...] = ()
+    """What is wrong with the outcome, each line with its cure; also on the model's card, in its provenance."""
 
     @property
     def validation(self) -> dict[str, float]:
@@ -223,12 +226,33 @@ def _fit(
             tracking.finish()
     model.load_state_dict(loop.kept[loop.chosen])
     facts = provenance(recorded.model_dump(mode="json"), data.name, settings.seed) | {"epoch": loop.chosen}
+    warnings = _outcome(loop, data.classes).alarms()
+    facts |= {"warnings": warnings} if warnings else {}
     model.card = model.card.model_copy(update={"provenance": model.card.provenance | facts})
     model.history = loop.history
     model.eval()
     if unfinished is not None:
         unfinished.finish(model, loop.history)
-    return Trained(model, loop.history, loop.chosen)
+    return Trained(model, loop.history, loop.chosen, tuple(warnings))
+
+
+def _outcome(loop: Loop, names: Sequence[str]) -> Outcome:
+    """What the loop's training led to; the chosen weights are loaded."""
+    validation, objective = loop.validation, loop.objective
+    radius = None
+    if isinstance(objective, RobustStudentObjective) and objective.settings.strength > 0:
+        radius = objective.threat(loop.model.card.input_shape).budget
+    return Outcome(
+        loop.history,
+        loop.chosen,
+        validation.classes,
+        validation.sampled,
+        validation.given_answers(loop.model),
+        names,
+        loop.settings,
+        loop.batches.steps,
+        radius,
+    )
 
 
 def _memory(settings: DistillSettings, sets: _Sets) -> tuple[DistillSettings, KeptPerturbations | None]:

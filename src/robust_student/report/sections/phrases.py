@@ -10,7 +10,7 @@ from robust_student.report.evidence.reading import Saved
 
 WILSON = "The bands and brackets are 95\u00a0% Wilson intervals"
 _OUTCOME_SIGNS = {"better": "\u25b2 better", "worse": "\u25bc worse", "not shown": "\u25cb not shown"}
-_MADE = ("version", "git_commit", "created", "seed", "data", "hardware", "python", "torch", "source")
+_MADE = ("version", "git_commit", "created", "seed", "data", "hardware", "python", "torch", "source", "warnings")
 """What a provenance record says beside its settings."""
 _CARD = ("network", "input_shape", "input_range", "classes", "sha256")
 """What a model's card says."""
@@ -59,7 +59,7 @@ def signed(e: Evidence, name: str, at: Place, unit: str = "") -> Text:
 
 def origin(record: Mapping[str, Any]) -> list[Block]:
     """A provenance record, its settings in small print."""
-    blocks: list[Block] = [Facts([(name.replace("_", " "), str(record[name])) for name in _MADE if name in record])]
+    blocks: list[Block] = [Facts([(name.replace("_", " "), listed(record[name])) for name in _MADE if name in record])]
     if record.get("settings"):
         blocks += [Heading("Settings"), Facts(leaves(record["settings"]), "long")]
     return blocks
