@@ -24,6 +24,9 @@ class Certify(Command):
     """Directory for rows.jsonl, summary.json and the rest; the same command continues an interrupted run."""
     image_size: int | None = Field(None, ge=4)
     """Side in pixels to which folder images are resized; None: what the first run expects, else as in train."""
+    group: str | None = None
+    """What no split may part, as for train: a column's name or a pattern for file names; none: nothing; None: as in
+    the training of the runs."""
     trust: bool = False
     """Allow code that a .pt2 file holds, or that a run from elsewhere names, to run."""
     teaching: Annotated[PreprocessingSettings, Flat] = PreprocessingSettings()
@@ -41,6 +44,7 @@ class Certify(Command):
             self.data,
             self.output,
             image_size=self.image_size,
+            group=self.group,
             teaching=self.teaching,
             trust=self.trust,
         )

@@ -34,6 +34,9 @@ class Distill(Command):
     image_size: int | None = Field(None, ge=4)
     """Side in pixels to which folder images are resized; None: what a run as teacher expects, else their common size
     up to 64, else 32."""
+    group: str | None = None
+    """What no split may part, as for train: a column's name or a pattern for file names; none: nothing; None: as in
+    the training of the teacher."""
     trust: bool = False
     """Allow code that a .pt2 file holds, or that a run from elsewhere names, to run."""
     method: str = Field(
@@ -87,7 +90,7 @@ class Distill(Command):
         """Train the student, or search for its settings first, and print its accuracy."""
         from robust_student.data.readers.load import load_data, require_outside
         from robust_student.data.samples import training_and_validation
-        from robust_student.models.open_model import expected_shape
+        from robust_student.models.open_model import expected_group, expected_shape
         from robust_student.models.run_directory import require_new
         from robust_student.runtime.distributed import process_group, rank, rank_zero
         from robust_student.training.search import search
@@ -100,7 +103,8 @@ class Distill(Command):
             rank_zero(lambda: require_new(self.output))
             require_outside(self.output, self.data)
             shape = expected_shape([self.teacher]) if self.image_size is None else None
-            data = load_data(self.data, shape=shape, image_size=self.image_size)
+            group = expected_group([self.teacher]) if self.group is None else self.group
+            data = load_data(self.data, shape=shape, image_size=self.image_size, group=group)
             _, validation = training_and_validation(data, self.training.validation_fraction, self.training.seed)
             teacher = open_teacher(self.teacher, data, validation, self.teaching, trust=self.trust)
             settings = DistillSettings(

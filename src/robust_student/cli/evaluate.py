@@ -28,6 +28,9 @@ class Evaluate(Command):
     """Directory for rows.jsonl, summary.json and the rest; the same command continues an interrupted evaluation."""
     image_size: int | None = Field(None, ge=4)
     """Side in pixels to which folder images are resized; None: what the first run expects, else as in train."""
+    group: str | None = None
+    """What no split may part, as for train: a column's name or a pattern for file names; none: nothing; None: as in
+    the training of the runs."""
     trust: bool = False
     """Allow code that a .pt2 file holds, or that a run from elsewhere names, to run."""
     teaching: Annotated[PreprocessingSettings, Flat] = PreprocessingSettings()
@@ -83,7 +86,9 @@ class Evaluate(Command):
         if self.workers > 1:
             with tempfile.TemporaryDirectory() as folder:
                 config = Path(folder) / "settings.yaml"
-                settings = self.model_dump(mode="json", include={"evaluation", "teaching", "image_size", "trust"})
+                settings = self.model_dump(
+                    mode="json", include={"evaluation", "teaching", "image_size", "group", "trust"}
+                )
                 config.write_text(json.dumps(settings), encoding="utf-8")
                 words = [
                     "-m",
@@ -115,6 +120,7 @@ class Evaluate(Command):
             self.data,
             self.output,
             image_size=self.image_size,
+            group=self.group,
             teaching=self.teaching,
             trust=self.trust,
         )

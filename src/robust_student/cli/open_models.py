@@ -16,13 +16,14 @@ def open_models(
     output: Path,
     *,
     image_size: int | tuple[int, int] | None,
+    group: str | None,
     teaching: PreprocessingSettings,
     trust: bool,
 ) -> tuple[dict[str, Any], Any]:
     """The models that `command` is given as [NAME=]SPEC, and the data; its output must lie outside them."""
     from robust_student.data.readers.load import load_data, require_outside
     from robust_student.models.hub import CARD
-    from robust_student.models.open_model import expected_shape, open_model
+    from robust_student.models.open_model import expected_group, expected_shape, open_model
 
     if not models:
         raise UserError(f"{command}: name at least one run directory")
@@ -39,7 +40,8 @@ def open_models(
     if run is not None:
         raise UserError(f"output {output}: lies in the run of a model, {run}; choose a place outside it")
     shape = expected_shape(list(specs.values())) if image_size is None else None
-    examples = load_data(data, shape=shape, image_size=image_size)
+    group = expected_group(list(specs.values())) if group is None else group
+    examples = load_data(data, shape=shape, image_size=image_size, group=group)
     if "teacher" not in specs and teaching != PreprocessingSettings():
         raise UserError(
             f"{command}: --teacher-... flags are for the model named teacher, and no model is; name it teacher=SPEC"

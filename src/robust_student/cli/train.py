@@ -21,6 +21,9 @@ class Train(Command):
     """New run directory."""
     image_size: int | tuple[int, int] | None = None
     """Side, or height and width, in pixels to which image files are resized; None: by the rules of the source."""
+    group: str | None = None
+    """What belongs together (pictures of one person, device, track) and no split may part: a column's name, or a
+    regular expression on file names with one capture group, such as '(.*)_'; None: each example is on its own."""
     training: Annotated[TrainingSettings, Flat] = TrainingSettings(selection=SelectionSettings(metric="accuracy"))
     config: Config = None
     """YAML file with any of these settings; flags win over it."""
@@ -35,7 +38,7 @@ class Train(Command):
         with process_group(self.training.device):
             rank_zero(lambda: require_new(self.output))
             require_outside(self.output, self.data)
-            data = load_data(self.data, image_size=self.image_size)
+            data = load_data(self.data, image_size=self.image_size, group=self.group)
             trained = train(self.model, data, self.training, output=self.output)
             if rank() == 0:
                 terminal.finished(trained, self.output)

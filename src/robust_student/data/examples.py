@@ -4,7 +4,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from unicodedata import bidirectional, category
 
@@ -34,6 +34,8 @@ class Examples:
     """Whether `stored` is mapped from a file on disk: it stays on the host, and only batches are taken from it."""
     content: str | None = None
     """Digest of `stored` where it is known already, as for a file of the cache."""
+    groups: Tensor | None = None
+    """The number of each example's group, `(n,)` int64: a split leaves groups whole; None: each is on its own."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -62,16 +64,17 @@ class Examples:
 
     def subset(self, indices: Tensor) -> "Examples":
         """The examples at `indices`, in that order; of a mapped set nothing is read."""
+        groups = None if self.groups is None else self.groups[indices.cpu()]
         if not self.mapped:
-            return Examples(self.inputs[indices], self.labels[indices])
+            return Examples(self.inputs[indices], self.labels[indices], groups=groups)
         indices = indices.to(self.labels.device)
         rows = indices.cpu() if self.rows is None else self.rows[indices.cpu()]
-        return Examples(self.stored, self.labels[indices], rows, mapped=True, content=self.content)
+        return Examples(self.stored, self.labels[indices], rows, mapped=True, content=self.content, groups=groups)
 
     def to(self, device: torch.device) -> "Examples":
         """The same examples on another device; mapped inputs stay where they are."""
         stored = self.stored if self.mapped else self.stored.to(device)
-        return Examples(stored, self.labels.to(device), self.rows, self.mapped, self.content)
+        return replace(self, stored=stored, labels=self.labels.to(device))
 
     def digest(self) -> str:
         """SHA-256 that changes with any input, label, dtype or shape; of a mapped set only the labels are read."""
@@ -98,6 +101,8 @@ class Data:
     """Per-feature unit of a perturbation (the training set's standard deviation) for data without a range."""
     validation: Examples | None = None
     """The source's own examples to choose on; None: a part of the training set is held out."""
+    group: str | None = None
+    """The column or the pattern of names that says which examples belong together; None: each is on its own."""
 
     @property
     def shape(self) -> Shape:

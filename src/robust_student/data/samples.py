@@ -1,8 +1,9 @@
 """Which examples: stratified and nested samples, and the ways a set is divided in two."""
 
 import hashlib
+import logging
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 
 import numpy as np
@@ -11,7 +12,10 @@ from torch import Tensor
 
 from robust_student.core.errors import UserError
 from robust_student.data.examples import Data, Examples
+from robust_student.data.groups import coarseness, grouped_sample
 from robust_student.data.streams import Stream
+
+_log = logging.getLogger(__name__)
 
 _BATCH = 500
 """Examples that are taken from a stream at a time."""
@@ -62,14 +66,31 @@ def nested_sample(
 
 
 def split(examples: Examples, fraction: float, seed: int) -> tuple[Examples, Examples]:
-    """Divide into (rest, held out), the latter a stratified `fraction` of the examples; the seed fixes the split."""
+    """Divide into (rest, held out), the latter a stratified `fraction` of the examples; the seed fixes the split.
+
+    Where the examples have groups, each stays whole, and the fraction is met as closely as they allow.
+    """
     count = max(1, round(fraction * len(examples)))
     if count >= len(examples):
         raise UserError(f"split: {len(examples)} examples are too few to hold out a fraction of {fraction}")
-    held_out = stratified_sample(examples.labels, count, seed)
+    if examples.groups is None:
+        held_out = stratified_sample(examples.labels, count, seed)
+    else:
+        held_out = grouped_sample(examples.labels, examples.groups, fraction, seed)
     is_rest = torch.ones(len(examples), dtype=torch.bool)
     is_rest[held_out] = False
     return examples.subset(is_rest.nonzero()[:, 0]), examples.subset(held_out.sort().values)
+
+
+def with_test_part(parts: Mapping[str, Examples], classes: Sequence[str]) -> dict[str, Examples]:
+    """The parts of a source; where it has no test part, a stratified fifth of the training part, always the same."""
+    if "test" in parts:
+        return dict(parts)
+    train, test = split(parts["train"], TEST_FRACTION, seed=0)
+    coarse = coarseness(train, test, TEST_FRACTION, classes)
+    if coarse is not None:
+        _log.warning("group: test part: %s", coarse)
+    return {**parts, "train": train, "test": test}
 
 
 def training_and_validation(data: Data, fraction: float, seed: int) -> tuple[Examples | Stream, Examples]:

@@ -26,6 +26,8 @@ class Spec:
     """Shape of one input that a model expects; None: whatever the data has."""
     image_size: tuple[int, int] | None = None
     """(height, width) in pixels to which images are resized; None: by the rules of the source."""
+    group: str | None = None
+    """The column or the pattern of names that says which examples belong together; None: each is on its own."""
     workers: int = 1
     """Processes that decode images."""
 

@@ -42,6 +42,7 @@ def fingerprint(
         "models": {name: _shapes(model) if name == untrained else _weights(model) for name, model in models.items()},
         **({"code": code} if code else {}),
         "data": data.name,
+        **({} if data.group is None else {"group": data.group}),
         **{name: f"stream of {len(p)}" if isinstance(p, Stream) else p.digest() for name, p in parts.items()},
         PROBE: {
             name: probe_architecture(model) if name == untrained else probe(model) for name, model in models.items()

@@ -1,6 +1,7 @@
 """Any model by its spec, ready to use: a run, a hub repository, a library's network, the user's code, a program."""
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from robust_student.models.run_directory import load
 from robust_student.models.settings import PreprocessingSettings
 from robust_student.models.weights import load_weights
 from robust_student.runtime.files import read_json
+
+_log = logging.getLogger(__name__)
 
 
 def open_model(
@@ -65,11 +68,36 @@ def open_model(
 
 def expected_shape(specs: Sequence[str]) -> Shape | None:
     """Shape of the inputs of the first of the specs that is a run, to read data with; None where none is."""
+    return next((card.input_shape for card in _cards(specs).values()), None)
+
+
+def expected_group(specs: Sequence[str]) -> str | None:
+    """What the first of the specs that is a run was trained with as `--group`, to split data alike; None: nothing.
+
+    A line says so where the runs differ.
+    """
+    groups = {spec: card.provenance.get("group") for spec, card in _cards(specs).items()}
+    chosen = next((group for group in groups.values() if isinstance(group, str)), None)
+    other = next((spec for spec, group in groups.items() if group != chosen), None)
+    if chosen is not None and other is not None:
+        _log.warning(
+            "group: '%s' is used, as in training, but '%s' was trained with %s: examples split off for testing may be "
+            "among those that it has seen",
+            chosen,
+            other,
+            "no groups" if groups[other] is None else f"'{groups[other]}'",
+        )
+    return chosen
+
+
+def _cards(specs: Sequence[str]) -> dict[str, ModelCard]:
+    """The cards of those of the specs that are runs."""
+    cards = {}
     for spec in specs:
-        folder = folder_of(spec) if spec.startswith("hub:") else Path(spec)
-        if (folder / CARD).is_file():
-            return ModelCard.parse(read_json(folder / CARD), str(folder / CARD)).input_shape
-    return None
+        path = (folder_of(spec) if spec.startswith("hub:") else Path(spec)) / CARD
+        if path.is_file():
+            cards[spec] = ModelCard.parse(read_json(path), str(path))
+    return cards
 
 
 def _elsewhere(spec: str, folder: Path) -> bool:

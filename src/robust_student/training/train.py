@@ -16,6 +16,7 @@ from robust_student.core.settings import Settings
 from robust_student.core.tensors import Shape
 from robust_student.core.threat_model import ThreatModel
 from robust_student.data.examples import Data, Examples
+from robust_student.data.groups import coarseness
 from robust_student.data.samples import training_and_validation
 from robust_student.data.streams import Stream
 from robust_student.models.costs import batch_macs
@@ -162,6 +163,10 @@ class _Sets:
     def of(cls, data: Data, settings: TrainingSettings) -> "_Sets":
         """UserError where nothing can be held out, and for a device that is not there."""
         source, held_out = training_and_validation(data, settings.validation_fraction, settings.seed)
+        if data.validation is None and isinstance(source, Examples):
+            coarse = coarseness(source, held_out, settings.validation_fraction, data.classes)
+            if coarse is not None:
+                _log.warning("group: validation: %s", coarse)
         validation = Validation(held_out, settings.selection, scale=data.scale, seed=settings.seed)
         return cls(data, source, validation, resolve_device(settings.device))
 
@@ -228,6 +233,7 @@ def _fit(
     facts = provenance(recorded.model_dump(mode="json"), data.name, settings.seed) | {"epoch": loop.chosen}
     warnings = _outcome(loop, data.classes).alarms()
     facts |= {"warnings": warnings} if warnings else {}
+    facts |= {} if data.group is None else {"group": data.group}
     model.card = model.card.model_copy(update={"provenance": model.card.provenance | facts})
     model.history = loop.history
     model.eval()

@@ -10,7 +10,8 @@ import torch
 
 from robust_student.core.errors import UserError, nearest, require_file
 from robust_student.data.examples import Data, Examples, standardised
-from robust_student.data.samples import TEST_FRACTION, split
+from robust_student.data.groups import with_groups
+from robust_student.data.samples import with_test_part
 from robust_student.data.spec import Spec
 
 OPTIONS = ("label", "test", "validation")
@@ -25,6 +26,8 @@ class FeatureTable(NamedTuple):
     features: tuple[str, ...]
     rows: np.ndarray[tuple[int, int], np.dtype[np.float32]]
     labels: list[str]
+    groups: list[str]
+    """The text of each row's group; empty where there is no column of groups."""
 
 
 def read_csv(spec: Spec) -> Data:
@@ -37,7 +40,7 @@ def read_csv(spec: Spec) -> Data:
     """
     column = spec.options.get("label", "label")
     files = {"train": spec.path} | {part: Path(spec.options[part]) for part in OPTIONS[1:] if part in spec.options}
-    tables = {part: read_table(path, column) for part, path in files.items()}
+    tables = {part: read_table(path, column, spec.group) for part, path in files.items()}
     classes = _classes(tables["train"].labels)
     numbers = {name: k for k, name in enumerate(classes)}
     parts = {}
@@ -51,13 +54,16 @@ def read_csv(spec: Spec) -> Data:
             )
         labels = torch.tensor([numbers[label] for label in table.labels], dtype=torch.int64)
         parts[part] = Examples(torch.from_numpy(table.rows), labels)
-    if "test" not in parts:
-        parts["train"], parts["test"] = split(parts["train"], TEST_FRACTION, seed=0)
+    if spec.group is not None:
+        parts = with_groups(parts, {part: table.groups for part, table in tables.items()})
+    parts = with_test_part(parts, classes)
     return standardised(spec.path.stem, parts, classes)
 
 
-def read_table(path: Path, label: str) -> FeatureTable:
+def read_table(path: Path, label: str, group: str | None = None) -> FeatureTable:
     """A CSV file in UTF-8 whose header names its columns; UserError names the row (the header is row 0) and column.
+
+    The columns of the label and of the group, where one is named, are no features.
 
     The delimiter is the comma, semicolon, tab or bar that the header holds most of.
     """
@@ -78,21 +84,26 @@ def read_table(path: Path, label: str) -> FeatureTable:
         raise UserError(f"data file {path}: two columns are called '{twice}'")
     if label not in header:
         raise UserError(f"data file {path}: no column '{label}'{nearest(label, header)} (label=COLUMN says which)")
-    if len(header) < 2:
-        raise UserError(f"data file {path}: has no column besides '{label}'")
-    at = header.index(label)
-    features = tuple(name for name in header if name != label)
+    if group is not None and (group not in header or group == label):
+        others = [name for name in header if name != label]
+        raise UserError(f"data file {path}: no column '{group}' for --group{nearest(group, others)}")
+    apart = (label,) if group is None else (label, group)
+    if len(header) <= len(apart):
+        raise UserError(f"data file {path}: has no column besides {' and '.join(map(repr, apart))}")
+    features = tuple(name for name in header if name not in apart)
     rows = np.empty((len(lines) - 1, len(features)), np.float32)
-    labels = []
+    texts: dict[str, list[str]] = {name: [] for name in apart}
     for k, line in enumerate(lines[1:]):
         place = f"data file {path}: row {k + 1}"
         if len(line) != len(header):
             raise UserError(f"{place}: has {len(line)} cells, the header {len(header)}")
-        labels.append(line.pop(at).strip())
-        if not labels[-1]:
-            raise UserError(f"{place}, column '{label}': the label is missing")
-        rows[k] = [_number(cell, f"{place}, column '{name}'") for name, cell in zip(features, line, strict=True)]
-    return FeatureTable(features, rows, labels)
+        cells = dict(zip(header, line, strict=True))
+        for name in apart:
+            texts[name].append(cells.pop(name).strip())
+            if not texts[name][-1]:
+                raise UserError(f"{place}, column '{name}': the {'label' if name == label else 'group'} is missing")
+        rows[k] = [_number(cell, f"{place}, column '{name}'") for name, cell in cells.items()]
+    return FeatureTable(features, rows, texts[label], [] if group is None else texts[group])
 
 
 def _number(cell: str, place: str) -> float:

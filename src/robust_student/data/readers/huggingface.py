@@ -11,7 +11,8 @@ from robust_student.core.tensors import UNIT_RANGE
 from robust_student.data.cache import stamps
 from robust_student.data.decoding import EncodedImages, Numbered, decode_all, uniform_format
 from robust_student.data.examples import Data, Examples, numbered
-from robust_student.data.samples import TEST_FRACTION, split
+from robust_student.data.groups import file_name, group_names, is_pattern, with_groups
+from robust_student.data.samples import with_test_part
 from robust_student.data.spec import Spec
 
 OPTIONS = ("config", "image", "label", "train", "test", "validation")
@@ -48,8 +49,9 @@ def read_hf(spec: Spec) -> Data:
         places = images.places
         numbers = [class_number(label, classes, places[row]) for row, label in enumerate(labels[part])]
         sets[part] = decode_all(images, numbers, form, spec.workers)
-    if "test" not in sets:
-        sets["train"], sets["test"] = split(sets["train"], TEST_FRACTION, seed=0)
+    if spec.group is not None:
+        sets = with_groups(sets, {part: _groups(rows, columns.image, spec, part) for part, rows in parts.items()})
+    sets = with_test_part(sets, classes)
     name = spec.path.name or spec.place
     return Data(name, sets["train"], sets["test"], classes, UNIT_RANGE, validation=sets.get("validation"))
 
@@ -152,6 +154,18 @@ def _pictures(dataset: Any, column: str, spec: Spec, part: str) -> EncodedImages
     key = {"what": "datasets", "files": stamps(files), "column": column, "rows": len(dataset)} if files else None
     images = undecoded(dataset.select_columns([column]), column, spec)
     return EncodedImages(_Rows(images, column, places), places, key)
+
+
+def _groups(dataset: Any, image: str, spec: Spec, part: str) -> list[str]:
+    """The name of each row's group: a column, else what the pattern captures in the name of the image's file."""
+    group, names = spec.group or "", list(dataset.features)
+    places = Numbered(f"data '{spec.text}': {part} row", len(dataset))
+    if group in names and group != image:
+        return group_names(group, dataset[group], places, column=True)
+    if not is_pattern(group):
+        spec.refuse(f"no column '{group}' for --group{nearest(group, names)}")
+    rows = undecoded(dataset.select_columns([image]), image, spec)
+    return group_names(group, (file_name(row[image]) for row in rows), places, column=False)
 
 
 def _column(option: str, kinds: Mapping[str, str], kind: str, names: Sequence[str], spec: Spec) -> str:

@@ -7,8 +7,9 @@ from robust_student.core.tensors import UNIT_RANGE
 from robust_student.data.cache import remember, stamps
 from robust_student.data.decoding import ALONE, EncodedImages, decode_all, read_headers
 from robust_student.data.examples import Data, Examples
+from robust_student.data.groups import captured, with_groups
 from robust_student.data.images import IMAGE_SUFFIXES, ImageFormat, common_format
-from robust_student.data.samples import held_out_by_name
+from robust_student.data.samples import held_out_by_name, with_test_part
 from robust_student.data.spec import Spec
 
 _VALIDATION = ("validation", "val", "valid")
@@ -21,7 +22,8 @@ def read_folder(spec: Spec) -> Data:
     """Images in one sub-folder per class; `train`, `test` and `validation` below the folder where they exist.
 
     Without `test`, `validation` is the test set. Without either, a fifth of the images, chosen by a hash of their
-    names, is set aside: adding images moves none of the others.
+    names, is set aside: adding images moves none of the others. Groups are captured in paths below a part's folder;
+    with them the fifth is chosen group by group, and stratified.
     """
     folder = spec.folder
     spec.require_images()
@@ -36,9 +38,12 @@ def read_folder(spec: Spec) -> Data:
         spec.refuse(f"found {len(classes)} class, need at least two sub-folders of images")
     paths = [path for listing in listings.values() for images in listing.values() for path in images]
     form = _format(paths, spec)
-    if "test" not in listings:
+    if "test" not in listings and spec.group is None:
         listings["train"], listings["test"] = _divide(listings["train"], folder, spec)
     parts = {part: _decode(listing, classes, form, spec.workers) for part, listing in listings.items()}
+    if spec.group is not None:
+        parts = _grouped(parts, listings, roots, classes, spec.group)
+    parts = with_test_part(parts, classes)
     name, validation = folder.resolve().name, parts.get("validation")
     return Data(name, parts["train"], parts["test"], tuple(classes), UNIT_RANGE, validation=validation)
 
@@ -96,8 +101,24 @@ def _format(paths: list[Path], spec: Spec) -> ImageFormat:
     return ImageFormat(*remember({"what": "format", "files": stamps(paths), "size": spec.size}, compute))
 
 
+def _grouped(
+    parts: dict[str, Examples], listings: dict[str, Listing], roots: dict[str, Path], classes: list[str], pattern: str
+) -> dict[str, Examples]:
+    """The parts with groups, which the pattern captures in each path below the part's folder."""
+    names = {}
+    for part, listing in listings.items():
+        paths = _in_order(listing, classes)
+        below = [path.relative_to(roots[part]).as_posix() for path in paths]
+        names[part] = captured(below, pattern, [f"image {path}" for path in paths])
+    return with_groups(parts, names)
+
+
+def _in_order(listing: Listing, classes: list[str]) -> list[Path]:
+    return [path for name in classes for path in listing.get(name, [])]
+
+
 def _decode(listing: Listing, classes: list[str], form: ImageFormat, workers: int) -> Examples:
-    paths = [path for name in classes for path in listing.get(name, [])]
+    paths = _in_order(listing, classes)
     labels = [label for label, name in enumerate(classes) for _ in listing.get(name, [])]
     return decode_all(_pictures(paths), labels, form, workers)
 

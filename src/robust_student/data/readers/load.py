@@ -1,7 +1,9 @@
 """Data from a spec: every source by its name, and what all of them must satisfy."""
 
+import logging
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +14,7 @@ from robust_student.core.tensors import UNIT_RANGE
 from robust_student.data.examples import Data as Data
 from robust_student.data.examples import Examples as Examples
 from robust_student.data.examples import require_sound
+from robust_student.data.groups import NO_GROUPS, shared_groups
 from robust_student.data.images import read_image as read_image
 from robust_student.data.readers import csv_table, huggingface, huggingface_stream, webdataset
 from robust_student.data.readers.cifar import read_cifar10, read_cifar100
@@ -31,6 +34,8 @@ from robust_student.data.spec import Spec, parse_options
 from robust_student.data.streams import Stream as Stream
 from robust_student.runtime.hardware import usable_cores
 
+_log = logging.getLogger(__name__)
+
 _FILES_OF = {"mnist": "*-idx3-ubyte*", "parquet": "*.parquet", "cifar10": "data_batch_1*"}
 """Name of a source -> files by which its folder is known."""
 _SMALLEST_IMAGE_SIZE, _LARGEST_IMAGE_SIZE = 4, 4096
@@ -42,6 +47,7 @@ def load_data(
     *,
     shape: Sequence[int] | None = None,
     image_size: int | tuple[int, int] | None = None,
+    group: str | None = None,
     workers: int | None = None,
 ) -> Data:
     """Read the data that `spec` names.
@@ -52,6 +58,9 @@ def load_data(
             `hf-stream:NAME_OR_PATH`. docs/data.md has every source with its options and rules.
         shape: shape of one input that a model expects; image files are read that way, other data must have it.
         image_size: side, or height and width, in pixels to which image files are resized.
+        group: what says which examples belong together (one person, device or track), so that no split parts them: the
+            name of a column, or a regular expression with one capture group for the names of files; None or "none":
+            each example is on its own.
         workers: processes that decode images; None: one per core. The data do not depend on it.
 
     Raises UserError where anything about the data is wrong. Where there is no test split, a fifth of the examples is
@@ -77,10 +86,18 @@ def load_data(
         )
     place, options = parse_options(spec, rest, reader.options)
     expected_shape = None if shape is None else tuple(shape)
-    data = reader.read(Spec(spec, place, options, expected_shape, size, usable_cores() if workers is None else workers))
+    group = None if group == NO_GROUPS else group
+    if group is not None and not reader.grouped:
+        sources = ", ".join(f"{kind}:" for kind, entry in READERS.items() if entry.grouped)
+        raise UserError(f"data '{spec}': group applies to {sources} only, whose examples have names or columns")
+    cores = usable_cores() if workers is None else workers
+    data = replace(reader.read(Spec(spec, place, options, expected_shape, size, group, cores)), group=group)
     if expected_shape is not None and expected_shape != data.shape:
         raise UserError(f"data '{spec}': inputs have shape {data.shape}, the model expects {expected_shape}")
     require_sound(data, spec)
+    shared = shared_groups(data)
+    if shared is not None:
+        _log.warning("group: %s; what is measured there is too good", shared)
     return data
 
 
@@ -127,6 +144,8 @@ class Reader(NamedTuple):
     """What follows the colon, as shown in a complaint; empty: nothing does."""
     decodes: bool = False
     """Whether it decodes image files, and so can resize them."""
+    grouped: bool = False
+    """Whether its examples have names or columns by which they can be grouped."""
     options: tuple[str, ...] = ()
     """Names that may follow the place as `,NAME=VALUE`."""
 
@@ -134,11 +153,11 @@ class Reader(NamedTuple):
 READERS: dict[str, Reader] = {
     "digits": Reader(_read_digits),
     "mnist": Reader(read_idx, "DIR"),
-    "folder": Reader(read_folder, "DIR", decodes=True),
+    "folder": Reader(read_folder, "DIR", decodes=True, grouped=True),
     "npz": Reader(read_npz, "FILE.npz"),
-    "parquet": Reader(read_parquet, "DIR", decodes=True),
-    "csv": Reader(read_csv, "FILE.csv", options=csv_table.OPTIONS),
-    "hf": Reader(read_hf, "NAME_OR_PATH", decodes=True, options=huggingface.OPTIONS),
+    "parquet": Reader(read_parquet, "DIR", decodes=True, grouped=True),
+    "csv": Reader(read_csv, "FILE.csv", grouped=True, options=csv_table.OPTIONS),
+    "hf": Reader(read_hf, "NAME_OR_PATH", decodes=True, grouped=True, options=huggingface.OPTIONS),
     "wds": Reader(read_wds, "PATTERN", decodes=True, options=webdataset.OPTIONS),
     "hf-stream": Reader(read_hf_stream, "NAME_OR_PATH", decodes=True, options=huggingface_stream.OPTIONS),
     "cifar10": Reader(read_cifar10, "DIR"),

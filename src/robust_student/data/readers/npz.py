@@ -11,7 +11,7 @@ import torch
 
 from robust_student.core.errors import UserError, require_file
 from robust_student.data.examples import Data, Examples, measured, numbered
-from robust_student.data.samples import TEST_FRACTION, split
+from robust_student.data.samples import with_test_part
 from robust_student.data.spec import Spec
 from robust_student.runtime.hardware import require_memory
 
@@ -42,8 +42,7 @@ def read_npz(spec: Spec) -> Data:
         if worst >= len(names) or int(examples.labels.min()) < 0:
             wrong = worst if worst >= len(names) else int(examples.labels.min())
             raise UserError(f"{source}: label {wrong} in y_{part} is out of range for {len(names)} classes")
-    if "test" not in parts:
-        parts["train"], parts["test"] = split(parts["train"], TEST_FRACTION, seed=0)
+    parts = with_test_part(parts, names)
     return measured(path.stem, parts, names)
 
 

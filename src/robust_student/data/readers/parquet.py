@@ -2,14 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from robust_student.core.errors import UserError
+from robust_student.core.errors import UserError, nearest
 from robust_student.core.extras import require
 from robust_student.core.tensors import UNIT_RANGE
 from robust_student.data.cache import stamps
 from robust_student.data.decoding import EncodedImages, decode_all, uniform_format
 from robust_student.data.examples import Data, numbered
+from robust_student.data.groups import file_name, group_names, is_pattern, with_groups
 from robust_student.data.spec import Spec
 
 _IMAGES, _LABELS = ("image", "img"), ("label", "labels", "fine_label")
@@ -18,13 +19,18 @@ _PARTS = ("train", "test", "validation")
 
 
 class _Part(NamedTuple):
-    """One part of a set: encoded images, class numbers, class names, each row's place for a complaint, the files."""
+    """One part of a set."""
 
     images: list[bytes]
+    """Encoded."""
     labels: list[int]
+    groups: list[str]
+    """Of each row; empty where nobody asked for groups."""
     classes: tuple[str, ...]
     places: list[str]
+    """Each row's, for a complaint."""
     paths: list[Path]
+    """The files."""
 
 
 def read_parquet(spec: Spec) -> Data:
@@ -45,6 +51,8 @@ def read_parquet(spec: Spec) -> Data:
     pictures = {part: _pictures(rows) for part, rows in parts.items()}
     form = uniform_format(pictures, spec)
     sets = {part: decode_all(pictures[part], rows.labels, form, spec.workers) for part, rows in parts.items()}
+    if spec.group is not None:
+        sets = with_groups(sets, {part: rows.groups for part, rows in parts.items()})
     name, validation = folder.resolve().name, sets.get("validation")
     return Data(name, sets["train"], sets["test"], parts["train"].classes, UNIT_RANGE, validation=validation)
 
@@ -58,7 +66,7 @@ def _read_part(folder: Path, part: str, spec: Spec) -> _Part | None:
     paths = sorted(folder.glob(f"{part}*.parquet")) or sorted((folder / "data").glob(f"{part}*.parquet"))
     if not paths:
         return None
-    files = [_read_file(path) for path in paths]
+    files = [_read_file(path, spec.group) for path in paths]
     named = [file.classes for file in files if file.classes]
     if len(set(named)) > 1 or 0 < len(named) < len(files):
         spec.refuse(f"its {part} files differ in class names")
@@ -66,23 +74,30 @@ def _read_part(folder: Path, part: str, spec: Spec) -> _Part | None:
     return _Part(
         [image for file in files for image in file.images],
         labels,
+        [group for file in files for group in file.groups],
         named[0] if named else numbered(max(labels), f"data '{spec.text}': its {part} files"),
         [place for file in files for place in file.places],
         paths,
     )
 
 
-def _read_file(path: Path) -> _Part:
+def _read_file(path: Path, group: str | None) -> _Part:
     pyarrow = require("pyarrow", "parquet", "data 'parquet:...'")
     parquet = require("pyarrow.parquet", "parquet", "data 'parquet:...'")
     images: list[bytes] = []
     labels: list[int] = []
+    marks: list[Any] = []
     try:
         file = parquet.ParquetFile(path)
         names = file.schema_arrow.names
         image, label = _column(names, _IMAGES, path), _column(names, _LABELS, path)
-        for batch in file.iter_batches(_ROWS, columns=[image, label]):
-            for picture, number in zip(batch.column(0).to_pylist(), batch.column(1).to_pylist(), strict=True):
+        column = group if group in names and group != image else None
+        if group is not None and column is None and not is_pattern(group):
+            raise UserError(f"data {path}: no column '{group}' for --group{nearest(group, names)}")
+        for batch in file.iter_batches(_ROWS, columns=[image, label] if column is None else [image, label, column]):
+            pictures = batch.column(image).to_pylist()
+            marks += [file_name(picture) for picture in pictures] if column is None else batch[column].to_pylist()
+            for picture, number in zip(pictures, batch.column(label).to_pylist(), strict=True):
                 place = f"data {path}: row {len(images)}"
                 content = picture.get("bytes") if isinstance(picture, dict) else picture
                 if not isinstance(content, bytes):
@@ -96,7 +111,8 @@ def _read_file(path: Path) -> _Part:
     if not images:
         raise UserError(f"data {path}: holds no rows")
     places = [f"data {path}: row {row}" for row in range(len(images))]
-    return _Part(images, labels, _classes(file.schema_arrow.metadata or {}, label), places, [path])
+    groups = [] if group is None else group_names(group, marks, places, column=column is not None)
+    return _Part(images, labels, groups, _classes(file.schema_arrow.metadata or {}, label), places, [path])
 
 
 def _column(names: list[str], alternatives: tuple[str, ...], path: Path) -> str:
