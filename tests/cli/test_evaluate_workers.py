@@ -40,6 +40,16 @@ def test_workers_and_shards_measure_what_one_process_measures(teacher: Path, tmp
     assert rows["one"] == rows["two"] == rows["shards"] and len(rows["one"]) > 100
 
 
+@one_process
+def test_workers_certify_what_one_process_certifies(teacher: Path, tmp_path: Path) -> None:
+    words = ["certify", f"teacher={teacher}", "--data", "digits", "--device", "cpu", "--examples", "20"]
+    words += ["--linear-examples", "10", "--batch-size", "5", "--methods", "interval", "--attacks", "pgd-bisection"]
+    run(*words, "--output", str(tmp_path / "one"))
+    run(*words, "--output", str(tmp_path / "two"), "--workers", "2")
+    rows = {name: set((tmp_path / name / "rows.jsonl").read_text().splitlines()) for name in ("one", "two")}
+    assert rows["one"] == rows["two"] and len(rows["one"]) > 50
+
+
 def test_workers_share_the_batches(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured: list[int] = []
 
@@ -64,4 +74,7 @@ def test_bad_shards_are_refused(teacher: Path, tmp_path: Path, capsys: pytest.Ca
     words = ["evaluate", str(teacher), "--data", "digits", "--output", str(tmp_path / "out")]
     assert "'2/2' is not INDEX/COUNT" in refused(capsys, *words, "--shard", "2/2")
     assert "exclude each other" in refused(capsys, *words, "--shard", "0/2", "--workers", "2")
+    assert "certify: --workers and --shard" in refused(
+        capsys, "certify", *words[1:], "--shard", "0/2", "--workers", "2"
+    )
     assert not (tmp_path / "out").exists()
