@@ -1,4 +1,4 @@
-"""The robust student objective in a plain PyTorch loop, on the embedded digits; about ten seconds on a CPU."""
+"""The robust student objective in a plain PyTorch loop, on the embedded digits: small enough for a CPU."""
 
 import torch
 

@@ -72,6 +72,8 @@ DATA = [
     data("no place", "mnist", "has no place; write one, as in 'mnist:DIR'"),
     data("size of what has one", "digits --image-size 8", "image files only"),
     data("folder is missing", "folder:no", "no such folder"),
+    data("folder is a file", "folder:good.npz", "not a folder"),
+    data("folder is a pipe", "folder:pipe", "not a folder", fifo("pipe")),
     data("folder is empty", "folder:empty", "the folder is empty", folder("empty")),
     data("one class", "folder:photos", "found 1 class", remove("photos/dog")),
     data("class without images", "folder:photos", "holds no images", folder("photos/dog")),

@@ -17,7 +17,7 @@ from bad_inputs import (
     every,
     named,
 )
-from spoiled import factory, folder, link, text
+from spoiled import factory, fifo, folder, link, text
 
 WORDS = [
     Bad("no command", "", "robust-student --help"),
@@ -89,6 +89,7 @@ WORDS = [
 PLACES = [
     Bad("output is a run", "train --data digits --model linear --output teacher", "teacher: exists already"),
     Bad("output is a file", "train --data digits --model linear --output good.npz", "is a file, not a directory"),
+    Bad("output is a pipe", TRAIN, "out: is neither a file nor a directory", fifo("out")),
     Bad("output below a file", "train --data digits --model linear --output good.npz/a/out", "cannot write there"),
     Bad("output is this folder", "train --data digits --model linear --output .", "output .:"),
     Bad("output is a broken link", TRAIN, "is a link to nothing", link("out", "nowhere")),

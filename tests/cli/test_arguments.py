@@ -21,6 +21,13 @@ COMPLAINTS = {
     "distill --sharred": (
         "distill: unknown flag --sharred; did you mean --secant.shared? (see robust-student distill --help)"
     ),
+    "distill --modle cnn:16": (
+        "distill: unknown flag --modle; did you mean --model? (see robust-student distill --help)"
+    ),
+    "evaluate --model runs/kd": (
+        "evaluate: unknown flag --model; did you mean MODELS, which are given without a flag? "
+        "(see robust-student evaluate --help)"
+    ),
     "train --xyz": "train: unknown flag --xyz (see robust-student train --help)",
     "train --epochs": "--epochs: has no value; write --epochs INT",
     "train --data --model m": "--data: has no value; write --data TEXT",
@@ -124,6 +131,8 @@ def test_a_file_is_blamed_for_its_own_values_and_a_flag_for_its_own(tmp_path: Pa
     [
         ("distill --method exact", "to resist. (default: l2)"),
         ("evaluate --suite full", "no robust claim. (default: standard)"),
+        ("evaluate --suite default", "a stratified random sample; default: all. --attack-examples"),
+        ("train", "Largest Euclidean norm of the parameter gradient; None: no limit. (default: 1.0)"),
     ],
 )
 def test_help_shows_the_defaults_of_the_starting_point(
@@ -141,6 +150,7 @@ def test_help_names_every_flag_with_its_default_as_it_is_typed(name: str, capsys
         parsed(name, "--help")
     shown = " ".join(capsys.readouterr().out.split())
     assert stop.value.code == 0 and " ".join((kind.__doc__ or "").split()) in shown
+    assert "default: None" not in shown
     if name == "distill":
         assert "--secant.shared, --secant.no-shared" in shown
         assert "(default: --secant.shared)" in shown and "--output PATH New run directory. (required)" in shown

@@ -9,6 +9,7 @@ from command_line import bad_npz, refused, run
 
 from robust_student.models.run_directory import load
 from robust_student.runtime.files import read_json
+from robust_student.training.search import SearchFailed
 
 
 def test_flags_win_over_the_file_and_the_file_over_the_method(teacher: Path, tmp_path: Path) -> None:
@@ -45,6 +46,25 @@ def test_a_search_prints_its_trade_off_and_trains_the_best(
     assert len(record["tries"]) == 2
     chosen = record["tries"][record["chosen"]]
     assert load(output).card.provenance["settings"]["objective"]["radius"] == chosen["radius"]
+
+
+def test_a_search_that_finds_nothing_shows_what_it_tried(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = {"clean": 0.5, "selection": 0.4}
+    attempt = {"radius": 0.125, "weight": 5.0, "validation": figures, "accepted": False}
+    record = {"baseline": {"clean": 0.9, "selection": 0.3}, "tries": [attempt], "chosen": None}
+
+    def fail(*_: object, **__: object) -> None:
+        raise SearchFailed("search: no try stays within 1 points", record)
+
+    monkeypatch.setattr("robust_student.training.search.search", fail)
+    words = ["distill", "--teacher", str(teacher), "--data", "digits", "--model", "linear"]
+    with pytest.raises(SystemExit) as stop:
+        run(*words, "--max-accuracy-drop", "1", "--output", str(tmp_path / "out"))
+    shown, complaint = capsys.readouterr()
+    assert stop.value.code == 2 and complaint == "robust-student: error: search: no try stays within 1 points\n"
+    assert "0.125" in shown and "drops too much" in shown and "90.0" in shown
 
 
 def test_teacher_student_and_data_must_belong_together(

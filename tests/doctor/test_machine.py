@@ -11,6 +11,7 @@ import torch
 from finding import levels_of
 from torch import Tensor
 
+from robust_student.core.extras import fix_for_torchvision
 from robust_student.doctor import machine
 from robust_student.doctor.findings import Finding
 from robust_student.doctor.machine import (
@@ -58,7 +59,17 @@ def test_an_extra_that_cannot_be_imported_is_noted() -> None:
     def broken(name: str) -> None:
         raise RuntimeError("operator torchvision::nms\ndoes not exist")
 
-    assert levels_of(packages({}, broken), "timm cannot be imported (RuntimeError: operator") == ["note"]
+    findings = packages({}, broken)
+    assert levels_of(findings, "timm cannot be imported (RuntimeError: operator") == ["note"]
+    assert fix_for_torchvision() in [finding.fix for finding in findings]
+
+
+def test_a_library_that_is_broken_otherwise_is_installed_again() -> None:
+    def broken(name: str) -> None:
+        raise SyntaxError("half a file")
+
+    fixes = [finding.fix for finding in packages({}, broken)]
+    assert "pip install --force-reinstall 'robust-student[vision]'" in fixes
 
 
 def test_the_requirements_of_this_installation_are_read() -> None:
@@ -150,6 +161,27 @@ def test_an_output_that_cannot_be_written_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     assert levels_of(check_output(tmp_path / "file" / "run"), "cannot write there") == ["problem"]
     assert levels_of(check_output(tmp_path / "run"), "can be written") == ["fine"]
+
+
+OCCUPIED = {
+    "model.json": ("holds a finished run, which was not examined", "doctor --teacher "),
+    "evaluation.json": ("holds measurements, which were not examined", "new name"),
+    "certification.json": ("holds measurements, which were not examined", "new name"),
+    "notes.txt": ("is not empty: train and distill refuse to write there", "new name"),
+}
+
+
+@pytest.mark.parametrize("name", list(OCCUPIED))
+def test_what_is_in_the_output_already_is_noted(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("{}")
+    (finding,) = check_output(tmp_path)
+    text, fix = OCCUPIED[name]
+    assert finding.level == "note" and text in finding.text and fix in finding.fix
+
+
+def test_unfinished_work_may_be_continued(tmp_path: Path) -> None:
+    (tmp_path / "training.json").write_text("{}")
+    assert [finding.level for finding in check_output(tmp_path)] == ["fine"]
 
 
 # All together ---------------------------------------------------------------------------------------------------------

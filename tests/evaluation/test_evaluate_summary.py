@@ -16,6 +16,7 @@ from robust_student.evaluation.evaluate import evaluate
 from robust_student.evaluation.result import Evaluation
 from robust_student.models.model import as_model
 from robust_student.models.run_directory import save
+from robust_student.objectives.methods import METHODS
 from robust_student.results.intervals import median, paired_difference, wilson
 from robust_student.results.rows import BREAKDOWN, EVALUATION, ROWS, SUMMARY
 from robust_student.runtime.files import read_json, read_jsonl
@@ -72,6 +73,19 @@ def test_the_baseline_is_kd_unless_told_otherwise(asked: str | None, used: str, 
     compared = {(r["model"], r["metric"]) for r in records if r["metric"].startswith("accuracy_minus")}
     assert compared == {(name, f"accuracy_minus_{used}") for name in models() if name != used}
     assert read_json(tmp_path / "out" / EVALUATION)["baseline"] == used
+
+
+def test_without_that_name_the_baseline_is_what_plain_distillation_trained(tmp_path: Path) -> None:
+    """Whatever it is called; a teacher made by distillation is not meant."""
+    robust, plain = METHODS["secant"].model_dump(mode="json"), METHODS["kd"].model_dump(mode="json")
+    noisy = plain | {"noise": {"share": 0.5}}
+    subjects = {}
+    for name, objective in {"teacher": plain, "r": robust, "n": noisy, "second": plain, "third": plain}.items():
+        model = as_model(models()["kd"], DATA)
+        model.card = model.card.model_copy(update={"provenance": {"settings": {"objective": objective}}})
+        subjects[name] = model
+    run(tmp_path / "out", FAST, subjects=subjects)
+    assert read_json(tmp_path / "out" / EVALUATION)["baseline"] == "second"
 
 
 def test_without_kd_nothing_is_compared(tmp_path: Path) -> None:

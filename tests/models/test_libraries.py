@@ -11,6 +11,7 @@ from reference import assert_state, message_of, state_of, toy_data
 from torch import Tensor
 
 from robust_student.core.errors import UserError
+from robust_student.core.extras import fix_for_torchvision
 from robust_student.core.tensors import Shape
 from robust_student.data.readers.load import Data
 from robust_student.models import libraries
@@ -101,6 +102,8 @@ def test_a_missing_or_broken_library_is_named_with_its_extra(
     finally:
         monkeypatch.undo()
         library_module.cache_clear()
+    if isinstance(error, RuntimeError):
+        assert str(caught.value).endswith(fix_for_torchvision())
     assert words in str(caught.value) and len(str(caught.value).splitlines()) == 1
 
 

@@ -257,7 +257,9 @@ def test_names_that_do_not_fit_are_refused(names: tuple[str, ...], words: str, h
 
 
 def test_a_run_of_other_classes_is_refused(here: Path) -> None:
-    assert "the class order differs" in message_of(lambda: open_model("run", replace(DATA, classes=("a", "b", "c"))))
+    message = message_of(lambda: open_model("run", replace(DATA, classes=("a", "b", "c"))))
+    assert "its class 'class 0' is not among the data's, which has 'a', 'b', 'c'; if only the names differ" in message
+    assert "--teacher-classes FILE" in message
 
 
 # Identity -------------------------------------------------------------------------------------------------------------

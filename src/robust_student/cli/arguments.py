@@ -137,7 +137,8 @@ def _typed(command: str, words: Sequence[str], kind: type[Command], start: Mappi
         raise UserError(f"{name_of(flag)}: {what}") from None
     unknown = next((word.partition("=")[0] for word in rest if not word.startswith(" ")), None)
     if unknown is not None:
-        near = kind.owner(unknown) or nearest_flag(unknown, names_of(kind))
+        flagless = [name_of(flag) for flag in flags.values() if not flag.option_strings]
+        near = kind.owner(unknown) or nearest_flag(unknown, names_of(kind), flagless)
         raise UserError(f"{command}: unknown flag {unknown}{near} {see}")
     if rest:
         raise UserError(f"{command}: unexpected word {short(rest[0][1:])} {see}")

@@ -93,7 +93,7 @@ class Distill(Command):
         from robust_student.models.open_model import expected_group, expected_shape
         from robust_student.models.run_directory import require_new
         from robust_student.runtime.distributed import process_group, rank, rank_zero
-        from robust_student.training.search import search
+        from robust_student.training.search import SearchFailed, search
         from robust_student.training.teacher import open_teacher
         from robust_student.training.train import distill
 
@@ -116,15 +116,20 @@ class Distill(Command):
             if self.max_accuracy_drop is None:
                 trained = distill(teacher, self.model, data, settings, output=self.output)
             else:
-                trained = search(
-                    teacher,
-                    self.model,
-                    data,
-                    settings,
-                    max_accuracy_drop=self.max_accuracy_drop,
-                    tries=self.tries,
-                    output=self.output,
-                )
+                try:
+                    trained = search(
+                        teacher,
+                        self.model,
+                        data,
+                        settings,
+                        max_accuracy_drop=self.max_accuracy_drop,
+                        tries=self.tries,
+                        output=self.output,
+                    )
+                except SearchFailed as failure:
+                    if rank() == 0:
+                        terminal.show_search(failure.record)
+                    raise
             if rank() == 0:
                 if self.max_accuracy_drop is not None:
                     terminal.show_search(trained.model.search or {})

@@ -78,9 +78,13 @@ def marked(word: str) -> str:
     return name.replace("_", "-") + (f"= {value}" if equals else "")
 
 
-def nearest_flag(name: str, flags: Collection[str]) -> str:
-    """ "; did you mean --x?" for the flag closest to a misspelt one, with or without its group; else nothing."""
-    places = {flag.rpartition(".")[2].removeprefix("--"): flag for flag in flags}
+def nearest_flag(name: str, flags: Collection[str], words: Collection[str] = ()) -> str:
+    """ "; did you mean --x?" for the flag closest to a misspelt one, with or without its group; else nothing.
+
+    `words` are the names of what is given without a flag.
+    """
+    places = {word.lower(): f"{word}, which are given without a flag" for word in words}
+    places |= {flag.rpartition(".")[2].removeprefix("--"): flag for flag in flags}
     places |= {flag.removeprefix("--"): flag for flag in flags}
     close = difflib.get_close_matches(name.removeprefix("--"), list(places), n=1)
     return f"; did you mean {places[close[0]]}?" if close else ""
@@ -115,7 +119,7 @@ def _added(
         names = [] if WORDS in field else [f"{prefix}{dashed}", f"{prefix}no-{dashed}"][: 1 + switch]
         types = {part.get("type") for part in field.get("anyOf", [field])}
         takes = [_takes(leaf) for leaf in leaves if leaf.get("type") != "null"]
-        note = f" ({_default(start.get(name, field.get('default', ...)), names)})" if names else ""
+        meaning = _with_default(field["description"], start.get(name, field.get("default", ...)), names)
         yield group.add_argument(
             *names,
             dest=place + name,
@@ -124,7 +128,7 @@ def _added(
             const=types,
             type=lambda word: word.removeprefix(" "),
             metavar=takes[0] if names else name.upper(),
-            help=_filled(field["description"] + note, 6).replace("%", "%%"),
+            help=_filled(meaning if names else field["description"], 6).replace("%", "%%"),
         )
     for name, inner, inner_prefix in groups:
         section = parser.add_argument_group(_filled(inner["description"]).removesuffix("."))
@@ -146,6 +150,13 @@ def _leaves(schema: Any, definitions: Any) -> Iterator[Any]:
 def _takes(leaf: Any) -> str | None:
     """One value, as help shows it: `INT`, `{adamw,sgd}`."""
     return f"{{{','.join(leaf['enum'])}}}" if "enum" in leaf else _TYPES[leaf.get("format", leaf["type"])]
+
+
+def _with_default(description: str, value: Any, names: list[str]) -> str:
+    """A description with the value that a flag has where it is left out; for None with what stands behind "None:"."""
+    if value is None:
+        return description.replace("None: ", "default: ")
+    return f"{description} ({_default(value, names)})"
 
 
 def _default(value: Any, names: list[str]) -> str:

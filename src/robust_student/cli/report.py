@@ -13,7 +13,8 @@ class Report(Command):
     directories: Paths = ()
     """Directory that `evaluate` or `certify` wrote; two or more of `evaluate` with --compare or --seeds."""
     compare: bool = False
-    """Put the evaluations side by side and compare each model with the first one's of that name, else its baseline."""
+    """Put two or more evaluations side by side. A model of a later one is compared with the model of the same name in
+    the first, or with the first one's baseline where there is none."""
     seeds: bool = False
     """Average models of the same names over evaluations with other seeds: mean, sd, n, Student's t interval."""
     certificates: Path | None = None

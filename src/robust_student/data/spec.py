@@ -40,7 +40,7 @@ class Spec:
     def folder(self) -> Path:
         """The place as a folder that exists and holds something; else UserError."""
         if not self.path.is_dir():
-            self.refuse("no such folder")
+            self.refuse("not a folder" if self.path.exists() else "no such folder")
         if not any(self.path.iterdir()):
             self.refuse("the folder is empty")
         return self.path

@@ -15,7 +15,10 @@ from packaging.requirements import Requirement
 from torch import Tensor
 
 from robust_student.core.errors import UserError
+from robust_student.core.extras import fix_for_torchvision
 from robust_student.doctor.findings import Finding
+from robust_student.models.run_directory import require_new
+from robust_student.results.rows import CERTIFICATION, EVALUATION
 from robust_student.runtime.files import require_writable
 from robust_student.runtime.hardware import available_memory, physical_memory, readable, resolve_device, usable_cores
 
@@ -67,10 +70,11 @@ def check_packages(
             what = ", ".join(_shortfall(needed, version) for needed in missing)
             findings.append(Finding("packages", "note", f"extra {extra} is not complete ({what})", command))
             continue
-        broken = [reason for needed in of_extra if (reason := _broken(needed.name, importable)) is not None]
+        broken = [error for needed in of_extra if (error := _broken(needed.name, importable)) is not None]
         if broken:
-            again = f"{command.replace('install', 'install --force-reinstall')} beside the installed torch"
-            findings.append(Finding("packages", "note", f"extra {extra}: {broken[0]}", again))
+            again = command.replace("install", "install --force-reinstall")
+            fix = fix_for_torchvision() if "torchvision" in broken[0] else again
+            findings.append(Finding("packages", "note", f"extra {extra}: {broken[0]}", fix))
         else:
             versions = ", ".join(f"{needed.name} {version(needed.name)}" for needed in of_extra)
             findings.append(Finding("packages", "fine", f"extra {extra} ({versions})"))
@@ -206,7 +210,7 @@ def check_arithmetic(
     step: Callable[[torch.device], Tensor] = training_step,
     curvature: Callable[[torch.device], float] = slope_of_slope,
 ) -> list[Finding]:
-    """Whether float32 is as exact as it should be, steps repeat to the bit, and gradients have gradients."""
+    """Whether float32 is as exact as it should be, steps repeat exactly, and second derivatives are right."""
     findings = []
     generator = torch.Generator().manual_seed(0)
     first, second = (torch.randn(128, 128, generator=generator) for _ in range(2))
@@ -229,7 +233,8 @@ def check_arithmetic(
         text = f"the gradient of a gradient on {device} {wrong}"
         findings.append(Finding("arithmetic", "problem", text, "update PyTorch, or train with --device cpu"))
     if not findings:
-        text = f"float32 on {device} is exact to {error:.0e}, steps repeat to the bit, gradients have gradients"
+        exact_to = f"float32 on {device} is exact to {error:.0e}"
+        text = f"{exact_to}, a repeated training step gives the same bits, second derivatives are right"
         findings.append(Finding("arithmetic", "fine", text))
     return findings
 
@@ -243,12 +248,31 @@ def check_output(output: Path, usage: Callable[[Path], Any] = shutil.disk_usage)
         require_writable(output)
     except UserError as error:
         return [Finding("output", "problem", str(error), "choose another --output, or change its owner or permissions")]
+    findings = _occupied(output)
     nearest = next(folder for folder in (output, *output.absolute().parents) if folder.is_dir())
     free = usage(nearest).free
     if free < LEAST_DISK:
-        return [Finding("output", "problem", f"only {readable(free)} are free on the disk of {nearest}", "make room")]
-    finding = Finding("output", "fine", f"{output} can be written; {readable(free)} are free there")
+        text = f"only {readable(free)} are free on the disk of {nearest}"
+        return [*findings, Finding("output", "problem", text, "make room")]
     if free < _LITTLE_DISK:
         text = f"{readable(free)} are free on the disk of {nearest}: enough for small runs"
-        finding = Finding("output", "note", text, "make room before large ones")
-    return [finding]
+        findings.append(Finding("output", "note", text, "make room before large ones"))
+    elif not findings:
+        findings.append(Finding("output", "fine", f"{output} can be written; {readable(free)} are free there"))
+    return findings
+
+
+def _occupied(output: Path) -> list[Finding]:
+    """A note where something is there already: it is not examined, and a training would refuse to write there."""
+    if (output / "model.json").exists():
+        text = f"{output} holds a finished run, which was not examined: train and distill refuse to write there"
+        return [Finding("output", "note", text, f"choose a new name; to examine the run: doctor --teacher {output}")]
+    if (output / EVALUATION).exists() or (output / CERTIFICATION).exists():
+        text = f"{output} holds measurements, which were not examined: only the command that made them writes there"
+        return [Finding("output", "note", text, "choose a new name for other measurements")]
+    try:
+        require_new(output)
+    except UserError:
+        text = f"{output} is not empty: train and distill refuse to write there"
+        return [Finding("output", "note", text, "choose a new name")]
+    return []

@@ -18,6 +18,7 @@ from robust_student.models.costs import batch_macs
 from robust_student.models.fingerprint import fingerprint
 from robust_student.models.memory_format import channels_last
 from robust_student.models.model import Model, as_model, require_fit
+from robust_student.objectives.methods import is_plain
 from robust_student.results.rows import SUMMARY, Key, Row
 from robust_student.runtime.files import read_json, write_json
 from robust_student.runtime.hardware import resolve_device
@@ -50,7 +51,7 @@ class Run:
             raise UserError(f"{command}: no models given")
         device = resolve_device(settings.device)
         ready = {name: _prepared(name, model, data, device) for name, model in models.items()}
-        baseline = settings.baseline if settings.baseline is not None else ("kd" if "kd" in ready else None)
+        baseline = settings.baseline if settings.baseline is not None else _plain(ready, but=settings.teacher)
         if baseline is not None and baseline not in ready:
             raise UserError(f"{command}: baseline '{baseline}' is not among the models ({', '.join(ready)})")
         return cls(ready, baseline, ready.get(settings.teacher), device)
@@ -107,6 +108,17 @@ class Run:
         shared = {"models": {model: _described(ready) for model, ready in self.models.items()}}
         write_json(output / name, read_json(output / name) | {"baseline": self.baseline} | dict(details) | shared)
         write_json(output / SUMMARY, records)
+
+
+def _plain(models: Mapping[str, Model], *, but: str) -> str | None:
+    """The model named kd, else the first, `but` for the teacher, that plain distillation trained; None: neither."""
+    if "kd" in models:
+        return "kd"
+    for name, model in models.items():
+        objective = model.card.provenance.get("settings", {}).get("objective")
+        if name != but and isinstance(objective, Mapping) and is_plain(objective):
+            return name
+    return None
 
 
 def _prepared(name: str, model: Model | nn.Module, data: Data, device: torch.device) -> Model:

@@ -67,11 +67,14 @@ class EvaluationSettings(Settings):
     """Skip AutoAttack on examples that interval bounds certify at its budget. They count as right, marked certified."""
     masking: MaskingSettings = MaskingSettings()
     baseline: str | None = None
-    """Model with which the others are compared on the same examples; None: the one named kd, if there is one."""
+    """Model with which the others are compared on the same examples; None: the one named kd, else the first that plain
+    distillation (--method kd) trained."""
     teacher: str = "teacher"
-    """Name of the model to whose scores bound B (the estimated confidence radius) refers, if there is such a model."""
+    """Name of the teacher among the models. Estimated confidence radii (bound B) compare the others' scores with its
+    own; without a model of that name they are left out."""
     batch_size: int = Field(250, ge=1)
-    """Examples per batch; a kill loses at most one batch. Rounding depends on it and may change a verdict in 1,000."""
+    """Examples per batch, of which an interruption loses at most one. Another size rounds otherwise, by which about one
+    answer in 1,000 may change."""
     seed: int = Field(0, ge=0, le=LARGEST_SEED)
     """Seed of the samples, the noise and the attacks."""
     device: str = "auto"
@@ -118,11 +121,13 @@ class CertificationSettings(Settings):
     """Points of the ball at which the gradient is computed for sampled radii."""
     smoothing: SmoothingSettings = SmoothingSettings()
     baseline: str | None = None
-    """Model with whose median radii the others' are compared; None: the one named kd, if there is one."""
+    """Model with whose median radii the others' are compared; None: the one named kd, else the first that plain
+    distillation (--method kd) trained."""
     teacher: str = "teacher"
-    """Name of the model to whose scores bound B and agreement refer, if there is such a model."""
+    """Name of the teacher among the models. Bound B and agreement compare the others' scores with its own; without a
+    model of that name they are left out."""
     batch_size: int = Field(50, ge=1)
-    """Examples per batch; a kill loses at most one batch."""
+    """Examples per batch, of which an interruption loses at most one."""
     seed: int = Field(0, ge=0, le=LARGEST_SEED)
     """Seed of the samples, the noise and the attacks."""
     device: str = "auto"

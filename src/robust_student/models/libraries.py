@@ -12,7 +12,7 @@ import yaml
 from torch import nn
 
 from robust_student.core.errors import UserError
-from robust_student.core.extras import require
+from robust_student.core.extras import fix_for_torchvision, require
 from robust_student.core.tensors import Shape
 from robust_student.models.preprocessing import Preprocessing, from_pretrained_cfg
 from robust_student.models.weights import fit_weights
@@ -237,9 +237,8 @@ def library_module(name: str) -> ModuleType:
         return require(name, "vision", f"model '{name}:...'")
     except RuntimeError as error:  # torchvision's operators are missing or belong to another torch
         reason = str(error).splitlines()[0]
-        raise UserError(
-            f"model '{name}:...': torchvision does not fit this torch ({reason}); pip install 'robust-student[vision]'"
-        ) from None
+        complaint = f"model '{name}:...': torchvision does not fit this torch ({reason})"
+        raise UserError(f"{complaint}; {fix_for_torchvision()}") from None
 
 
 @cache

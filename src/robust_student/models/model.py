@@ -18,7 +18,7 @@ from robust_student.data.readers.load import Data
 from robust_student.models.card import ModelCard
 from robust_student.models.factories import code_digest
 from robust_student.models.logits import logits_of
-from robust_student.models.preprocessing import Preprocessing, order_of
+from robust_student.models.preprocessing import Preprocessing, order_of, other_names
 from robust_student.models.registry import Recipe, build, check_network, names_code, read_recipe
 from robust_student.models.resize import Resize
 
@@ -176,6 +176,9 @@ def require_fit(model: Model, data: Data, role: str = "model") -> None:
         raise UserError(f"{role}: takes inputs of shape {card.input_shape}, the data has {data.shape}")
     if len(card.classes) != len(data.classes):
         raise UserError(f"{role}: has {len(card.classes)} classes, the data has {len(data.classes)}")
+    strange = other_names(card.classes, data.classes)
+    if strange is not None:
+        raise UserError(f"{role}: {strange}")
     if card.classes != data.classes:
         wrong = next(k for k in range(len(data.classes)) if card.classes[k] != data.classes[k])
         raise UserError(

@@ -54,6 +54,8 @@ class Preprocessing:
 NATURAL_UNITS = Preprocessing((0.0,), (1.0,))
 """No normalisation."""
 
+_NAMED = "list the data's names in the order of its logits (--teacher-classes FILE, where it is the teacher)"
+
 
 def from_pretrained_cfg(config: Mapping[str, Any]) -> Preprocessing:
     """From timm's `pretrained_cfg`: mean, std, input_size and label_names."""
@@ -121,11 +123,20 @@ def order_of(own: tuple[str, ...], data_classes: tuple[str, ...], who: str) -> t
         raise UserError(f"{who}: has {len(own)} classes, the data has {len(data_classes)}")
     if own == data_classes or _unnamed(own) or _unnamed(data_classes):
         return None
-    strange = [name for name in own if name not in data_classes]
-    if strange or len(set(own)) != len(own):
-        what = f"its class '{strange[0]}' is not among the data's" if strange else "two of its classes share a name"
-        raise UserError(f"{who}: {what}; name its classes as the data does, in its order (--teacher-classes FILE)")
+    strange = other_names(own, data_classes)
+    if strange is not None or len(set(own)) != len(own):
+        raise UserError(f"{who}: {strange or f'two of its classes share a name; {_NAMED}'}")
     return tuple(own.index(name) for name in data_classes)
+
+
+def other_names(own: Sequence[str], data_classes: Sequence[str]) -> str | None:
+    """What is wrong where a network's classes are not called as the data's, and what to do; None where they are."""
+    strange = [name for name in own if name not in data_classes]
+    if not strange:
+        return None
+    new = [name for name in data_classes if name not in own]
+    names = ", ".join(f"'{name}'" for name in new[:3]) + (", ..." if len(new) > 3 else "")
+    return f"its class '{strange[0]}' is not among the data's, which has {names}; if only the names differ, {_NAMED}"
 
 
 def _unnamed(names: Sequence[str]) -> bool:

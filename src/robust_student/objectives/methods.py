@@ -64,6 +64,12 @@ def kind_of(values: Any) -> type[ObjectiveSettings]:
     return next((kind for kind in kinds if own & set(kind.model_fields)), ObjectiveSettings)
 
 
+def is_plain(objective: Mapping[str, Any]) -> bool:
+    """Whether an objective's recorded values are plain distillation's: no other term has a weight, and no noise."""
+    groups = [group for name, group in objective.items() if name != "distillation" and isinstance(group, Mapping)]
+    return not any(group.get("weight") or group.get("share") for group in groups)
+
+
 def with_objective(kind: type[_Kind], settings: ObjectiveSettings) -> type[_Kind]:
     """`kind`, whose field `objective` is a group of settings, with the class and the values of a method's settings."""
     field = kind.model_fields["objective"]

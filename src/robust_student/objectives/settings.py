@@ -19,7 +19,7 @@ class ObjectiveSettings(Settings):
     norm: NormName = "linf"
     """Norm of the perturbations to resist."""
     radius: Radius | None = None
-    """R of the ball, in input units of the norm (pixels in [0, 1]), such as 0.03 or 8/255; None: default per norm and
+    """R of the ball, in input units of the norm (pixels in [0, 1]), such as 0.03 or 8/255; None: chosen by norm and
     input range."""
     distillation: DistillationSettings = DistillationSettings()
     score: ScoreSettings = ScoreSettings()

@@ -41,7 +41,8 @@ def replacing(path: Path) -> Iterator[Path]:
 def require_writable(path: Path) -> None:
     """Raise UserError where a directory cannot be made or filled at `path`; makes nothing."""
     if path.exists() and not path.is_dir():
-        raise UserError(f"output {path}: is a file, not a directory")
+        what = "a file, not a directory" if path.is_file() else "neither a file nor a directory; choose another name"
+        raise UserError(f"output {path}: is {what}")
     for place in (path, *path.parents):
         if place.is_symlink() and not place.exists():
             whose = "" if place == path else f"{place} "

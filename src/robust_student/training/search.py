@@ -26,6 +26,15 @@ RADIUS_FACTORS, WEIGHT_FACTORS = (1.0, 0.5, 1.5, 2.0), (1.0, 0.4, 2.5)
 """Tried multiples of the radius and of the weights that the settings name (`ObjectiveSettings.scaled`)."""
 
 
+class SearchFailed(UserError):
+    """No candidate of a search stays accurate enough; `record` holds what was tried."""
+
+    def __init__(self, message: str, record: dict[str, Any]) -> None:
+        """The one line, and what `search.json` holds."""
+        super().__init__(message)
+        self.record = record
+
+
 def search(
     teacher: Model | nn.Module,
     student: str,
@@ -44,7 +53,7 @@ def search(
     in `output/search.json` one by one: run again with the same arguments after an interruption, or with more tries
     after a search that found nothing, and only what is missing is trained; a try continues from its last checkpoint.
 
-    Raises UserError where no try is accepted, and on bad input.
+    Raises SearchFailed where no try is accepted, and UserError on bad input.
     """
     _require_sense(settings.objective, max_accuracy_drop, tries)
     distributed.rank_zero(lambda: _make(output))
@@ -134,14 +143,15 @@ class _Tries:
             self._write()
 
     def choose(self, max_accuracy_drop: float) -> dict[str, Any]:
-        """The accepted candidate of highest selection metric; UserError where none is accepted."""
+        """The accepted candidate of highest selection metric; SearchFailed where none is accepted."""
         measured = self.record["tries"]
         accepted = [k for k, attempt in enumerate(measured) if attempt["accepted"]]
         if not accepted:
             least = min(self.record["baseline"]["clean"] - attempt["validation"]["clean"] for attempt in measured)
-            raise UserError(
+            raise SearchFailed(
                 f"search: no try stays within {max_accuracy_drop:g} points of plain distillation on validation (the "
-                f"best loses {100 * least:.2f}); allow a larger drop or more tries"
+                f"best loses {100 * least:.2f}); allow a larger drop or more tries",
+                self.record,
             )
         self.record["chosen"] = max(accepted, key=lambda k: measured[k]["validation"]["selection"])
         self._write()

@@ -25,7 +25,7 @@ class SelectionSettings(Settings):
     norm: NormName = "linf"
     """Norm of the PGD attack or the certificate."""
     radius: Radius | None = None
-    """Budget of PGD or the certificate, in input units of the norm; None: default per norm and input range."""
+    """Budget of PGD or the certificate, in input units of the norm; None: chosen by norm and input range."""
     steps: int = Field(20, ge=1)
     """PGD steps."""
     examples: int = Field(1000, ge=1)
