@@ -56,7 +56,8 @@ def test_the_folder_example_runs_as_written(tmp_path: Path, monkeypatch: pytest.
         for number in range(1, 8):  # 5 and 7 are held out by their names
             pixels = (base + rng.integers(-40, 40, (8, 10, 3))).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
-    example = [words for words in commands(README) if "folder:photos" in words or words[0] in ("report", "predict")]
+    last = ("report", "predict", "attack")
+    example = [words for words in commands(README) if "folder:photos" in words or words[0] in last]
     assert [words[0] for words in example] == [
         "train",
         "distill",
@@ -65,6 +66,7 @@ def test_the_folder_example_runs_as_written(tmp_path: Path, monkeypatch: pytest.
         "report",
         "certify",
         "predict",
+        "attack",
     ]
     for words in example:
         main([*words, *BRIEFLY.get(words[0], [])])

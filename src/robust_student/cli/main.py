@@ -9,6 +9,7 @@ from typing import NoReturn
 from pydantic import ValidationError
 
 from robust_student.cli.arguments import Command, command_name, parse
+from robust_student.cli.attack import Attack
 from robust_student.cli.certify import Certify
 from robust_student.cli.demo import Demo
 from robust_student.cli.distill import Distill
@@ -28,6 +29,7 @@ COMMANDS: dict[str, type[Command]] = {
     "certify": Certify,
     "report": Report,
     "predict": Predict,
+    "attack": Attack,
     "doctor": Doctor,
 }
 

@@ -12,6 +12,8 @@ from robust_student.doctor.findings import Finding
 from robust_student.results.perturbation import Perturbation
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from robust_student.evaluation.result import Certification, Evaluation, Record
 
 _UNBOUNDED = 10_000
@@ -58,6 +60,13 @@ def finished(trained: Any, output: Path) -> None:
     for line in trained.warnings:
         print(f"WARNING: {line}")
     print(f"model: {output}")
+
+
+def answer_of(logits: "Tensor", classes: Sequence[str]) -> str:
+    """What logits `(classes,)` say: the name of the class and its probability."""
+    if bool(logits.isnan().any()):
+        return "no answer (NaN)"
+    return f"{classes[int(logits.argmax())]} ({100 * float(logits.softmax(dim=0).amax()):.1f} %)"
 
 
 def stage(text: str) -> None:

@@ -92,6 +92,24 @@ def read_image(path: Path, shape: Sequence[int]) -> Tensor:
     return torch.from_numpy(pixels).float() / 255
 
 
+def image_files(paths: Iterable[Path]) -> list[Path]:
+    """Files as they are named; in the place of a folder all images in it, however deep, in the order of their names.
+
+    Hidden files and folders are left out. Raises UserError where a folder holds no image.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        inside = (file for file in sorted(path.rglob("*")) if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+        images = [file for file in inside if not any(part.startswith(".") for part in file.relative_to(path).parts)]
+        if not images:
+            raise UserError(f"folder {path}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        files += images
+    return files
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """No warnings of Pillow about damaged metadata or sizes. Not in threads: filters of warnings are global."""

@@ -9,6 +9,8 @@ from robust_student.core.norms import Norm, NormName
 from robust_student.core.threat_model import ThreatModel
 from robust_student.data.readers.load import Data
 from robust_student.evaluation.settings import CertificationSettings, EvaluationSettings
+from robust_student.models.card import ModelCard
+from robust_student.objectives.settings import ObjectiveSettings
 
 _RELATIVE_BUDGETS = (0.25, 0.5, 1.0, 1.5, 2.0)
 """PGD budgets in units of the norm's default radius, where the user gives none."""
@@ -73,6 +75,23 @@ def certified_threats(data: Data, settings: CertificationSettings) -> tuple[Thre
     budgets = [threat.at(budget) for budget in sorted(set(settings.budgets))]
     _require_possible("budgets", budgets, data.shape)
     return threat, budgets
+
+
+def threat_of(card: ModelCard, norm: NormName | None, radius: float | None) -> ThreatModel:
+    """What a model is attacked with where no data say more: its run's own norm and radius, unless others are given.
+
+    The run's radius counts for its norm alone. UserError where the radius is larger than the inputs' range allows.
+    """
+    settings = card.provenance.get("settings")
+    own = settings.get("objective") if isinstance(settings, dict) else None
+    own_norm, own_radius = (own.get("norm"), own.get("radius")) if isinstance(own, dict) else (None, None)
+    trained = ObjectiveSettings.parse({"norm": own_norm or "linf", "radius": own_radius}, "settings of the run")
+    chosen = norm or trained.norm
+    if radius is None and chosen == trained.norm:
+        radius = trained.radius
+    threat = ThreatModel.named(chosen, radius, card.range, card.input_shape)
+    _require_possible("radius", [threat], card.input_shape)
+    return threat
 
 
 def _require_possible(option: str, threats: Iterable[ThreatModel], shape: Sequence[int]) -> None:
