@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from command_line import TRAIN
 
 from robust_student.cli.terminal import show, show_radii
 from robust_student.evaluation.result import Certification, Evaluation, Record
+from robust_student.results.rows import Row
+from robust_student.runtime.files import append_jsonl
 
 
 def test_output_is_plain_where_there_is_no_terminal(teacher: Path, tmp_path: Path) -> None:
@@ -40,6 +43,30 @@ def is_whole(shown: str, *cells: str) -> None:
         assert any(cell in line for line in lines), cell
 
 
+def save(folder: Path, answers: dict[str, list[int]]) -> None:
+    """What `evaluate` leaves beside the summary; the labels are 0, 1, 0, 1, ..."""
+    details = {"autoattack_suite": "fast", "sample": {"examples": 400, "test": 400, "attacked": 400}}
+    (folder / "evaluation.json").write_text(json.dumps(details | {"skipped_certified": {}, "classes": ["no", "yes"]}))
+    rows = [
+        Row(name, "none", None, i, i % 2, answer, answer == i % 2)
+        for name, given in answers.items()
+        for i, answer in enumerate(given)
+    ]
+    append_jsonl(folder / "rows.jsonl", [asdict(row) for row in rows])
+
+
+def test_one_class_for_everything_is_said_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(tmp_path, {"kd": [0, 1] * 20, "robust": [1] * 40})
+    records = [
+        record(n, *rest) for n in ("kd", "robust") for rest in (("accuracy", "none", 0.5), ("parameters", "none", 5))
+    ]
+    show(Evaluation(tmp_path, tuple(records)), tmp_path / "summary.json")
+    assert capsys.readouterr().out.splitlines()[0] == (
+        "robust: one class for everything: the answer is 'yes' for 40 of 40 examples; "
+        "figures under attack are no evidence of robustness"
+    )
+
+
 def test_names_and_figures_stand_whole_in_80_columns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -50,8 +77,7 @@ def test_names_and_figures_stand_whole_in_80_columns(
         ("parameters", "none", 5, None),
     ]
     records = [record(name, *rest) for name in NAMES for rest in (*measured, ("accuracy", "autoattack_linf", 0.5, 0.1))]
-    details = {"autoattack_suite": "fast", "sample": {"examples": 400, "test": 400, "attacked": 400}}
-    (tmp_path / "evaluation.json").write_text(json.dumps(details | {"skipped_certified": {}}))
+    save(tmp_path, {name: [0, 1, 0, 1] * 20 for name in NAMES})
     show(Evaluation(tmp_path, tuple(records)), tmp_path / "summary.json")
     is_whole(capsys.readouterr().out, *NAMES, "90.0 [89.0, 91.0]", "noise 0 dB", "AutoAttack fast linf 0.1", "not run")
     budgets, kind = (0.01, 0.02, 0.0314, 0.05), "decision_radius"

@@ -17,6 +17,7 @@ from robust_student.evaluation.evaluate import evaluate
 from robust_student.evaluation.masking_checks import masking_verdict
 from robust_student.evaluation.settings import EvaluationSettings, MaskingSettings
 from robust_student.evaluation.threats import Threats
+from robust_student.results.intervals import mean_over_classes
 from robust_student.results.masking import CHECKS, CheckName, Verdict
 from robust_student.results.rows import ROWS, Row
 from robust_student.runtime.files import read_jsonl
@@ -262,6 +263,7 @@ def by_hand(square: tuple[int, ...] = (1,)) -> Verdict:
         groups[kind, setting] = rows
     for i in (4, 5):
         groups["masking_alone", None][i] = replace(groups["masking_alone", None][i], detail="different")
+    groups["none", None] = {i: Row("m", "none", None, i, i % 2, i % 2 if i else 1, i > 0) for i in range(N)}
     groups["masking_gradient", None][3] = replace(groups["masking_gradient", None][3], detail="zero")
     return masking_verdict(groups, Threats.of(DATA, SETTINGS), SETTINGS)
 
@@ -282,5 +284,7 @@ def test_the_shares_are_those_counted_by_hand() -> None:
         "autoattack_only": 0.4,  # 1, 2, 6, 7
         "margin_only": 0.1,  # 8
         "rescaled_only": 0.2,  # 7, 8
+        "one_answer": 0.2,  # 0 of 0, 2, 4, 6, 8
+        "chance_level": pytest.approx(2 * (1 - mean_over_classes([4, 5], [5, 5]).low)),
     }
     assert by_hand(square=()).figures["transfer_only"] == 0.1  # 0: a white-box attack broke 1

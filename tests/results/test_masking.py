@@ -30,6 +30,12 @@ ENDS: list[tuple[CheckName, float, str]] = [
     ("unbounded_accuracy", 0.1, "WARN"),
     ("unbounded_accuracy", 0.101, "FAIL"),
     ("margin_only", 1.0, "WARN"),
+    ("one_answer", 0.8, "PASS"),
+    ("one_answer", 0.95, "WARN"),
+    ("one_answer", 0.951, "FAIL"),
+    ("chance_level", 0.95, "PASS"),
+    ("chance_level", 0.99, "WARN"),
+    ("chance_level", 1.0, "FAIL"),
 ]
 
 
@@ -42,8 +48,8 @@ def test_each_figure_has_its_thresholds(figure: CheckName, value: float, level: 
 
 @pytest.mark.parametrize("figure", list(CHECKS))
 def test_a_reason_names_what_was_found_and_how_much(figure: CheckName) -> None:
-    (reason,) = judge(CLEAN | {figure: 0.75}).reasons
-    assert reason == f"75.0% {CHECKS[figure].words}"
+    (reason,) = judge(CLEAN | {figure: 0.9999}).reasons
+    assert reason == f"100.0% {CHECKS[figure].words}"
 
 
 @given(st.sampled_from(list(CHECKS)), st.floats(0, 1), st.floats(0, 1))

@@ -90,11 +90,17 @@ def show_search(record: dict[str, Any]) -> None:
 
 
 def show(evaluation: "Evaluation", path: Path) -> None:
-    """The headline figures as a table, how many examples they rest on, and where the rest is."""
+    """The headline figures as a table, how many examples they rest on, and where the rest is.
+
+    First come models that answer one class for everything, or no better than chance.
+    """
     from robust_student.results.rows import EVALUATION
     from robust_student.runtime.files import read_json
 
     details = read_json(path.parent / EVALUATION)
+    for name, words in evaluation.collapsed.items():
+        alarm = Text(f"{name}: {words}", style="bold red")
+        Console(highlight=False).print(alarm + "; figures under attack are no evidence of robustness", soft_wrap=True)
     lines = headline(evaluation)
     noise = next((line.noise for line in lines if line.noise), None)
     attack = next((line.autoattack for line in lines if line.autoattack), None)

@@ -21,8 +21,10 @@ from robust_student.evaluation.measurements import Measure, MeasuredBatch, Measu
 from robust_student.evaluation.settings import EvaluationSettings
 from robust_student.evaluation.threats import Threats
 from robust_student.models.model import Model
+from robust_student.results.class_measures import Confusion
+from robust_student.results.collapse import collapse_figures
 from robust_student.results.masking import CheckName, Verdict, judge
-from robust_student.results.perturbation import Perturbation
+from robust_student.results.perturbation import CLEAN, Perturbation
 from robust_student.results.rows import Row
 
 GRADIENT, REPETITION, OUTPUTS, ALONE, STEPS, CROSS_ENTROPY, RESCALED, TRANSFER = (
@@ -91,6 +93,11 @@ def masking_verdict(
         "rescaled_only": _alone(rescaled, [cross_entropy]),
     }
     not_run: dict[CheckName, str] = {}
+
+    collapsed = collapse_figures(Confusion.of(groups[CLEAN, None]))
+    figures |= collapsed
+    if not collapsed:
+        not_run["one_answer"] = not_run["chance_level"] = "the examples are of one class"
 
     if figures["random_outputs"] == 0:
         figures["batch_outputs"] = _share(groups[ALONE, None], "different")

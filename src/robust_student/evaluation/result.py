@@ -12,7 +12,8 @@ from robust_student.report.evidence.reading import read_checked_rows
 from robust_student.report.formats import format_of
 from robust_student.report.write import write_report
 from robust_student.results.class_measures import ClassMeasures, Confusion
-from robust_student.results.rows import SUMMARY, Key, Row
+from robust_student.results.collapse import collapse
+from robust_student.results.rows import EVALUATION, SUMMARY, Key, Row, class_name
 from robust_student.runtime.files import read_json
 
 _Kind = TypeVar("_Kind", bound="Result")
@@ -175,6 +176,16 @@ class Evaluation(Result):
     def unbalanced(self) -> bool:
         """Whether the largest class has more than 1.5 times the examples of the smallest."""
         return any(self.confusion(record.model).unbalanced for record in self.every("balanced_accuracy", "none"))
+
+    @property
+    def collapsed(self) -> dict[str, str]:
+        """In words, by model, what is wrong with one that answers one class for everything, or no better than chance.
+
+        From the rows of clean inputs; empty where there is no such model.
+        """
+        names = [str(name) for name in read_json(self.folder / EVALUATION)["classes"]]
+        words = {model: collapse(self.confusion(model), class_name(names)) for model in self.models}
+        return {model: text for model, text in words.items() if text}
 
     def table(self) -> str:
         """Accuracies in percent as a Markdown table: a line for each perturbation, a column for each model.

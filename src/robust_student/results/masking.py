@@ -1,4 +1,4 @@
-"""The masking verdict: is a robust number due to robustness, or to gradients that an attack cannot use?"""
+"""The masking verdict: is a robust number due to robustness, gradients that no attack can use, or one answer?"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +20,8 @@ CheckName = Literal[
     "autoattack_only",
     "margin_only",
     "rescaled_only",
+    "one_answer",
+    "chance_level",
 ]
 """The figures that are judged, each a share in [0, 1] of the examples it was measured on."""
 
@@ -56,6 +58,8 @@ CHECKS: dict[CheckName, Check] = {
     "autoattack_only": Check(0.05, 0.2, "of the examples survived PGD and fell to AutoAttack at the same budget"),
     "margin_only": Check(0.05, None, "of the examples fell to PGD on the margin and survived it on cross-entropy"),
     "rescaled_only": Check(0.05, 0.2, "of the examples survived PGD on cross-entropy until the logits were rescaled"),
+    "one_answer": Check(0.8, 0.95, "of the examples of other classes get the answer that the model gives most"),
+    "chance_level": Check(0.95, 0.999, "of the way from perfect to chance may be lost, in balanced accuracy"),
 }
 """Thresholds and words by figure; docs/masking.md says why."""
 

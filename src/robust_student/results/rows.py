@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 ROWS, SUMMARY, EVALUATION, GALLERY = "rows.jsonl", "summary.json", "evaluation.json", "gallery.json"
@@ -74,3 +74,12 @@ def shared_outcomes(first: Mapping[int, Row], second: Mapping[int, Row]) -> tupl
 def outcomes(rows: Mapping[int, Row]) -> dict[int, bool]:
     """Whether each example is right, by its position; without the excluded ones."""
     return {index: bool(row.correct) for index, row in rows.items() if row.correct is not None}
+
+
+def class_name(names: Sequence[str]) -> Callable[[int], str]:
+    """From a class's number to its name; -1 is what a model answers whose logits are NaN."""
+
+    def name(label: int) -> str:
+        return names[label] if 0 <= label < len(names) else "no answer (NaN)" if label == -1 else str(label)
+
+    return name

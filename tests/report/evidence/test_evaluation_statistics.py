@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 
 from parsed_page import Page
-from saved_evaluation import RIGHT, adjust, corruptions, files
+from saved_evaluation import RIGHT, adjust, corruptions, files, html
 
 from robust_student.results.records import find, summarise
 from robust_student.results.rows import group
@@ -47,6 +48,24 @@ def test_classes_are_shown_with_the_worst_in_front(page: Callable[..., Page]) ->
     assert clean.index("one") < clean.index("zero") or "90.0 % [69.9, 97.2] n = 20" in clean
     assert "robust: worst class 90.0 % [69.9, 97.2] n = 20" in clean
     assert "on the test split" in clean
+
+
+def test_one_class_for_everything_comes_first_and_is_never_robust(tmp_path: Path, page: Callable[..., Page]) -> None:
+    """Also in an evaluation of an older version, whose masking verdict knew no such check."""
+    content = files()
+    for row in content["rows.jsonl"]:
+        if row["model"] == "robust" and row["perturbation"] == "none":
+            row["prediction"], row["correct"] = 1, row["label"] == 1
+    for record in content["summary.json"]:
+        if record["verdict"]:
+            record["verdict"] = {name: record["verdict"][name] for name in ("level", "reasons", "square_only")}
+    made = page(content)
+    words = "robust: one class for everything: the answer is 'one' for 40 of 40 examples."
+    text = html(tmp_path, content)
+    assert text.index("one class for everything") < text.index("3 models were measured") < text.index("<h2>")
+    assert made.words("sentence").startswith(words)
+    assert "The masking verdict of the student robust" in made.words("sentence") and "FAIL" in made.words("sentence")
+    assert "gains" not in made.words("sentence").partition("on clean inputs")[0]
 
 
 def test_calibration_is_that_of_the_records(page: Callable[..., Page]) -> None:

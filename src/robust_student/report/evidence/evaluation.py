@@ -16,11 +16,13 @@ from robust_student.report.evidence.reading import Saved, checked, read_checked,
 from robust_student.report.evidence.schema import Attacked, Details, EvaluationRecord, Example, Masking
 from robust_student.results.breakdown import breakdown
 from robust_student.results.calibration import Bin
+from robust_student.results.class_measures import Confusion
+from robust_student.results.collapse import collapse
 from robust_student.results.comparison import Difference, in_words
 from robust_student.results.intervals import Estimate
 from robust_student.results.masking import CHECKS, Check
 from robust_student.results.perturbation import NORMS, Family, Perturbation
-from robust_student.results.rows import CERTIFICATION, EVALUATION, GALLERY, SUMMARY
+from robust_student.results.rows import CERTIFICATION, EVALUATION, GALLERY, SUMMARY, class_name
 
 REPORT_SCHEMA = 1
 """Version of the format of a report in JSON."""
@@ -61,15 +63,37 @@ class Evidence(Saved[EvaluationRecord]):
 
     @cached_property
     def hero(self) -> str | None:
-        """The student of the verdict: the best under AutoAttack, else under noise, else on clean inputs."""
+        """The student of the verdict: the best under AutoAttack, else under noise, else on clean inputs.
+
+        By accuracies balanced over classes; one that answers one class for everything only where there is no other.
+        """
         places = [self.attack, ("gaussian_snr_db", self.level), ("none", None)]
-        return max(self.students, key=lambda name: [self._accuracy(name, place) for place in places], default=None)
+
+        def rank(name: str) -> list[float]:
+            return [float(name not in self.collapsed), *(self._balanced(name, place) for place in places)]
+
+        return max(self.students, key=rank, default=None)
 
     @cached_property
     def alarms(self) -> list[str]:
         """Models whose masking verdict is not PASS."""
         verdicts = {name: self.masking(name) for name in self.styles}
         return [name for name, verdict in verdicts.items() if verdict and verdict["level"] != "PASS"]
+
+    def confusion(self, model: str, at: Place) -> Confusion | None:
+        """Answers by true class of a model in a cell, from the rows; None where it was not measured."""
+        rows = self.rows.get((model, *at))
+        return None if rows is None else Confusion.of(rows)
+
+    @cached_property
+    def collapsed(self) -> dict[str, str]:
+        """In words, by model, what is wrong with one that answers one class for everything, or no better than chance.
+
+        From the rows, so that evaluations of older versions are told, too.
+        """
+        confusions = {name: self.confusion(name, ("none", None)) for name in self.styles}
+        words = {name: collapse(confusion, self.class_name) for name, confusion in confusions.items() if confusion}
+        return {name: text for name, text in words.items() if text}
 
     @cached_property
     def level(self) -> float | None:
@@ -97,8 +121,15 @@ class Evidence(Saved[EvaluationRecord]):
         return [at for at, kind in kinds.items() if family in (None, kind.family) and name in (None, kind.name)]
 
     def masking(self, model: str) -> Masking | None:
-        """The model's masking verdict; None where it was not attacked."""
-        return next((r["verdict"] for r in self.records if r["model"] == model and r["verdict"]), None)
+        """The model's masking verdict; None where it was not attacked.
+
+        That of an evaluation that did not check for one class for everything is corrected.
+        """
+        verdict = next((r["verdict"] for r in self.records if r["model"] == model and r["verdict"]), None)
+        if verdict is not None and model in self.collapsed and "one_answer" not in verdict:
+            fail: Masking = {**verdict, "level": "FAIL", "reasons": [self.collapsed[model], *verdict["reasons"]]}
+            return fail
+        return verdict
 
     @property
     def test_set(self) -> str | None:
@@ -183,8 +214,7 @@ class Evidence(Saved[EvaluationRecord]):
 
     def class_name(self, label: int) -> str:
         """The name of a class; -1 is what a model answers whose logits are NaN."""
-        classes = self.details["classes"]
-        return classes[label] if 0 <= label < len(classes) else "no answer (NaN)" if label == -1 else str(label)
+        return class_name(self.details["classes"])(label)
 
     def by_class(self, at: Place) -> dict[int, dict[str, dict[str, Any]]]:
         """Accuracies of a cell by class, then by model; the classes on which some model is worst come first."""
@@ -306,9 +336,11 @@ class Evidence(Saved[EvaluationRecord]):
     def _alarm(self, model: str | None) -> Masking | None:
         return self.masking(model) if model in self.alarms and model is not None else None
 
-    def _accuracy(self, model: str, place: Place) -> float:
-        record = self.get(model, "accuracy", *place)
-        return -1.0 if record is None or record["value"] is None else record["value"]
+    def _balanced(self, model: str, place: Place) -> float:
+        """The balanced accuracy, from the rows; -1 where no accuracy was recorded."""
+        record, confusion = self.get(model, "accuracy", *place), self.confusion(model, place)
+        measured = record is not None and record["value"] is not None and confusion is not None
+        return confusion.balanced_accuracy().value if measured and confusion is not None else -1.0
 
     def radii(self, model: str, kind: str) -> list[float]:
         """Every example's estimated radius of a kind; infinite where the model has no slope."""

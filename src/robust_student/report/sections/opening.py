@@ -4,11 +4,11 @@ from robust_student.report.document.blocks import Block, Bold, Paragraph
 from robust_student.report.document.words import badge
 from robust_student.report.evidence.certificates import Certificates
 from robust_student.report.evidence.evaluation import Evidence
-from robust_student.report.sections.phrases import worth
+from robust_student.report.sections.phrases import WORTHLESS, worth
 
 
 def evaluation(e: Evidence) -> list[Block]:
-    """What was measured, and an alarm for each model whose masking verdict is not PASS."""
+    """First each model that answers one class for everything; what was measured; each masking verdict but PASS."""
     sample, count = e.details["sample"], len(e.names)
     seed = e.details["provenance"].get("seed", "unknown")
     question = "does the small student" if e.teacher in e.styles else "does a model"
@@ -20,7 +20,11 @@ def evaluation(e: Evidence) -> list[Block]:
         f"{sample['attacked']:,} of them, evaluation seed {seed}. The question: {question} stay right when its inputs "
         "are disturbed, and what does that cost on clean inputs?",
     )
-    return [Paragraph(words), *(_alarm(e, name) for name in e.alarms)]
+    return [*(_collapsed(e, name) for name in e.collapsed), Paragraph(words), *(_alarm(e, name) for name in e.alarms)]
+
+
+def _collapsed(e: Evidence, name: str) -> Paragraph:
+    return Paragraph((Bold(name), f": {e.collapsed[name]}. {WORTHLESS}"), "fail")
 
 
 def _alarm(e: Evidence, name: str) -> Paragraph:

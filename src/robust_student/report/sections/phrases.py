@@ -9,6 +9,8 @@ from robust_student.report.evidence.evaluation import Evidence, Place
 from robust_student.report.evidence.reading import Saved
 
 WILSON = "The bands and brackets are 95\u00a0% Wilson intervals"
+WORTHLESS = "An answer that does not depend on the input is never changed by an attack: no evidence of robustness."
+"""What is said of a model that answers one class for everything, or no better than chance."""
 _OUTCOME_SIGNS = {"better": "\u25b2 better", "worse": "\u25bc worse", "not shown": "\u25cb not shown"}
 _MADE = ("version", "git_commit", "created", "seed", "data", "hardware", "python", "torch", "source", "warnings")
 """What a provenance record says beside its settings."""

@@ -14,20 +14,25 @@ _CLEAN: Place = ("none", None)
 def verdict(e: Evidence) -> Section:
     """One sentence on the best student against the baseline, and its figures at a glance."""
     compared = e.hero is not None and bool(e.others)
-    sentence = _compared(e, str(e.hero)) if compared else _alone(e)
+    sentence = (*_collapsed(e), *(_compared(e, str(e.hero)) if compared else _alone(e)))
     blocks: list[Block] = [Paragraph(sentence, anchor="sentence")]
     if compared:
         blocks.append(Tiles(_tiles(e, str(e.hero))))
     return Section("verdict", "Verdict", [*blocks, _note(e)], summary=_look(e) if compared else "plain")
 
 
+def _collapsed(e: Evidence) -> tuple[Text, ...]:
+    """A sentence for each model that answers one class for everything, or no better than chance."""
+    return tuple(part for name, words in e.collapsed.items() for part in (Bold(name), f": {words}. "))
+
+
 def _look(e: Evidence) -> Literal["plain", "warn", "fail"]:
     verdicts = [e.masking(str(name)) for name in (e.hero, e.baseline)]
-    levels = {verdict["level"] for verdict in verdicts if verdict}
+    levels = {verdict["level"] for verdict in verdicts if verdict} | ({"FAIL"} if e.collapsed else set())
     return "fail" if "FAIL" in levels else "warn" if "WARN" in levels else "plain"
 
 
-def _compared(e: Evidence, hero: str) -> Text:
+def _compared(e: Evidence, hero: str) -> tuple[Text, ...]:
     hero_verdict, baseline_verdict = e.masking(hero), e.masking(str(e.baseline))
     student = "the student " if e.teacher in e.styles else ""
     clean, noise = (
@@ -58,7 +63,7 @@ def _compared(e: Evidence, hero: str) -> Text:
     return (*head, ", ", noise, " and ", attack, f"; masking verdict {hero_level}", weaker, ".")
 
 
-def _alone(e: Evidence) -> Text:
+def _alone(e: Evidence) -> tuple[Text, ...]:
     has_baseline = e.baseline in e.styles
     why = "no student beside the baseline and the teacher" if has_baseline else "no baseline to compare with"
     models = [part for name in e.names for part in ("; ", *_one_model(e, name))]
