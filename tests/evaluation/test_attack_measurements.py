@@ -124,3 +124,52 @@ def test_a_further_attack_that_runs_anyway_is_measured_once(tmp_path: Path) -> N
     settings = BUDGET.model_copy(update={"attacks": ("pgd",), "pgd_linf": (0.3,)})
     run(tmp_path / "out", settings, subjects={"m": prototype_classifier(DATA)})
     assert len(rows_of(tmp_path / "out", perturbation="pgd_linf", setting=0.3)) == 8
+
+
+WIDE = FAST.model_copy(update={"pgd_linf": (0.3, 0.02, 0.12, 0.06), "pgd_l2": (0.2, 0.9, 0.5), "pgd_steps": 3})
+
+
+def test_what_holds_at_a_budget_is_taken_to_hold_at_smaller_ones_and_the_rest_is_attacked_there(tmp_path: Path) -> None:
+    """The rows of every budget attacked by itself say what must come out: right where it holds there or beyond."""
+    subjects = {"m": Curved()}
+    run(tmp_path / "few", WIDE, subjects=subjects)
+    run(tmp_path / "every", WIDE.model_copy(update={"every_budget": True}), subjects=subjects)
+    for name, budgets in (("pgd_linf", WIDE.pgd_linf), ("pgd_l2", WIDE.pgd_l2)):
+        every = {(row["index"], row["setting"]): row for row in rows_of(tmp_path / "every", perturbation=name)}
+        rows = [row for row in rows_of(tmp_path / "few", perturbation=name) if row["setting"] < 1]
+        assert budgets is not None and len(rows) == 12 * len(budgets)
+        for row in rows:
+            holds = [b for b in budgets if b >= row["setting"] and every[row["index"], b]["correct"]]
+            assert row["correct"] is bool(holds)
+            if not holds:
+                assert row["prediction"] == every[row["index"], row["setting"]]["prediction"]
+        assert {row["correct"] for row in rows} == {True, False}
+
+
+@dataclass(frozen=True)
+class Watched(Toy):
+    """Notes which examples it is given, and at which budget."""
+
+    given: list[tuple[float, int]]
+
+    def propose(
+        self, network: nn.Module, inputs: Tensor, labels: Tensor, threat: ThreatModel, seeds: Sequence[int]
+    ) -> Tensor:
+        self.given.extend((threat.budget, seed) for seed in seeds)
+        return super().propose(network, inputs, labels, threat, seeds)
+
+
+def test_only_what_is_right_and_not_yet_known_to_hold_is_attacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[float, int]] = []
+    monkeypatch.setitem(ATTACKS, "pgd", lambda _: [Watched(given)])
+    run(tmp_path / "out", WIDE.model_copy(update={"pgd_l2": ()}), subjects={"m": Curved()})
+    indices = {row["index"] for row in rows_of(tmp_path / "out", perturbation="pgd_linf")}
+    right = {r["index"] for r in rows_of(tmp_path / "out", perturbation="none") if r["correct"]} & indices
+    fell = {(r["setting"], r["index"]) for r in rows_of(tmp_path / "out", perturbation="pgd_linf") if not r["correct"]}
+    expected = {(0.3, index) for index in right}
+    for larger, budget in ((0.3, 0.12), (0.12, 0.06), (0.06, 0.02)):
+        expected |= {(budget, index) for index in right if (larger, index) in fell}
+    asked = [(budget, seed) for budget, seed in given if budget < 1]
+    assert len(right) < len(indices) and sorted(asked) == sorted((b, example_seeds(0, [i])[0]) for b, i in expected)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from robust_student.core.tensors import UNBOUNDED
 from robust_student.data.readers.load import Data
 from robust_student.evaluation.evaluate import evaluate
-from robust_student.evaluation.masking_checks import masking_verdict
+from robust_student.evaluation.masking_verdict import masking_verdict
 from robust_student.evaluation.settings import EvaluationSettings, MaskingSettings
 from robust_student.evaluation.threats import Threats
 from robust_student.results.intervals import mean_over_classes
@@ -230,7 +230,8 @@ def test_the_checks_run_on_a_stratified_sample_and_are_no_results_of_their_own(t
 # Rows written by hand -------------------------------------------------------------------------------------------------
 
 N = 10
-STANDING: dict[tuple[str, float | None], list[int]] = {
+Standing = dict[tuple[str, float | None], list[int]]
+STANDING: Standing = {
     ("masking_gradient", None): list(range(N)),
     ("masking_repetition", None): list(range(N)),
     ("masking_alone", None): list(range(N)),
@@ -241,19 +242,20 @@ STANDING: dict[tuple[str, float | None], list[int]] = {
     ("masking_cross_entropy", 12.0): [0, 1, 2, 6, 7, 8],
     ("masking_rescaled", 12.0): [0, 1, 2, 6],
     ("masking_transfer", 12.0): [2, 3],
-    ("pgd_linf", 0.05): [0, 1, 2],
+    ("masking_budgets_linf", 0.05): [0, 1, 2],
+    ("pgd_linf", 0.05): [0, 1, 2, 6],
     ("pgd_linf", RADIUS): [0, 1, 2, 6],
     ("pgd_linf", 1.0): [0],
-    ("pgd_l2", 0.1): [0],
-    ("pgd_l2", 0.2): [2, 3, 4],
     ("autoattack_linf", RADIUS): [0],
 }
 """Which of the ten examples are right in each cell."""
 
 
-def by_hand(square: tuple[int, ...] = (1,)) -> Verdict:
+def by_hand(
+    square: tuple[int, ...] = (1,), settings: EvaluationSettings = SETTINGS, more: Standing | None = None
+) -> Verdict:
     groups: dict[tuple[str, float | None], dict[int, Row]] = {}
-    for (kind, setting), standing in STANDING.items():
+    for (kind, setting), standing in (STANDING | (more or {})).items():
         rows = {}
         for i in range(N):
             detail = None
@@ -265,7 +267,7 @@ def by_hand(square: tuple[int, ...] = (1,)) -> Verdict:
         groups["masking_alone", None][i] = replace(groups["masking_alone", None][i], detail="different")
     groups["none", None] = {i: Row("m", "none", None, i, i % 2, i % 2 if i else 1, i > 0) for i in range(N)}
     groups["masking_gradient", None][3] = replace(groups["masking_gradient", None][3], detail="zero")
-    return masking_verdict(groups, Threats.of(DATA, SETTINGS), SETTINGS)
+    return masking_verdict(groups, Threats.of(DATA, settings), settings)
 
 
 def test_the_shares_are_those_counted_by_hand() -> None:
@@ -276,7 +278,7 @@ def test_the_shares_are_those_counted_by_hand() -> None:
         "batch_outputs": 0.2,  # 4 and 5
         "probability_outputs": 0,
         "unbounded_accuracy": 0.1,  # 0
-        "budget_rise": 0.2,  # l2: from one right to three; linf: from three to four
+        "budget_rise": 0.1,  # linf: from three to four, where each of the ten was attacked at 0.05
         "step_rise": 0.1,  # from four right to five
         "one_step_lead": 0.1,
         "square_only": 0.1,  # 1
@@ -288,3 +290,28 @@ def test_the_shares_are_those_counted_by_hand() -> None:
         "chance_level": pytest.approx(2 * (1 - mean_over_classes([4, 5], [5, 5]).low)),
     }
     assert by_hand(square=()).figures["transfer_only"] == 0.1  # 0: a white-box attack broke 1
+
+
+def test_where_every_budget_is_attacked_the_curves_show_whether_accuracy_comes_back() -> None:
+    every = SETTINGS.model_copy(update={"every_budget": True, "pgd_l2": (0.1, 0.2)})
+    l2: Standing = {("pgd_l2", 0.1): [0], ("pgd_l2", 0.2): [2, 3, 4]}
+    assert by_hand(settings=every, more=l2).figures["budget_rise"] == 0.2  # from one right to three
+
+
+def test_a_verdict_counts_the_examples_of_each_check() -> None:
+    examples = by_hand().examples
+    assert set(examples) == set(CHECKS) and set(examples.values()) == {N}
+
+
+def test_smaller_budgets_are_attacked_directly_on_the_examples_of_the_checks(tmp_path: Path) -> None:
+    """As they are on all examples where every budget is attacked."""
+    settings = SETTINGS.model_copy(update={"pgd_linf": (0.05, 0.1, 0.12, RADIUS), "pgd_l2": (0.3, 0.6)})
+    models = {"m": Around(before=lambda x: x + 0.2 * (20 * x).sin())}
+    verdict_of(tmp_path / "few", models, settings)
+    verdict_of(tmp_path / "every", models, settings.model_copy(update={"every_budget": True}))
+    for norm, budgets in {"linf": [0.05, 0.1], "l2": [0.3]}.items():
+        checked = rows_of(tmp_path / "few", perturbation=f"masking_budgets_{norm}")
+        assert sorted({row["setting"] for row in checked}) == budgets and len(checked) == 30 * len(budgets)
+        direct = {(r["setting"], r["index"]): r for r in rows_of(tmp_path / "every", perturbation=f"pgd_{norm}")}
+        assert all(row["correct"] is direct[row["setting"], row["index"]]["correct"] for row in checked)
+    assert not [row for row in rows_of(tmp_path / "every") if row["perturbation"].startswith("masking_budgets")]

@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_evaluation import ATTACKED, FAST, Curved, Records, models, rows_of, run, timeless
+from reference import prototype_classifier
+from torch import Tensor, nn
+from toy_evaluation import ATTACKED, DATA, FAST, Curved, Records, models, rows_of, run, timeless
 
 from robust_student.evaluation.settings import EvaluationSettings, MaskingSettings
 from robust_student.results.rows import SUMMARY
@@ -35,7 +37,32 @@ def test_the_list_of_options_is_complete() -> None:
         "device",
         "skip_certified",
         "corruptions",
+        "every_budget",  # below
     }
+
+
+class Wavy(nn.Module):
+    """Rises and falls many times on the way from an input to the end of a large ball."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = prototype_classifier(DATA)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.inner((15 * inputs).sin() * 0.5 + 0.5)
+
+
+def test_attacking_every_budget_changes_the_result_of_a_model_that_misleads_large_steps(tmp_path: Path) -> None:
+    settings = FAST.model_copy(update={"snr_db": (), "pgd_linf": (0.02, 0.1, 0.4), "pgd_l2": (), "pgd_steps": 2})
+
+    def standing(every: bool) -> tuple[int, Any]:
+        output = tmp_path / str(every)
+        records = run(output, settings.model_copy(update={"every_budget": every}), subjects={"wavy": Wavy()})
+        verdict = next(record["verdict"] for record in records if record["verdict"])
+        return sum(row["correct"] for row in rows_of(output, perturbation="pgd_linf", setting=0.1)), verdict
+
+    (few, verdict), (every, _) = standing(False), standing(True)
+    assert few > every and verdict["fired"]["budget_rise"] == "FAIL"  # which says so
 
 
 @pytest.mark.parametrize("option", sorted(name for name in OTHERS if not name.startswith("autoattack")))

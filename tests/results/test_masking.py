@@ -74,7 +74,12 @@ def test_a_check_that_did_not_run_is_null_and_named_and_does_not_count() -> None
     assert judge(CLEAN).not_run == {}
 
 
+def test_a_verdict_says_how_many_examples_each_share_is_one_of() -> None:
+    verdict = judge({"zero_gradients": 0.0, "square_only": 0.02}, examples={"zero_gradients": 200, "square_only": 100})
+    assert verdict.as_dict()["examples"] == {"zero_gradients": 200, "square_only": 100}
+
+
 def test_a_verdict_is_plain_json() -> None:
     plain = judge(CLEAN | {"square_only": 0.01}).as_dict()
     assert json.loads(json.dumps(plain)) == plain
-    assert set(plain) == {"level", "reasons", "fired", "not_run", *CHECKS}
+    assert set(plain) == {"level", "reasons", "fired", "not_run", "examples", *CHECKS}

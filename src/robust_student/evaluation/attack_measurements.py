@@ -18,7 +18,7 @@ from robust_student.evaluation.settings import EvaluationSettings
 from robust_student.evaluation.threats import Threats
 from robust_student.models.model import Model
 from robust_student.results.perturbation import Perturbation
-from robust_student.results.rows import Row
+from robust_student.results.rows import Key, Row
 
 
 def attack_plan(threats: Threats, classes: int, settings: EvaluationSettings, attacked: int) -> list[Measurement]:
@@ -27,29 +27,73 @@ def attack_plan(threats: Threats, classes: int, settings: EvaluationSettings, at
     Raises UserError, before anything is measured, for an attack that does not exist or cannot serve the budget's norm.
     """
     options = Options(classes, settings.pgd_steps, "fast" if settings.autoattack == "none" else settings.autoattack)
-    attempts = [("pgd", threat, attacked) for budgets in threats.pgd.values() for threat in budgets]
-    if threats.whole is not None:
-        attempts.append(("pgd", threats.whole, min(attacked, settings.masking.examples)))
-    further = dict.fromkeys([*(["autoattack"] if settings.autoattack != "none" else []), *settings.attacks])
-    attempts += [(name, threats.autoattack, attacked) for name in further]
-    cells: dict[tuple[str, float | None], Measurement] = {}
-    for name, threat, count in attempts:
+    few = min(attacked, settings.masking.examples)
+
+    def alone(name: str, threat: ThreatModel, count: int) -> Measurement:
         attacks, kind = attacks_named(name, options, threat), Perturbation.attack(name, threat.norm.name)
         run = attacked_alone(kind, threat.budget, attacks[0], threat, settings.seed)
         if len(attacks) > 1:
             run = _in_turn(kind, attacks, threat, settings.seed, spare=settings.skip_certified)
-        cells.setdefault((str(kind), threat.budget), Measurement(kind, threat.budget, count, run))
-    return list(cells.values())
+        return Measurement(kind, [threat.budget], count, run)
+
+    plan: list[Measurement] = []
+    for norm, threats_of_norm in threats.pgd.items():
+        if settings.every_budget or len(threats_of_norm) < 2:
+            plan += [alone("pgd", threat, attacked) for threat in threats_of_norm]
+        else:
+            kind, (attack,) = Perturbation.attack("pgd", norm), attacks_named("pgd", options, threats_of_norm[0])
+            budgets = [threat.budget for threat in threats_of_norm]
+            plan.append(Measurement(kind, budgets, attacked, _downwards(kind, attack, threats_of_norm, settings.seed)))
+    if threats.whole is not None:
+        plan.append(alone("pgd", threats.whole, few))
+    further = dict.fromkeys([*(["autoattack"] if settings.autoattack != "none" else []), *settings.attacks])
+    plan += [alone(name, threats.autoattack, attacked) for name in further]
+    planned: dict[Key, Measurement] = {}
+    for cell in plan:
+        for key in cell.keys(""):
+            planned.setdefault(key, cell)
+    return list(dict.fromkeys(planned.values()))
 
 
 def attacked_alone(kind: Perturbation, setting: float, attack: Attack, threat: ThreatModel, seed: int) -> Measure:
-    """Rows of one attack on every example, called by this perturbation and setting."""
+    """Rows of one attack, called by this perturbation and setting; what is wrong anyway is not attacked."""
 
     def run(model: Model, batch: MeasuredBatch) -> list[Row]:
-        points = attack.propose(model, batch.inputs, batch.labels, threat, example_seeds(seed, batch.indices))
-        return rows_of(batch, kind, setting, grade(model, batch, points, threat).tolist())
+        predictions = answers(model.logits(batch.inputs)).to(batch.labels.device)
+        right = (predictions == batch.labels).nonzero()[:, 0]
+        predictions[right] = _answers_to(attack, model, batch.at(right), threat, seed)
+        return rows_of(batch, kind, setting, predictions.tolist())
 
     return run
+
+
+def _downwards(kind: Perturbation, attack: Attack, threats: Sequence[ThreatModel], seed: int) -> Measure:
+    """Rows of one attack at every budget, the largest first; what holds there is taken to hold at smaller ones too.
+
+    A failed attack proves nothing, at no budget: these accuracies are upper bounds like all others. What the attack
+    breaks at a budget lies inside every larger ball. The masking checks say how far the first is wrong.
+    """
+    falling = sorted(threats, key=lambda threat: -threat.budget)
+
+    def run(model: Model, batch: MeasuredBatch) -> list[Row]:
+        clean = answers(model.logits(batch.inputs)).to(batch.labels.device)
+        left, rows = (clean == batch.labels).nonzero()[:, 0], []
+        for threat in falling:
+            predictions, part = clean.clone(), batch.at(left)
+            predictions[left] = _answers_to(attack, model, part, threat, seed)
+            rows += rows_of(batch, kind, threat.budget, predictions.tolist())
+            left = left[predictions[left] != part.labels]
+        return rows
+
+    return run
+
+
+def _answers_to(attack: Attack, model: Model, batch: MeasuredBatch, threat: ThreatModel, seed: int) -> Tensor:
+    """The graded predictions after an attack on every example of a batch; nothing is run on an empty one."""
+    if not batch.indices:
+        return batch.labels
+    points = attack.propose(model, batch.inputs, batch.labels, threat, example_seeds(seed, batch.indices))
+    return grade(model, batch, points, threat).to(batch.labels.device)
 
 
 def _in_turn(kind: Perturbation, attacks: Sequence[Attack], threat: ThreatModel, seed: int, *, spare: bool) -> Measure:
@@ -69,11 +113,9 @@ def _in_turn(kind: Perturbation, attacks: Sequence[Attack], threat: ThreatModel,
             standing &= ~certified
         for attack in attacks:
             left = standing.nonzero()[:, 0]
-            part = batch.at(left)
-            points = attack.propose(model, part.inputs, part.labels, threat, example_seeds(seed, part.indices))
-            graded = grade(model, part, points, threat).to(batch.labels.device)
-            fooled = left[graded != part.labels]
-            predictions[fooled] = graded[graded != part.labels]
+            graded = _answers_to(attack, model, batch.at(left), threat, seed)
+            fooled = left[graded != batch.labels[left]]
+            predictions[fooled] = graded[graded != batch.labels[left]]
             standing[fooled] = False
             outcome[fooled.cpu().numpy()] = attack.name
         rows = rows_of(batch, kind, threat.budget, predictions.tolist())

@@ -38,7 +38,7 @@ def corruption_plan(data: Data, settings: EvaluationSettings, count: int) -> lis
         return []
     source = _generated(kinds, data, settings.seed) if folder is None else _published(folder, kinds, data)
     return [
-        Measurement(Perturbation("corruption", kind), float(severity), count, _cell(kind, severity, source))
+        Measurement(Perturbation("corruption", kind), [float(severity)], count, _cell(kind, severity, source))
         for kind in kinds
         for severity in dict.fromkeys(corruptions.severities)
     ]

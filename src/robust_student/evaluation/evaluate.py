@@ -16,7 +16,8 @@ from robust_student.evaluation.corruption_measurements import (
     describe_corruptions,
 )
 from robust_student.evaluation.gallery import drawable, gallery
-from robust_student.evaluation.masking_checks import masking_plans, masking_verdict
+from robust_student.evaluation.masking_checks import masking_plans
+from robust_student.evaluation.masking_verdict import masking_verdict
 from robust_student.evaluation.measured_run import Run
 from robust_student.evaluation.measurements import Measurement, plan
 from robust_student.evaluation.result import Evaluation
@@ -118,7 +119,7 @@ def _plans(
     """What is measured on each model; UserError where something cannot be."""
     attacks = attack_plan(threats, len(data.classes), settings, counts.attacked)
     corruptions = corruption_plan(data, settings, counts.corrupted)
-    checks = masking_plans(run.models, threats.autoattack, settings, counts.attacked)
+    checks = masking_plans(run.models, threats, settings, counts.attacked)
     cells = plan(
         settings, data.input_range, threats.norms, counts.examples, counts.attacked, teacher=run.teacher is not None
     )

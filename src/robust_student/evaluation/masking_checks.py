@@ -1,16 +1,15 @@
-"""The measurements behind the masking verdict: cells of an evaluation, and the shares computed from their rows."""
+"""The measurements behind the masking verdict: cells of an evaluation on a few of the attacked examples."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 
 from robust_student.attacks.ascent import ascend
 from robust_student.attacks.attack import Attack
-from robust_student.attacks.pgd import Loss, descend
+from robust_student.attacks.pgd import Loss, Pgd, descend
 from robust_student.core.errors import UserError
 from robust_student.core.margins import input_gradient, margin, true_score
 from robust_student.core.rng import example_seeds
@@ -21,10 +20,7 @@ from robust_student.evaluation.measurements import Measure, MeasuredBatch, Measu
 from robust_student.evaluation.settings import EvaluationSettings
 from robust_student.evaluation.threats import Threats
 from robust_student.models.model import Model
-from robust_student.results.class_measures import Confusion
-from robust_student.results.collapse import collapse_figures
-from robust_student.results.masking import CheckName, Verdict, judge
-from robust_student.results.perturbation import CLEAN, Perturbation
+from robust_student.results.perturbation import Perturbation
 from robust_student.results.rows import Row
 
 GRADIENT, REPETITION, OUTPUTS, ALONE, STEPS, CROSS_ENTROPY, RESCALED, TRANSFER = (
@@ -37,19 +33,21 @@ _SAME = 1e-4
 _ROUNDED = 0.02
 """The same of passes in batches of other sizes, for which kernels round otherwise: bfloat16 keeps 8 bits."""
 
-_Rows = Mapping[int, Row]
-"""The rows of one model, perturbation and setting by example."""
+
+def budgets_check(norm: str) -> Perturbation:
+    """PGD at a smaller budget on what a larger one may have missed."""
+    return Perturbation("masking", f"budgets_{norm}")
 
 
 def masking_plans(
-    models: Mapping[str, Model], threat: ThreatModel, settings: EvaluationSettings, attacked: int
+    models: Mapping[str, Model], threats: Threats, settings: EvaluationSettings, attacked: int
 ) -> dict[str, list[Measurement]]:
     """What to measure on each model for its verdict, on the first of the attacked examples, cheapest first.
 
-    The attacks have AutoAttack's threat model, whether it is run or not. Raises UserError where a surrogate
-    is not among the models.
+    The attacks have AutoAttack's threat model, whether it is run or not; only those on budgets have PGD's. Raises
+    UserError where a surrogate is not among the models.
     """
-    masking = settings.masking
+    masking, threat = settings.masking, threats.autoattack
     surrogates = tuple(models) if masking.surrogates is None else masking.surrogates
     unknown = [name for name in surrogates if name not in models]
     if unknown:
@@ -66,80 +64,24 @@ def masking_plans(
     for kind, loss, steps in attacks:
         attack = _PgdOn(loss, int(steps))
         cells.append((kind, steps, attacked_alone(kind, steps, attack, threat, settings.seed)))
+    if not settings.every_budget:
+        for norm, threats_of_norm in threats.pgd.items():
+            kind, pgd = budgets_check(norm), Pgd(settings.pgd_steps)
+            for at in _smaller(threats_of_norm):
+                cells.append((kind, at.budget, attacked_alone(kind, at.budget, pgd, at, settings.seed)))
     transfer = _transfer({name: models[name] for name in surrogates}, threat, settings.seed, ladder[-1])
     count = min(attacked, masking.examples)
-    plans = {name: [Measurement(kind, setting, count, run) for kind, setting, run in cells] for name in models}
+    plans = {name: [Measurement(kind, [setting], count, run) for kind, setting, run in cells] for name in models}
     for name, plan in plans.items():
         if any(other != name for other in surrogates):
-            plan.append(Measurement(TRANSFER, ladder[-1], count, transfer))
+            plan.append(Measurement(TRANSFER, [ladder[-1]], count, transfer))
     return plans
 
 
-def masking_verdict(
-    rows: Mapping[tuple[str, float | None], _Rows], threats: Threats, settings: EvaluationSettings
-) -> Verdict:
-    """The verdict on one model from its rows by perturbation and setting."""
-    groups = {(Perturbation.parse(kind), setting): cell for (kind, setting), cell in rows.items()}
-    steps = sorted(set(settings.masking.steps))
-    ladder = [groups[STEPS, float(number)] for number in steps]
-    cross_entropy, rescaled = groups[CROSS_ENTROPY, float(steps[-1])], groups[RESCALED, float(steps[-1])]
-    white = [*ladder, cross_entropy, rescaled]
-    figures: dict[CheckName, float] = {
-        "zero_gradients": _share(groups[GRADIENT, None], "zero"),
-        "nan_gradients": _share(groups[GRADIENT, None], "nan"),
-        "random_outputs": _share(groups[REPETITION, None], "different"),
-        "probability_outputs": _share(groups[OUTPUTS, None], "probabilities"),
-        "margin_only": _alone(ladder[-1], [cross_entropy]),
-        "rescaled_only": _alone(rescaled, [cross_entropy]),
-    }
-    not_run: dict[CheckName, str] = {}
-
-    collapsed = collapse_figures(Confusion.of(groups[CLEAN, None]))
-    figures |= collapsed
-    if not collapsed:
-        not_run["one_answer"] = not_run["chance_level"] = "the examples are of one class"
-
-    if figures["random_outputs"] == 0:
-        figures["batch_outputs"] = _share(groups[ALONE, None], "different")
-    else:
-        not_run["batch_outputs"] = "the outputs are random, whatever the batch"
-
-    pgd = {norm: Perturbation.attack("pgd", norm) for norm in threats.pgd}
-    unlimited = None if threats.whole is None else groups.get((pgd["linf"], threats.whole.budget))
-    if unlimited is not None:
-        figures["unbounded_accuracy"] = _accuracy(unlimited)
-    else:
-        not_run["unbounded_accuracy"] = "the inputs have no range, so no budget covers all of them"
-
-    budgets = [_by_budget(groups, kind) for kind in pgd.values()]
-    if any(len(cells) > 1 for cells in budgets):
-        figures["budget_rise"] = max(_rise(cells) for cells in budgets if len(cells) > 1)
-    else:
-        not_run["budget_rise"] = "PGD ran at one budget at most"
-
-    if len(steps) > 1:
-        figures["step_rise"] = _rise(ladder)
-    else:
-        not_run["step_rise"] = "masking.steps has one entry only"
-    if len(steps) > 1 and steps[0] == 1:
-        figures["one_step_lead"] = _rise([ladder[0], ladder[-1]])
-    else:
-        not_run["one_step_lead"] = "masking.steps does not go from 1 to a larger number"
-
-    attacked = groups.get((Perturbation.attack("autoattack", threats.autoattack.norm.name), threats.autoattack.budget))
-    if attacked is not None:
-        figures["square_only"] = _share(attacked, "square")
-        figures["autoattack_only"] = _alone(attacked, [ladder[-1]])
-        white.append({i: replace(row, correct=True) if row.detail == "square" else row for i, row in attacked.items()})
-    else:
-        not_run["square_only"] = not_run["autoattack_only"] = "AutoAttack was not run"
-
-    transferred = groups.get((TRANSFER, float(steps[-1])))
-    if transferred is not None:
-        figures["transfer_only"] = _alone(transferred, white)
-    else:
-        not_run["transfer_only"] = "no other model was evaluated that an attack could be made on"
-    return judge(figures, not_run)
+def _smaller(threats: Sequence[ThreatModel]) -> list[ThreatModel]:
+    """The smallest budget and the middle one, below the largest, at which every example is attacked anyway."""
+    growing = sorted(threats, key=lambda threat: threat.budget)
+    return [growing[i] for i in sorted({0, (len(growing) - 1) // 2}) if i < len(growing) - 1]
 
 
 def _gradient(model: Model, batch: MeasuredBatch) -> list[Row]:
@@ -254,33 +196,3 @@ def _rescaled(logits: Logits, labels: Labels) -> PerExample:
 
 def _with_details(rows: Sequence[Row], details: Sequence[str | None]) -> list[Row]:
     return [replace(row, detail=detail) for row, detail in zip(rows, details, strict=True)]
-
-
-def _by_budget(groups: Mapping[tuple[Perturbation, float | None], _Rows], kind: Perturbation) -> list[_Rows]:
-    """The cells of a perturbation by growing budget."""
-    cells = [(setting, rows) for (name, setting), rows in groups.items() if name == kind and setting is not None]
-    return [rows for _, rows in sorted(cells, key=lambda pair: pair[0])]
-
-
-def _share(rows: _Rows, detail: str) -> float:
-    """Share of the examples whose row has this detail."""
-    return sum(row.detail == detail for row in rows.values()) / len(rows)
-
-
-def _accuracy(rows: _Rows) -> float:
-    return sum(bool(row.correct) for row in rows.values()) / len(rows)
-
-
-def _alone(attack: _Rows, others: Iterable[_Rows]) -> float:
-    """Share of the examples that all attacks saw which fell to the first and to none of the others."""
-    rivals = list(others)
-    shared = [i for i in attack if all(i in rows for rows in rivals)]
-    return sum(not attack[i].correct and all(rows[i].correct for rows in rivals) for i in shared) / len(shared)
-
-
-def _rise(growing: Sequence[_Rows]) -> float:
-    """The most accuracy that a later cell has over an earlier one, on the examples that all cells saw; at least 0."""
-    shared = [i for i in growing[0] if all(i in rows for rows in growing)]
-    right = [sum(bool(rows[i].correct) for i in shared) for rows in growing]
-    lowest = accumulate(right, min)
-    return max(now - least for now, least in zip(right, lowest, strict=True)) / len(shared)

@@ -90,18 +90,18 @@ class Run:
         layout = channels_last(networks, sample.inputs[:1]) if tuned else nullcontext()
         with layout, Advance(sum(cell.count for _, cell in cells)) as advance:
             for turn, (cell, batch) in enumerate(turns):
-                name, key = batch.model, cell.key(batch.model)
+                name = batch.model
                 advance.update(passed, f"{name}: {cell.title}")
                 is_own_turn = store.shard is None or store.shard.has(turn)
-                if is_own_turn and not store.has(key, batch.indices):
+                if is_own_turn and not store.has(cell.keys(name), batch.indices):
                     with threads_for(work.get(name)):
                         rows = cell.run(self.models[name], batch)
-                    store.add(key, rows)
+                    store.add(rows)
                 passed += len(batch.indices)
                 advance.update(passed, f"{name}: {cell.title}")
         store.close()
         order = sample.positions.tolist()
-        return {cell.key(name): store.rows(cell.key(name), order[: cell.count]) for name, cell in cells}
+        return {key: store.rows(key, order[: cell.count]) for name, cell in cells for key in cell.keys(name)}
 
     def write(self, output: Path, name: str, details: Mapping[str, Any], records: list[dict[str, Any]]) -> None:
         """Add `details` to the run's record of that name, then write the summary, with which the run is finished."""

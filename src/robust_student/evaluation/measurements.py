@@ -19,23 +19,25 @@ from robust_student.results.perturbation import CLEAN, Meaning, Perturbation
 from robust_student.results.rows import Key, Row
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Measurement:
-    """One cell of the plan: a perturbation at a setting, on the first `count` examples of the sample."""
+    """A part of the plan: a perturbation at one setting, or at several, on the first `count` examples of the sample."""
 
     perturbation: Perturbation
-    setting: float | None
+    settings: Sequence[float | None]
+    """Each example gets a row for each of them."""
     count: int
     run: "Measure"
 
     @property
     def title(self) -> str:
         """What is being measured, for people who wait."""
-        return f"{self.perturbation} {'' if self.setting is None else f'{self.setting:g}'}".rstrip()
+        values = ", ".join(f"{setting:g}" for setting in self.settings if setting is not None)
+        return f"{self.perturbation} {values}".rstrip()
 
-    def key(self, model: str) -> Key:
+    def keys(self, model: str) -> list[Key]:
         """Of its rows."""
-        return model, str(self.perturbation), self.setting
+        return [(model, str(self.perturbation), setting) for setting in self.settings]
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,9 +83,9 @@ def plan(
     settings: EvaluationSettings, limits: InputRange, norms: Sequence[Norm], total: int, attacked: int, *, teacher: bool
 ) -> list[Measurement]:
     """What is measured on every model without an attack: clean, under noise, and estimated radii in each norm."""
-    cells = [Measurement(CLEAN, None, total, _clean)]
+    cells = [Measurement(CLEAN, [None], total, _clean)]
     cells += [
-        Measurement(Perturbation("noise", name), snr_db, total, _noise(name, limits, settings.seed, snr_db))
+        Measurement(Perturbation("noise", name), [snr_db], total, _noise(name, limits, settings.seed, snr_db))
         for name in dict.fromkeys(settings.noises)
         for snr_db in settings.snr_db
     ]
@@ -135,7 +137,7 @@ def _estimated_radii(norm: Norm, meaning: Meaning, count: int) -> Measurement:
         rows = rows_of(batch, kind, None, answers(logits).tolist())
         return [replace(row, **radius_fields(radius)) for row, radius in zip(rows, radii.tolist(), strict=True)]
 
-    return Measurement(kind, None, count, run)
+    return Measurement(kind, [None], count, run)
 
 
 def radius_fields(radius: float, detail: str | None = None) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def radius_plan(
     """What is measured on one model: on all `examples`, or on the `linear` ones where it is slow."""
     total, slow, seed = counts["examples"], counts["linear"], settings.seed
     radii = [budget.budget for budget in budgets]
-    cells = [Measurement(CLEAN, None, total, _clean)]
+    cells = [Measurement(CLEAN, [None], total, _clean)]
     meanings: tuple[Meaning, ...] = ("decision", "confidence") if teacher is not None else ("decision",)
     for meaning in meanings:
         methods = [
@@ -59,13 +59,13 @@ def radius_plan(
             count = slow if method == "linear" else total
             methods.append((f"certified_{method}", count, _certified(certifier, radii, meaning)))
         named = [(Perturbation.radius(name, meaning, threat.norm.name), count, run) for name, count, run in methods]
-        cells += [Measurement(kind, None, count, _rows(kind, run)) for kind, count, run in named]
+        cells += [Measurement(kind, [None], count, _rows(kind, run)) for kind, count, run in named]
     if settings.smoothing.sigma is not None:
         count, run = min(total, settings.smoothing.examples), _smoothed(settings.smoothing, threat.norm, seed)
-        cells.append(Measurement(_SMOOTHED, None, count, run))
+        cells.append(Measurement(_SMOOTHED, [None], count, run))
     if teacher is not None:
         kind = Perturbation("agreement", norm=threat.norm.name)
-        cells += [Measurement(kind, at.budget, slow, _agreement(kind, at, teacher, seed)) for at in budgets]
+        cells += [Measurement(kind, [at.budget], slow, _agreement(kind, at, teacher, seed)) for at in budgets]
     return cells
 
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -88,16 +88,17 @@ class RowStore:
         write_json(path, {"fingerprint": marks, "provenance": provenance(settings, marks["data"], settings["seed"])})
         return cls(output, shard)
 
-    def has(self, key: Key, indices: Iterable[int]) -> bool:
-        """Whether every one of these examples has its row."""
-        return all(index in self._groups[key] for index in indices)
+    def has(self, keys: Iterable[Key], indices: Collection[int]) -> bool:
+        """Whether every one of these examples has its row of each key."""
+        return all(index in self._groups[key] for key in keys for index in indices)
 
-    def add(self, key: Key, rows: Sequence[Row]) -> None:
+    def add(self, rows: Sequence[Row]) -> None:
         """Append the rows of a batch."""
         append_jsonl(self.output / (ROWS if self.shard is None else self.shard.rows), [asdict(row) for row in rows])
-        saved = self._groups[key]
-        self._repeated |= any(row.index in saved for row in rows)  # a crash within a write left some of them
-        saved.update({row.index: row for row in rows})
+        for row in rows:
+            saved = self._groups[row.key]
+            self._repeated |= row.index in saved  # a crash within a write left some of them
+            saved[row.index] = row
 
     def rows(self, key: Key, indices: Iterable[int]) -> dict[int, Row]:
         """Those of the examples that have one, in the order of `indices`."""

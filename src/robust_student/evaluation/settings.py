@@ -54,6 +54,9 @@ class EvaluationSettings(Settings):
     """PGD budgets, L2, in input units; None: 1/4, 1/2, 1, 3/2 and 2 times the default radius."""
     pgd_steps: int = Field(50, ge=1)
     """Steps of each PGD attack, half of them on the log-odds, half on the margin."""
+    every_budget: bool = False
+    """Attack every example at every budget of PGD. Otherwise the largest comes first, and what holds there is taken to
+    hold at smaller ones."""
     autoattack: Literal[Tier, "none"] = "fast"
     """fast: APGD-CE, APGD-T, Square 1,000; standard: APGD-CE, APGD-T, FAB-T, Square 5,000; none: no robust claim."""
     autoattack_norm: NormName = "linf"
@@ -139,7 +142,10 @@ SUITES: dict[Suite, EvaluationSettings] = {
     "quick": EvaluationSettings(examples=1000, attack_examples=200),
     "default": EvaluationSettings(),
     "full": EvaluationSettings(
-        attack_examples=1000, autoattack="standard", corruptions=CorruptionSettings(kinds=("all",), examples=2000)
+        attack_examples=1000,
+        every_budget=True,
+        autoattack="standard",
+        corruptions=CorruptionSettings(kinds=("all",), examples=2000),
     ),
 }
 """Named starting points; every setting of the chosen one can still be changed."""

@@ -77,19 +77,26 @@ class Verdict:
     """The checks without a figure, each with what it lacked."""
     figures: dict[CheckName, float | None]
     """Every check's share; None where it did not run."""
+    examples: dict[str, int]
+    """How many examples each share is one of."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, the figures beside the rest."""
         words = {"level": self.level, "reasons": self.reasons, "fired": self.fired, "not_run": self.not_run}
-        return words | dict(self.figures)
+        return words | {"examples": self.examples} | dict(self.figures)
 
 
-def judge(figures: Mapping[CheckName, float], not_run: Mapping[CheckName, str] | None = None) -> Verdict:
+def judge(
+    figures: Mapping[CheckName, float],
+    not_run: Mapping[CheckName, str] | None = None,
+    examples: Mapping[CheckName, int] | None = None,
+) -> Verdict:
     """Judge one model; a check that did not run does not count against it, but is named.
 
     Args:
         figures: shares in [0, 1] of the checks that ran.
         not_run: why the others did not.
+        examples: how many examples each of the shares is one of.
     """
     levels = {name: check.level(figures[name]) for name, check in CHECKS.items() if name in figures}
     fired = {name: level for name, level in levels.items() if level != "PASS"}
@@ -101,4 +108,5 @@ def judge(figures: Mapping[CheckName, float], not_run: Mapping[CheckName, str] |
         {str(name): level for name, level in fired.items()},
         {str(name): why for name, why in lacking.items()},
         {name: figures.get(name) for name in CHECKS},
+        {str(name): count for name, count in (examples or {}).items()},
     )

@@ -73,6 +73,8 @@ def _note(e: Evidence) -> Paragraph:
         "certified.",
         f" {e.spared}" if e.spared else "",
     ]
+    if e.settings.get("every_budget") is False:
+        words.append(" PGD begins at its largest budget; what holds there is taken to hold at smaller ones.")
     for name in e.alarms:
         verdict = e.masking(name)
         assert verdict is not None
