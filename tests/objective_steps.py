@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from robust_student.core.margins import Score
 from robust_student.core.tensors import Shape
 from robust_student.objectives.batch import Terms
+from robust_student.objectives.kept_perturbations import KeptPerturbations
 from robust_student.objectives.methods import METHODS
 from robust_student.objectives.robust_student import RobustStudentObjective
 from robust_student.objectives.settings import ObjectiveSettings
@@ -47,6 +48,14 @@ def generator_for(batch: Batch, seed: int = 0) -> torch.Generator:
 def terms_of(student: nn.Module, batch: Batch, *values: Values, **options: Any) -> Terms:
     """The terms of one call with a generator of seed 0."""
     return RobustStudentObjective(student, parse(*values), **options)(batch.taught, generator_for(batch))
+
+
+def objective_of(method: str, student: nn.Module, batch: Batch, **options: Any) -> RobustStudentObjective:
+    """The objective of a method, with a memory for the batch where it keeps perturbations."""
+    settings = METHODS[method]
+    inputs = batch.inputs
+    kept = KeptPerturbations(len(inputs), inputs.shape[1:], inputs.device) if settings.persistent else None
+    return RobustStudentObjective(student, settings, kept=kept, **options)
 
 
 def buffers_of(student: nn.Module) -> dict[str, Tensor]:

@@ -42,7 +42,8 @@ class Batch(NamedTuple):
             moved = (points - self.inputs).flatten(1).sum(dim=1, keepdim=True)
             return self.teacher_logits + moved * torch.linspace(-1, 1, self.teacher_logits.shape[1]).to(moved)
 
-        return objectives.Batch(self.inputs, self.labels, teacher_logits=self.teacher_logits, teacher=teacher)
+        numbers = torch.arange(len(self.labels), device=self.labels.device)
+        return objectives.Batch(self.inputs, self.labels, numbers, teacher_logits=self.teacher_logits, teacher=teacher)
 
 
 class Setup(NamedTuple):

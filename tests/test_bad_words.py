@@ -43,7 +43,11 @@ WORDS = [
     Bad("settings that exclude each other", f"{DISTILL} --gradient-mode eval", "secant.shared = false"),
     Bad("norm that does not fit", f"{DISTILL} --gradient.kind projection --gradient.weight 1", "needs norm = l2"),
     Bad("negative accuracy drop", f"{DISTILL} --max-accuracy-drop -1", "greater than or equal to 0"),
-    Bad("search without a gradient objective", f"{DISTILL} --max-accuracy-drop 1 --method kd", "use secant, exact"),
+    Bad(
+        "search without a gradient objective",
+        f"{DISTILL} --max-accuracy-drop 1 --method kd",
+        "has no ball whose radius",
+    ),
     Bad("tries without a search", f"{DISTILL} --tries 4", "name --max-accuracy-drop"),
     Bad("radius in grey levels", f"{DISTILL} --radius 8", "8 of 255 grey levels are 0.0314"),
     Bad("no tries", f"{DISTILL} --max-accuracy-drop 1 --tries 0", "greater than or equal to 1"),

@@ -25,7 +25,9 @@ def student_of(
     method: str = "kd", student: str | nn.Module = "mlp:4", output: Path | None = None, **training: Any
 ) -> Trained:
     """A student of the toy teacher."""
-    settings = DistillSettings(training=FAST.model_copy(update=training), objective=METHODS[method])
+    settings = DistillSettings(
+        training=FAST.model_copy(update=training), objective=METHODS[method].model_copy(update={"radius": 0.1})
+    )
     return distill(teacher(), student, DATA, settings, output=output)
 
 

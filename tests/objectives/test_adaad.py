@@ -132,7 +132,7 @@ def test_the_teacher_is_asked_at_the_inputs_only_where_its_answers_there_are_use
     for share in (1.0, 0.5):
         guide, count = teacher(), list[int]()
         guide.network.register_forward_hook(lambda _, inputs, __, count=count: count.append(len(inputs[0])))
-        objective = AdaADMethod.parse({"adaad": {"share": share, "steps": 1}})
+        objective = AdaADMethod.parse({"radius": 0.1, "adaad": {"share": share, "steps": 1}})
         distill(guide, "mlp:8", DATA, DistillSettings(training=training, objective=objective))
         asked.append(sum(count))
         assert len(list(tmp_path.glob("scores-*"))) == (share < 1 and not flip)

@@ -16,6 +16,7 @@ from objective_steps import (
     every_score,
     generator_for,
     labelled,
+    objective_of,
     parse,
     terms_of,
 )
@@ -126,7 +127,7 @@ def test_gradient_in_the_ball_is_taken_at_a_random_point_of_it(name: NormName, s
 @every_preset
 def test_loss_is_the_weighted_sum_of_the_terms_means(method: str, conv: nn.Module, batch: Batch) -> None:
     settings = METHODS[method]
-    terms = RobustStudentObjective(conv, settings)(batch.taught, generator_for(batch))
+    terms = objective_of(method, conv, batch)(batch.taught, generator_for(batch))
     weights = {term.name: term.weight for term in settings.terms() if term.weight > 0}
     assert terms.weights == weights and terms.values.keys() == weights.keys()
     assert all(value.shape == batch.labels.shape for value in terms.values.values())
@@ -179,9 +180,8 @@ def test_every_method_has_finite_float32_gradients(method: str, shape: Shape, an
     batch = make_batch(shape, cpu, classes=4)
     inputs, labels, teacher_logits = (v.float() if v.is_floating_point() else v for v in batch)
     inputs[0], inputs[1] = 0.0, 1.0
-    objective = RobustStudentObjective(student, METHODS[method])
     moved = Batch(inputs.to(any_device), labels.to(any_device), teacher_logits.to(any_device))
-    loss = objective(moved.taught).loss
+    loss = objective_of(method, student, moved)(moved.taught).loss
     assert loss.dtype is torch.float32 and loss.isfinite()
     assert_finite_gradients(loss, student)
 
@@ -195,16 +195,16 @@ def test_gradients_stay_finite_for_extreme_float32_logits(method: str, scale: fl
         for parameter in student.parameters():
             parameter.mul_(scale)
     inputs, labels, teacher_logits = (v.to(any_device) for v in make_batch((6,), cpu))
-    loss = RobustStudentObjective(student, METHODS[method])(
-        Batch(inputs.float(), labels, teacher_logits.float()).taught
-    ).loss
+    batch = Batch(inputs.float(), labels, teacher_logits.float())
+    loss = objective_of(method, student, batch)(batch.taught).loss
     assert loss.isfinite()
     assert_finite_gradients(loss, student)
 
 
 @every_preset
 def test_a_batch_of_one_works(method: str, smooth: nn.Module, device: torch.device) -> None:
-    loss = RobustStudentObjective(smooth, METHODS[method])(make_batch(IMAGE, device, examples=1).taught).loss
+    batch = make_batch(IMAGE, device, examples=1)
+    loss = objective_of(method, smooth, batch)(batch.taught).loss
     assert_finite_gradients(loss, smooth)
 
 
@@ -226,7 +226,7 @@ def test_unused_and_frozen_parameters_get_no_gradient_and_the_others_do(
     method: str, conv: nn.Module, batch: Batch, device: torch.device
 ) -> None:
     student = PartlyUsed(conv).to(device)
-    loss = RobustStudentObjective(student, METHODS[method])(batch.taught).loss
+    loss = objective_of(method, student, batch)(batch.taught).loss
     with_gradient = {name.split(".")[0] for name, g in gradients_after(loss, student).items() if g is not None}
     assert with_gradient == {"body"}
 

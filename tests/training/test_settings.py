@@ -9,8 +9,8 @@ from robust_student.objectives.methods import METHODS
 from robust_student.training.settings import DistillSettings
 
 
-def test_distill_trains_by_the_secant_method_unless_told_otherwise() -> None:
-    assert DistillSettings().objective == METHODS["secant"]
+def test_distill_keeps_perturbations_and_mixes_in_noise_unless_told_otherwise() -> None:
+    assert DistillSettings().objective == METHODS["persistent"]
 
 
 def test_json_brings_back_equal_training_settings() -> None:

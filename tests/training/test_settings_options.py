@@ -35,7 +35,7 @@ OTHER_SELECTIONS: dict[str, Any] = {
 
 def test_the_lists_of_options_are_complete() -> None:
     elsewhere = {"device", "selection", "augmentation", "accumulate", "ema", "compile", "checkpoint_minutes", "track"}
-    elsewhere |= {"class_weights"}
+    elsewhere |= {"class_weights", "patience"}
     assert set(OTHERS) == set(TrainingSettings.model_fields) - elsewhere
     assert set(OTHER_SELECTIONS) == set(SelectionSettings.model_fields)
 

@@ -128,7 +128,8 @@ def test_the_teacher_is_asked_once_per_training_example_in_evaluation_mode_and_l
     asked_with: Model | TeacherScores = as_model(teacher_scores, DATA) if wrapped else teacher_scores
     teacher_scores.asked.clear()
     before = state_of(asked_with)
-    distill(asked_with, "mlp:4", DATA, DistillSettings(training=FAST, objective=METHODS["secant"]))
+    objective = METHODS["secant"].model_copy(update={"radius": 0.1})
+    distill(asked_with, "mlp:4", DATA, DistillSettings(training=FAST, objective=objective))
     asked = torch.cat([batch for batch in teacher_scores.asked if batch.any()])  # zeros: the check of the shapes
     assert rows(asked) == rows(split(DATA.training_examples, 0.1, 0)[0].inputs)
     assert teacher_scores.modes == {False}
@@ -283,7 +284,7 @@ def test_the_run_directory_holds_one_record_per_epoch_and_where_the_model_comes_
     assert [json.loads(line) for line in lines] == trained.history == trained.model.history
     assert [record["epoch"] for record in trained.history] == [1, 2]
     source = load(tmp_path / "run").card.provenance
-    expected = DistillSettings(training=FAST, objective=METHODS["secant"])
+    expected = DistillSettings(training=FAST, objective=METHODS["secant"].model_copy(update={"radius": 0.1}))
     assert DistillSettings.parse(source["settings"]) == expected and (source["data"], source["seed"]) == ("toy", 0)
     assert {path.name for path in (tmp_path / "run").iterdir()} == {METRICS, "model.json", "model.safetensors"}
 

@@ -87,8 +87,10 @@ def killing(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     yield deaths
 
 
+SECANT = METHODS["secant"].model_copy(update={"radius": 0.1})
 CASES = {
-    "secant": (EVERY_STEP, METHODS["secant"]),
+    "secant": (EVERY_STEP, SECANT),
+    "accuracy floor": (EVERY_STEP, METHODS["persistent"]),
     "exact, sgd, cosine": (EVERY_STEP.model_copy(update={"optimizer": "sgd", "schedule": "cosine"}), METHODS["exact"]),
     "average, parts, augmentation": (
         EVERY_STEP.model_copy(
@@ -102,7 +104,9 @@ CASES = {
     ),
     "persistent start, noise, augmentation": (
         EVERY_STEP.model_copy(update={"augmentation": AugmentationSettings(crop=1, flip=True)}),
-        ObjectiveSettings.parse({"secant": {"weight": 1.0, "start": "persistent"}, "noise": {"share": 0.5}}),
+        ObjectiveSettings.parse(
+            {"radius": 0.1, "secant": {"weight": 1.0, "start": "persistent"}, "noise": {"share": 0.5}}
+        ),
     ),
 }
 
@@ -186,7 +190,7 @@ def test_an_unfinished_training_of_something_else_is_refused_by_name(tmp_path: P
 
     def other(**changes: Any) -> str:
         settings = EVERY_STEP.model_copy(update=changes)
-        return message_of(lambda: student(tmp_path / "run", settings, METHODS["secant"]))
+        return message_of(lambda: student(tmp_path / "run", settings, SECANT))
 
     assert "settings.training.seed: 0 there, 1 here" in other(seed=1)
     assert "settings.training.epochs: 3 there, 4 here" in other(epochs=4)
@@ -195,7 +199,7 @@ def test_an_unfinished_training_of_something_else_is_refused_by_name(tmp_path: P
     )
     assert "settings" in message_of(lambda: train(network(), DATA, EVERY_STEP, output=tmp_path / "run"))
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
-    student(tmp_path / "run", EVERY_STEP.model_copy(update={"checkpoint_minutes": 9.0}), METHODS["secant"])
+    student(tmp_path / "run", EVERY_STEP.model_copy(update={"checkpoint_minutes": 9.0}), SECANT)
 
 
 def test_a_state_that_does_not_fit_is_refused(tmp_path: Path, killing: list[int]) -> None:

@@ -13,7 +13,7 @@ from robust_student.core.errors import UserError, nearest, short
 from robust_student.models.settings import TeacherSettings
 from robust_student.objectives.methods import METHODS, with_objective
 from robust_student.objectives.settings import ObjectiveSettings
-from robust_student.training.settings import DistillSettings, TrainingSettings
+from robust_student.training.settings import DistillSettings, FloorSettings, TrainingSettings
 
 
 class Distill(Command):
@@ -40,29 +40,28 @@ class Distill(Command):
     trust: bool = False
     """Allow code that a .pt2 file holds, or that a run from elsewhere names, to run."""
     method: str = Field(
-        "secant",
+        "persistent",
         description=f"Starting point for the objective: {', '.join(METHODS)}. "
         "Its options, with those of its own: --method NAME --help.",
     )
-    max_accuracy_drop: float | None = Field(None, ge=0)
-    """Search R and the weight on validation for the most robust student that loses at most this many points of clean
-    accuracy against plain distillation, then train it; None: no search."""
-    tries: int = Field(8, ge=1, le=12)
-    """Candidates of that search, each trained for half the epochs."""
+    floor: Annotated[FloorSettings, Flat] = FloorSettings()
+    tries: int | None = Field(None, ge=1, le=12)
+    """With max_accuracy_drop: try this many radii and weights, each for half the epochs, then the best in full; None:
+    one training whose radius moves."""
     cache_scores: bool = True
     """Keep the teacher's scores on disk for the next run with the same teacher, where training inputs do not change."""
     shard_teacher: bool = False
     """Spread the teacher's weights over the processes of a torchrun (FSDP): for teachers too big for one device."""
     teaching: Annotated[TeacherSettings, Flat] = TeacherSettings()
     training: Annotated[TrainingSettings, Flat] = TrainingSettings()
-    objective: Annotated[ObjectiveSettings, Flat] = METHODS["secant"]
+    objective: Annotated[ObjectiveSettings, Flat] = METHODS["persistent"]
     config: Config = None
     """YAML file with any of these settings; flags win over it."""
 
     @classmethod
     def variant(cls, words: Sequence[str], file: Mapping[str, Any]) -> type[Command]:
         """The command with the options of the method that a flag or the file names."""
-        method = value_of(words, "--method") or file.get("method", "secant")
+        method = value_of(words, "--method") or file.get("method", "persistent")
         is_method = isinstance(method, str) and method in METHODS
         return with_objective(cls, METHODS[method]) if is_method else cls
 
@@ -75,7 +74,7 @@ class Distill(Command):
     @classmethod
     def complete(cls, values: dict[str, Any]) -> dict[str, Any]:
         """The objective starts from the method that a flag or the file names."""
-        method = values.get("method", "secant")
+        method = values.get("method", "persistent")
         if not isinstance(method, str) or method not in METHODS:
             raise UserError(
                 f"distill: unknown method {short(method)}"
@@ -97,7 +96,8 @@ class Distill(Command):
         from robust_student.training.teacher import open_teacher
         from robust_student.training.train import distill
 
-        if self.max_accuracy_drop is None and self.tries != type(self).model_fields["tries"].default:
+        drop = self.floor.max_accuracy_drop
+        if drop is None and self.tries is not None:
             raise UserError("tries: only a search tries candidates; name --max-accuracy-drop, or leave --tries out")
         with process_group(self.training.device):
             rank_zero(lambda: require_new(self.output))
@@ -110,10 +110,11 @@ class Distill(Command):
             settings = DistillSettings(
                 training=self.training,
                 objective=self.objective,
+                floor=self.floor,
                 cache_scores=self.cache_scores,
                 shard_teacher=self.shard_teacher,
             )
-            if self.max_accuracy_drop is None:
+            if self.tries is None or drop is None:
                 trained = distill(teacher, self.model, data, settings, output=self.output)
             else:
                 try:
@@ -121,8 +122,8 @@ class Distill(Command):
                         teacher,
                         self.model,
                         data,
-                        settings,
-                        max_accuracy_drop=self.max_accuracy_drop,
+                        settings.model_copy(update={"floor": FloorSettings()}),
+                        max_accuracy_drop=drop,
                         tries=self.tries,
                         output=self.output,
                     )
@@ -131,6 +132,6 @@ class Distill(Command):
                         terminal.show_search(failure.record)
                     raise
             if rank() == 0:
-                if self.max_accuracy_drop is not None:
+                if self.tries is not None:
                     terminal.show_search(trained.model.search or {})
                 terminal.finished(trained, self.output)

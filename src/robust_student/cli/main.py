@@ -1,5 +1,6 @@
 """The command `robust-student`: what each of its commands takes and does."""
 
+import logging
 import os
 import signal
 import sys
@@ -36,6 +37,9 @@ COMMANDS: dict[str, type[Command]] = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; bad input ends with one line on standard error and exit code 2."""
+    logging.getLogger("robust_student").setLevel(logging.INFO)
+    if logging.lastResort is not None:
+        logging.lastResort.setLevel(logging.INFO)
     try:
         with terminable():
             parse(arguments, COMMANDS).run()

@@ -14,7 +14,7 @@ from robust_student.core.rng import Source, normal, uniform
 from robust_student.core.tensors import Inputs, PerExample, Size, broadcastable, column
 
 NormName = Literal["l1", "l2", "linf"]
-_POWERS: dict[str, float] = {"l1": 1.0, "l2": 2.0, "linf": math.inf}
+_POWERS: dict[NormName, float] = {"l1": 1.0, "l2": 2.0, "linf": math.inf}
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class Norm:
         return Norm.named(name, self.scale)
 
     @property
-    def name(self) -> str:
+    def name(self) -> NormName:
         """`l1`, `l2` or `linf`."""
         return {power: name for name, power in _POWERS.items()}[self.p]
 

@@ -19,6 +19,8 @@ from robust_student.runtime.files import read_json, read_jsonl, require_writable
 
 METRICS, SEARCH, TRAINING = "metrics.jsonl", "search.json", "training.json"
 """Records of training epochs and of a search for weights, beside the model; what an unfinished training is."""
+PLAIN = "plain"
+"""Folder of the plain student that a training compares its own student with."""
 TRIES = "tries"
 """Folder of a search's candidates while they are trained."""
 

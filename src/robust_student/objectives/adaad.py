@@ -62,6 +62,11 @@ class AdaAD(Term):
     temperature: float
     mode: GradientMode
 
+    @property
+    def over_ball(self) -> bool:
+        """Always."""
+        return True
+
     def __call__(self, visit: Visit) -> PerExample:
         """The value of each example; UserError where teacher and student disagree on the number of classes."""
         batch = visit.batch

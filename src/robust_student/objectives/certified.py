@@ -50,6 +50,11 @@ class Certified(Term):
     shareable: ClassVar[bool] = True
 
     @property
+    def over_ball(self) -> bool:
+        """Always."""
+        return True
+
+    @property
     def compilable(self) -> bool:
         """Never: the student is traced."""
         return False

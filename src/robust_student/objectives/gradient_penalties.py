@@ -64,6 +64,11 @@ class GradientPenalty(Term):
         return False
 
     @property
+    def over_ball(self) -> bool:
+        """Only where it is taken at a random point."""
+        return self.settings.at == "ball"
+
+    @property
     def differentiates(self) -> bool:
         """Only where it is taken at the input, and in the mode of the training pass."""
         return self.settings.at == "input" and self.mode == "train"

@@ -11,6 +11,7 @@ from robust_student.objectives.adaad import AdaADMethod
 from robust_student.objectives.certified import CertifiedSettings
 from robust_student.objectives.distillation import DistillationSettings
 from robust_student.objectives.gradient_penalties import GradientSettings
+from robust_student.objectives.noise import NoiseSettings
 from robust_student.objectives.score_hinge import ScoreSettings
 from robust_student.objectives.secant import SecantSettings
 from robust_student.objectives.settings import ObjectiveSettings
@@ -42,6 +43,12 @@ METHODS: dict[str, ObjectiveSettings] = {
         distillation=_DISTILLATION,
         score=ScoreSettings(weight=0.1, reduce="mean"),
         gradient=GradientSettings(weight=0.1, kind="projection", score=Score.LOGIT),
+    ),
+    "persistent": ObjectiveSettings(
+        secant=SecantSettings(weight=1.0, start="persistent"), noise=NoiseSettings(share=0.5)
+    ),
+    "one-pass": ObjectiveSettings(
+        secant=SecantSettings(weight=1.0, start="persistent", steps=0), noise=NoiseSettings(share=0.5)
     ),
     "secant": ObjectiveSettings(secant=SecantSettings(weight=5.0)),
     "secant-exact": ObjectiveSettings(

@@ -12,6 +12,9 @@ from robust_student.core.tensors import Inputs
 from robust_student.core.threat_model import ThreatModel
 from robust_student.corruptions.snr_noise import gaussian_at_snr
 
+_LOWEST, _WIDTH = -5.0, 25.0
+"""dB, where the settings name no level."""
+
 
 @dataclass(frozen=True, eq=False)
 class Noisy:
@@ -26,21 +29,30 @@ class NoiseSettings(Settings):
 
     share: float = Field(0.0, ge=0, le=1)
     """Probability with which an example is trained at its noisy input."""
-    lowest_db: float = -5.0
-    """Least signal-to-noise ratio in dB; each example draws its own between the two ends."""
-    highest_db: float = 20.0
-    """Greatest signal-to-noise ratio in dB."""
+    lowest_db: float | None = None
+    """Least signal-to-noise ratio in dB; each example draws its own between the two ends. None: where the teacher has
+    lost half of its accuracy above chance; without a look at the teacher, in a loop of your own, -5."""
+    highest_db: float | None = None
+    """Greatest signal-to-noise ratio in dB; None: 25 above the least."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "NoiseSettings":
-        if self.lowest_db > self.highest_db:
-            raise ValueError(f"noise.lowest_db = {self.lowest_db:g} is above noise.highest_db = {self.highest_db:g}")
+        lowest, highest = self.range_db
+        if lowest > highest:
+            raise ValueError(f"noise.lowest_db = {lowest:g} is above noise.highest_db = {highest:g}")
         return self
 
-    def draw(self, inputs: Inputs, threat: ThreatModel, source: Source) -> Noisy:
-        """Noise on every input, and the examples that are trained there."""
+    @property
+    def range_db(self) -> tuple[float, float]:
+        """Both ends, for a teacher that nobody looked at."""
+        lowest = _LOWEST if self.lowest_db is None else self.lowest_db
+        return lowest, lowest + _WIDTH if self.highest_db is None else self.highest_db
+
+    def draw(self, inputs: Inputs, threat: ThreatModel, source: Source, scale: float = 1.0) -> Noisy:
+        """Noise on every input, and the examples that are trained there: `scale` times the share."""
         count = len(inputs)
         chosen, ratio = uniform((count, 2), inputs, source).unbind(1)
-        ratio = self.lowest_db + (self.highest_db - self.lowest_db) * ratio
+        lowest, highest = self.range_db
+        ratio = lowest + (highest - lowest) * ratio
         noise = normal(tuple(inputs.shape), inputs, source)
-        return Noisy(gaussian_at_snr(inputs, ratio, threat.input_range, noise)[0], chosen < self.share)
+        return Noisy(gaussian_at_snr(inputs, ratio, threat.input_range, noise)[0], chosen < scale * self.share)

@@ -70,6 +70,9 @@ class RobustStudentObjective(nn.Module):
         self._passes = ForwardPass(student, precision, compiled=compiled)
         self._shared = self.settings.shared_pass and all(term.shareable for term in self.terms)
         self.kept = kept
+        self.scale = 1.0
+        """Share of R, and at most of the share of noisy examples, in which the student is trained now; a floor on clean
+        accuracy moves it."""
         self._checked = False
         self.own = nn.ModuleDict({} if example is None else self._built(example))
 
@@ -80,9 +83,10 @@ class RobustStudentObjective(nn.Module):
 
     def threat(self, shape: Shape) -> ThreatModel:
         """What an adversary may do to inputs of the given shape."""
-        if self._threat is not None:
-            return self._threat
-        return ThreatModel.named(self.settings.norm, self.settings.radius, UNIT_RANGE, shape)
+        threat = self._threat
+        if threat is None:
+            threat = ThreatModel.named(self.settings.norm, self.settings.radius, UNIT_RANGE, shape)
+        return threat if self.scale == 1 else threat.at(self.scale * threat.radius)
 
     def forward(self, batch: Batch, source: Source = None) -> Terms:
         """Terms of one batch; `source` makes it repeatable.
@@ -122,7 +126,7 @@ class RobustStudentObjective(nn.Module):
             start = visit.start(self.settings.secant.start)
             visit = replace(visit, points=start, first=start, shared=True, full_precision=True)
         if self.settings.noise.share > 0:
-            noise = self.settings.noise.draw(batch.inputs, visit.threat, source)
+            noise = self.settings.noise.draw(batch.inputs, visit.threat, source, min(self.scale, 1.0))
             points = torch.where(column(noise.chosen, visit.points), noise.inputs, visit.points)
             visit = replace(visit, points=points, noisy=noise.chosen)
         if self._shared or any(term.differentiates for term in self.terms):

@@ -50,6 +50,11 @@ class Secant(Term):
     shareable: ClassVar[bool] = True
 
     @property
+    def over_ball(self) -> bool:
+        """Always."""
+        return True
+
+    @property
     def slope(self) -> bool:
         """Whether it is the slope form."""
         return self.settings.form == "slope"

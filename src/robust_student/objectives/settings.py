@@ -56,19 +56,30 @@ class ObjectiveSettings(Settings):
         return self.secant.weight > 0 and self.secant.start == "persistent"
 
     @property
+    def has_ball(self) -> bool:
+        """Whether the radius changes what is learnt, so that an accuracy floor can move it."""
+        return any(term.over_ball for term in self.terms() if term.weight > 0)
+
+    @property
+    def passes(self) -> int:
+        """Forward and backward passes of a step, about: one, and one for each step of an ascent."""
+        return 1 + (self.secant.steps if self.secant.weight > 0 else 0)
+
+    @property
     def strength(self) -> float:
         """The weight that a search moves: that of a term against perturbations; 0 where there is none."""
         return self.secant.weight or self.gradient.weight or self.certified.weight
 
     def scaled(self, factor: float) -> "ObjectiveSettings":
-        """The same with the weights of all terms against perturbations times `factor`; 0 leaves them out.
+        """The same with the weights of all terms against perturbations times `factor`; 0 leaves them and noise out.
 
         A method with such a term of its own scales it here, and names its weight in `strength`.
         """
         groups: dict[str, GradientSettings | SecantSettings | CertifiedSettings]
         groups = {"gradient": self.gradient, "secant": self.secant, "certified": self.certified}
         update = {name: group.model_copy(update={"weight": factor * group.weight}) for name, group in groups.items()}
-        return self.model_copy(update=update)
+        noise = self.noise if factor > 0 else self.noise.model_copy(update={"share": 0.0})
+        return self.model_copy(update={**update, "noise": noise})
 
     def terms(self) -> tuple[Term, ...]:
         """The terms of the objective in the order in which they are computed; those of weight 0 are left out.

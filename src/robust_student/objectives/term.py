@@ -164,6 +164,11 @@ class Term(ABC):
         return ()
 
     @property
+    def over_ball(self) -> bool:
+        """Whether it looks at other points of the ball, so that the radius matters."""
+        return False
+
+    @property
     def differentiates(self) -> bool:
         """Whether it differentiates the training pass with respect to the inputs."""
         return False

@@ -52,6 +52,11 @@ class Trades(Term):
     settings: TradesSettings
     mode: GradientMode
 
+    @property
+    def over_ball(self) -> bool:
+        """Always."""
+        return True
+
     def __call__(self, visit: Visit) -> PerExample:
         """The value of each example."""
         clean = visit.logits

@@ -1,5 +1,6 @@
 """Batches of a training set in the order of an epoch: this process's share, from any batch on."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,6 +13,10 @@ from robust_student.core.tensors import Inputs, Labels
 from robust_student.data.examples import Examples
 from robust_student.data.streams import Stream
 from robust_student.runtime import distributed
+from robust_student.training.settings import TrainingSettings
+
+_STEPS, _LEAST_EPOCHS = 3000, 10
+"""Of a training whose length nobody names."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,16 +45,8 @@ class Batches:
 
         Raises UserError where a batch cannot be shared evenly among processes and parts.
         """
-        pieces = distributed.size() * accumulate
-        if batch_size % pieces:
-            raise UserError(
-                f"batch_size: {batch_size} examples cannot be shared evenly by {distributed.size()} processes with "
-                f"{accumulate} parts each; take a multiple of {pieces}"
-            )
         self.source = source if isinstance(source, Stream) else source.to(device)
-        # Small sets: at most a sixteenth of the examples, but 8 (and one for every piece) are always allowed.
-        most = max(8, len(source) // 16)
-        self.batch_size = max(pieces, min(batch_size, most) // pieces * pieces)
+        self.batch_size = batch_size_for(len(source), batch_size, accumulate)
         self.accumulate, self.seed, self.device = accumulate, seed, device
         self.steps = max(1, len(source) // self.batch_size)
 
@@ -84,3 +81,25 @@ class Batches:
             there[0] = there[0].float() / 255 if there[0].dtype == torch.uint8 else there[0]
             parts = zip(*(torch.tensor_split(tensor, self.accumulate) for tensor in there), strict=True)
             yield [MicroBatch(*part) for part in parts]
+
+
+def batch_size_for(count: int, batch_size: int, accumulate: int) -> int:
+    """The size of a batch of `count` examples: at most a sixteenth of them, but 8 are always allowed.
+
+    Raises UserError where a batch cannot be shared evenly among processes and parts.
+    """
+    pieces = distributed.size() * accumulate
+    if batch_size % pieces:
+        raise UserError(
+            f"batch_size: {batch_size} examples cannot be shared evenly by {distributed.size()} processes with "
+            f"{accumulate} parts each; take a multiple of {pieces}"
+        )
+    return max(pieces, min(batch_size, max(8, count // 16)) // pieces * pieces)
+
+
+def planned_epochs(count: int, settings: TrainingSettings) -> int:
+    """The epochs that are asked for, else as many as make 3,000 steps with `count` examples, but at least 10."""
+    if settings.epochs is not None:
+        return settings.epochs
+    steps = max(1, count // batch_size_for(count, settings.batch_size, settings.accumulate))
+    return max(_LEAST_EPOCHS, math.ceil(_STEPS / steps))

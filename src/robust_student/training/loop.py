@@ -1,5 +1,7 @@
 """One training from its first step, or from a checkpoint, to its last: steps, epochs, what is kept."""
 
+import logging
+import math
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -19,14 +21,20 @@ from robust_student.objectives.kept_perturbations import KeptPerturbations
 from robust_student.runtime import distributed
 from robust_student.runtime.interruption import Interrupted, StopRequest
 from robust_student.runtime.progress import Advance
-from robust_student.training.batches import Batches, MicroBatch
+from robust_student.training.batches import Batches, MicroBatch, planned_epochs
 from robust_student.training.class_weights import class_weights, example_weights
+from robust_student.training.floor import Floor
 from robust_student.training.optimisation import Optimisation, any_failure, averaged_model, limit_gradient, mean_of
 from robust_student.training.selection import Validation, choose_epoch
 from robust_student.training.settings import TrainingSettings
 from robust_student.training.teacher_scores import TeacherScores
 from robust_student.training.tracking import Tracking
 from robust_student.training.unfinished_run import UnfinishedRun
+
+_SHORTEST_WAIT = 5
+"""Epochs without a better one that are no plateau yet."""
+
+_log = logging.getLogger(__name__)
 
 
 class Loop:
@@ -41,12 +49,18 @@ class Loop:
         validation: Validation,
         settings: TrainingSettings,
         kept: KeptPerturbations | None = None,
+        floor: Floor | None = None,
     ) -> None:
-        """Of `model` by an `Objective` around it; a `teacher` answers on every batch, `kept` is the objective's."""
+        """Of `model` by an `Objective` around it; a `teacher` answers on every batch, `kept` is the objective's.
+
+        A `floor` moves the objective's radius.
+        """
         self.model, self.teacher, self.batches, self.validation = model, teacher, batches, validation
-        self.settings, self.kept_perturbations = settings, kept
+        self.settings, self.kept_perturbations, self.floor = settings, kept, floor
         self.class_weights = class_weights(batches.source, settings.class_weights)
-        self.steps = batches.steps * settings.epochs
+        self.epochs = planned_epochs(len(batches.source), settings)
+        """How many there will be; fewer than were planned after a plateau."""
+        self.steps = batches.steps * self.epochs
         self.objective = objective
         self.optimisation = Optimisation(objective, settings, self.steps)
         self.parallel = DistributedDataParallel(objective) if distributed.size() > 1 else objective
@@ -83,7 +97,7 @@ class Loop:
     def run(self, unfinished: UnfinishedRun | None, stop_request: StopRequest, tracking: Tracking) -> None:
         """Take all the steps that are left."""
         with Advance(self.steps, self.done, quiet=distributed.rank() > 0) as advance:
-            while self.epoch <= self.settings.epochs:
+            while self.epoch <= self.epochs:
                 started, before = time.perf_counter(), self.number
                 self.objective.train()
                 for parts in self.batches.epoch(self.epoch, skip=self.number):
@@ -91,10 +105,11 @@ class Loop:
                     if self.number % 10 == 0 or self.number == self.batches.steps:
                         rate = (self.number - before) * self.batches.batch_size / (time.perf_counter() - started)
                         means = ", ".join(f"{name} {float(x) / self.number:.3f}" for name, x in self.sums.items())
-                        status = f"epoch {self.epoch}/{self.settings.epochs}: {means} | {rate:,.0f} examples/s"
+                        status = f"epoch {self.epoch}/{self.epochs}: {means} | {rate:,.0f} examples/s"
                         advance.update(self.done, status)
                 self._close_epoch(time.perf_counter() - started, self.number - before)
                 tracking.log(self.history[-1], self.done)
+                self._shorten()
                 if unfinished is not None:
                     unfinished.record(self.history)
 
@@ -120,6 +135,8 @@ class Loop:
         if self.average is not None:
             self.average.update_parameters(self.model)
         self.done, self.number = self.done + 1, self.number + 1
+        if self.floor is not None and self.floor.due(self.done, self.steps):
+            self.floor.check(self.measured, self.done / self.steps)
         for name in terms[0].values:
             mean = mean_of([part.values[name] for part in terms])
             self.sums[name] = self.sums[name] + mean if name in self.sums else mean
@@ -178,11 +195,29 @@ class Loop:
             "seconds": round(seconds, 3),
             "examples_per_second": round(taken * self.batches.batch_size / seconds, 1),
         }
+        if self.floor is not None:
+            record["radius"] = self.floor.radius
         self.history.append(record)
         self.kept[epoch] = deepcopy(self.measured.state_dict())
         accuracies = [entry["validation"] for entry in self.history]
         self.kept = {e: w for e, w in self.kept.items() if not _dominated(accuracies[e - 1], accuracies[e:])}
         self.number, self.sums = 0, {}
+
+    def _shorten(self) -> None:
+        """After a plateau, skip to the last fifth of the schedule: there the learning rate falls to zero."""
+        planned = planned_epochs(len(self.batches.source), self.settings)
+        if self.settings.epochs is not None or self.epochs < planned:
+            return
+        best = max(range(len(self.history)), key=lambda k: self.history[k]["validation"]["selection"])
+        wait = max(_SHORTEST_WAIT, math.ceil(self.settings.patience * self.epochs))
+        last = math.ceil(self.epochs / 5)
+        skipped = self.epochs - len(self.history) - last
+        if self.settings.patience == 0 or len(self.history) - 1 - best < wait or skipped <= 0:
+            return
+        self.optimisation.skip(skipped * self.batches.steps)
+        self.epochs -= skipped
+        self.steps -= skipped * self.batches.steps
+        _log.info("nothing better since epoch %d: %d epochs are skipped", best + 1, skipped)
 
     def _diverged(self, trouble: str, unfinished: UnfinishedRun | None) -> None:
         """Stop in all processes, with the weights of the best epoch so far kept (of this step where there is none)."""
@@ -202,6 +237,8 @@ class Loop:
             **self.optimisation.state(),
             "objective": dict(self.objective.state_dict()),
             "average": None if self.average is None else dict(self.average.state_dict()),
+            "epochs": self.epochs,
+            "floor": None if self.floor is None else self.floor.state(),
             "done": self.done,
             "number": self.number,
             "sums": {name: distributed.all_gather(total[None]) for name, total in self.sums.items()},
@@ -217,7 +254,10 @@ class Loop:
             if self.average is not None:
                 self.average.load_state_dict(state["average"])
             self.optimisation.restore(state)
-            self.done, self.number = int(state["done"]), int(state["number"])
+            self.done, self.number, self.epochs = int(state["done"]), int(state["number"]), int(state["epochs"])
+            self.steps = self.batches.steps * self.epochs
+            if self.floor is not None:
+                self.floor.restore(state["floor"])
             self.history = list(state["history"])
             if self.kept_perturbations is not None:
                 self.kept_perturbations.restore(state["perturbations"])

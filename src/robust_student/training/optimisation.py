@@ -40,6 +40,11 @@ class Optimisation:
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
 
+    def skip(self, steps: int) -> None:
+        """Move the learning rate along its schedule as if that many steps had been taken."""
+        for _ in range(steps):
+            self.schedule.step()
+
     def state(self) -> dict[str, object]:
         """All that a later `restore` needs."""
         return {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict()}

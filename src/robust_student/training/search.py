@@ -13,12 +13,14 @@ from torch import nn
 from robust_student.core.errors import UserError
 from robust_student.core.threat_model import ThreatModel
 from robust_student.data.readers.load import Data
+from robust_student.data.samples import training_and_validation
 from robust_student.models.fingerprint import difference, fingerprint
 from robust_student.models.model import Model, as_model
 from robust_student.models.run_directory import SEARCH, TRAINING, TRIES, require_new
 from robust_student.objectives.settings import ObjectiveSettings
 from robust_student.runtime import distributed
 from robust_student.runtime.files import read_json, write_json
+from robust_student.training.batches import planned_epochs
 from robust_student.training.settings import DistillSettings
 from robust_student.training.train import Trained, distill
 
@@ -164,7 +166,8 @@ class _Tries:
         if (folder / "model.json").exists():  # complete, but the interruption came before its record
             distributed.rank_zero(lambda: shutil.rmtree(folder))
         training = self.settings.training
-        short = training.model_copy(update={"epochs": math.ceil(training.epochs / 2)})
+        source, _ = training_and_validation(self.data, training.validation_fraction, training.seed)
+        short = training.model_copy(update={"epochs": math.ceil(planned_epochs(len(source), training) / 2)})
         attempt = self.settings.model_copy(update={"training": short, "objective": objective})
         return distill(self.teacher, self.student, self.data, attempt, output=folder).validation
 

@@ -11,6 +11,7 @@ from robust_student.bounds.ball import Ball
 from robust_student.bounds.propagation import margin_bounds
 from robust_student.bounds.trace import trace
 from robust_student.core.module_state import device_of, evaluating
+from robust_student.core.norms import NormName
 from robust_student.core.tensors import Labels, answers
 from robust_student.core.threat_model import ThreatModel
 from robust_student.corruptions.snr_noise import gaussian_at_snr
@@ -52,6 +53,8 @@ class Validation:
         self.sample = examples.subset(stratified_sample(examples.labels, count, seed))
         self.scale = scale
         self._sampled = BalancedClasses(self.sample.labels)
+        self.objective: ThreatModel | None = None
+        """What the objective trains against: the threat model where settings name none."""
 
     def measure(self, model: Model) -> dict[str, float]:
         """Accuracies in [0, 1] by name, and `selection`, the one to choose by. The model's mode is restored.
@@ -77,6 +80,16 @@ class Validation:
     def sampled(self) -> float:
         """How many examples `selection` rests on, as `BalancedClasses.equivalent` counts them."""
         return (self.classes if self.settings.metric == "accuracy" else self._sampled).equivalent
+
+    def clean(self, model: Model) -> float:
+        """Balanced accuracy on all clean validation examples; the model's mode is restored."""
+        with evaluating(model):
+            return self._clean(model)[0]
+
+    @property
+    def certainty(self) -> float:
+        """How many examples of equally large classes would be as certain about clean accuracy."""
+        return self.classes.equivalent
 
     def given_answers(self, model: Model) -> Labels:
         """The model's answer to each validation example; -1: NaN."""
@@ -106,8 +119,12 @@ class Validation:
         return self._sampled.accuracy(self._sampled.hits(standing, device))
 
     def _threat(self, model: Model) -> ThreatModel:
-        card, settings = model.card, self.settings
-        return ThreatModel.named(settings.norm, settings.radius, card.range, card.input_shape, self.scale)
+        card, settings, trained = model.card, self.settings, self.objective
+        name: NormName = settings.norm or ("linf" if trained is None else trained.norm.name)
+        radius = settings.radius
+        if radius is None and trained is not None and trained.norm.name == name:
+            radius = trained.budget
+        return ThreatModel.named(name, radius, card.range, card.input_shape, self.scale)
 
     def _perturbed(self, model: Model) -> dict[str, float]:
         device, card, settings = device_of(model), model.card, self.settings

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import Field, SerializeAsAny, field_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from robust_student.core.norms import NormName
 from robust_student.core.settings import LARGEST_SEED, Radius, Settings
@@ -22,10 +22,11 @@ class SelectionSettings(Settings):
     certified accuracy by interval propagation at the radius. All are balanced: the mean of the classes' recalls."""
     snr_db: tuple[float, ...] = (0.0, -5.0)
     """Gaussian noise levels, signal-to-noise ratio in dB."""
-    norm: NormName = "linf"
-    """Norm of the PGD attack or the certificate."""
+    norm: NormName | None = None
+    """Norm of the PGD attack or the certificate; None: that of the objective, for labels alone linf."""
     radius: Radius | None = None
-    """Budget of PGD or the certificate, in input units of the norm; None: chosen by norm and input range."""
+    """Budget of PGD or the certificate, in input units of the norm; None: the radius of an objective of that norm, else
+    the customary one of the norm and the input range."""
     steps: int = Field(20, ge=1)
     """PGD steps."""
     examples: int = Field(1000, ge=1)
@@ -35,8 +36,12 @@ class SelectionSettings(Settings):
 class TrainingSettings(Settings):
     """Optimisation, shared by teachers and students."""
 
-    epochs: int = Field(10, ge=1)
-    """Passes over the training examples."""
+    epochs: int | None = Field(None, ge=1)
+    """Passes over the training examples; None: as many as make 3,000 steps, but at least 10, and fewer where nothing
+    improves any more (patience)."""
+    patience: float = Field(0.3, ge=0, le=1)
+    """Only where epochs is None: share of the planned epochs without a better selection metric after which what is left
+    is cut to the last fifth of the schedule; 0: never."""
     batch_size: int = Field(128, ge=1)
     """Examples per step, over all processes and parts. It is cut to a sixteenth of the training set, but not below 8,
     so that small sets get enough steps. An incomplete last batch is left out; the next epoch is shuffled anew."""
@@ -74,15 +79,43 @@ class TrainingSettings(Settings):
     selection: SelectionSettings = SelectionSettings()
 
 
+class FloorSettings(Settings):
+    """The clean accuracy that a student must keep while its radius is moved during training (docs/objectives.md)."""
+
+    max_accuracy_drop: float | None = Field(None, ge=0, le=100)
+    """Points of clean validation accuracy that the student may lose against the plain student, else the teacher: the
+    radius shrinks and grows during training so that this holds. None: nothing against a plain student of fewer steps,
+    which is trained first; only where no radius is named."""
+    plain: str | None = None
+    """Run of a plain student (any run of method kd on the same data) to compare with; None: the teacher where
+    max_accuracy_drop is given, else a plain student of fewer steps."""
+    target_radius: Radius | None = None
+    """R that the student is trained for, whatever it costs in clean accuracy; the price is said at the end. In place of
+    radius and max_accuracy_drop."""
+
+    @model_validator(mode="after")
+    def _one_wish(self) -> "FloorSettings":
+        if self.target_radius is not None and self.max_accuracy_drop is not None:
+            raise ValueError("target_radius and max_accuracy_drop ask for two things: name one of them")
+        return self
+
+
 class DistillSettings(Settings):
     """All settings of `distill`."""
 
     training: TrainingSettings = TrainingSettings()
-    objective: SerializeAsAny[ObjectiveSettings] = METHODS["secant"]
+    objective: SerializeAsAny[ObjectiveSettings] = METHODS["persistent"]
+    floor: FloorSettings = FloorSettings()
     cache_scores: bool = True
     """Keep the teacher's scores on disk for the next run with the same teacher, where training inputs do not change."""
     shard_teacher: bool = False
     """Spread the teacher's weights over the processes of a torchrun (FSDP): for teachers too big for one device."""
+
+    @model_validator(mode="after")
+    def _one_radius(self) -> "DistillSettings":
+        if self.floor.target_radius is not None and self.objective.radius is not None:
+            raise ValueError("target_radius and radius name the radius twice: name one of them")
+        return self
 
     @field_validator("objective", mode="before")
     @classmethod

@@ -47,8 +47,9 @@ class TeacherScores:
         path = self._path(source) if ahead and self.cache and isinstance(source, Examples) else None
         if self.sharded and distributed.size() > 1:
             from torch.distributed.device_mesh import init_device_mesh
-            from torch.distributed.fsdp import fully_shard
+            from torch.distributed.fsdp import FSDPModule, fully_shard
 
+        if self.sharded and distributed.size() > 1 and not isinstance(self.teacher.network, FSDPModule):
             self.teacher.requires_grad_(False)  # before: the shards keep it
             fully_shard(self.teacher.network, mesh=init_device_mesh(self.device.type, (distributed.size(),)))
         if not ahead or isinstance(source, Stream):

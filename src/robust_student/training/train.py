@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,12 @@ from robust_student.runtime.interruption import StopRequest, listening
 from robust_student.runtime.provenance import provenance
 from robust_student.runtime.threads import threads_for
 from robust_student.training.alarms import Outcome
-from robust_student.training.batches import Batches
+from robust_student.training.batches import Batches, planned_epochs
+from robust_student.training.floor import Floor
 from robust_student.training.loop import Loop
+from robust_student.training.noise_range import fitted_lowest_db
+from robust_student.training.plain import clear, plan_of, reference_of
+from robust_student.training.radius import fitted_radius, in_grey_levels
 from robust_student.training.selection import Validation
 from robust_student.training.settings import DistillSettings, SelectionSettings, TrainingSettings
 from robust_student.training.teacher_scores import TeacherScores
@@ -89,9 +94,11 @@ def train(
     with _seeded(settings):
         sets = _Sets.of(data, settings)
         model = _learner(as_model(network, data), data.shape, sets.device)
-        marks = None if output is None else _marks({"network": model}, sets, settings)
+        unfinished = None
+        if output is not None:
+            unfinished = UnfinishedRun(output, _marks({"network": model}, sets, settings), settings.checkpoint_minutes)
         objective = LabelObjective(model, settings.precision, compiled=settings.compile)
-        return _fit(model, objective, sets, settings, output, marks, recorded=settings)
+        return _fit(model, objective, sets, settings, unfinished, recorded=settings)
 
 
 def distill(
@@ -126,11 +133,14 @@ def distill(
             require_fit(teacher, data, "teacher")
         teacher_model = as_model(teacher, data)
         teacher_model.to(sets.device)
-        scores = TeacherScores(teacher_model, sharded=settings.shard_teacher, cache=settings.cache_scores)
+        initial = student if isinstance(student, str) else deepcopy(student)
         model = _learner(as_model(student, data), data.shape, sets.device)
         marks = None if output is None else _marks({"network": model, "teacher": teacher_model}, sets, settings)
-        threat = ThreatModel.on(data, settings.objective.norm, settings.objective.radius)
-        _require_ball_inside(threat, data)
+        plan = plan_of(settings)
+        settings, threat = _with_radius(settings, teacher_model, sets)
+        settings = _with_noise(settings, teacher_model, sets, threat)
+        sets.validation.objective = threat
+        scores = TeacherScores(teacher_model, sharded=settings.shard_teacher, cache=settings.cache_scores)
         settings, kept = _memory(settings, sets)
         compiled = training.compile and compilable(settings.objective)
         if training.compile and not compiled:
@@ -145,7 +155,18 @@ def distill(
             example=Batch(inputs.to(sets.device), labels.to(sets.device), teacher=scores),
             kept=kept,
         )
-        return _fit(model, objective, sets, training, output, marks, recorded=settings, scores=scores)
+        unfinished = None
+        if output is not None and marks is not None:
+            unfinished = UnfinishedRun(output, marks, training.checkpoint_minutes)
+
+        def plain(short: DistillSettings, folder: Path | None) -> list[dict[str, Any]]:
+            return distill(teacher_model, initial, data, short, output=folder).history
+
+        floor = None
+        if plan is not None:
+            reference = reference_of(settings, data, teacher_model, sets.validation, len(sets.source), plain, output)
+            floor = Floor(objective, sets.validation, threat.budget, reference, plan, _checks(training, sets))
+        return _fit(model, objective, sets, training, unfinished, recorded=settings, scores=scores, floor=floor)
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,15 +211,15 @@ def _fit(
     objective: LabelObjective | RobustStudentObjective,
     sets: _Sets,
     settings: TrainingSettings,
-    output: Path | None,
-    marks: dict[str, Any] | None,
+    unfinished: UnfinishedRun | None,
     *,
     recorded: Settings,
     scores: TeacherScores | None = None,
+    floor: Floor | None = None,
 ) -> Trained:
     """What `train` and `distill` share: the steps, validation after each epoch, the best weights kept.
 
-    `objective` is around the model, `marks` its fingerprint; `recorded` are all settings of the command.
+    `objective` is around the model; `recorded` are all settings of the command.
     """
     data, source, device = sets.data, sets.source, sets.device
     objective.to(device).train()
@@ -208,17 +229,16 @@ def _fit(
         source, batch_size=settings.batch_size, accumulate=settings.accumulate, seed=settings.seed, device=device
     )
     kept = objective.kept if isinstance(objective, RobustStudentObjective) else None
-    loop = Loop(model, objective, scores, batches, sets.validation, settings, kept)
-    unfinished = None
-    if output is not None and marks is not None:
-        unfinished = UnfinishedRun(output, marks, settings.checkpoint_minutes)
+    loop = Loop(model, objective, scores, batches, sets.validation, settings, kept, floor)
     if unfinished is not None:
         state = unfinished.latest()
         for complaint in unfinished.checkpoints.skipped:
             _log.warning("%s; continuing from the one before it", complaint)
         if state is not None:
             loop.restore(state)
-    tracking = Tracking(settings.track, output, recorded.model_dump(mode="json"))
+    tracking = Tracking(
+        settings.track, None if unfinished is None else unfinished.output, recorded.model_dump(mode="json")
+    )
     work = None
     if device.type == "cpu":
         share = batches.batch_size // (distributed.size() * batches.accumulate)
@@ -234,11 +254,15 @@ def _fit(
     warnings = _outcome(loop, data.classes).alarms()
     facts |= {"warnings": warnings} if warnings else {}
     facts |= {} if data.group is None else {"group": data.group}
+    if floor is not None:
+        facts["floor"] = floor.record(loop.history, loop.chosen)
+        _log.info(floor.summary(loop.history, loop.chosen))
     model.card = model.card.model_copy(update={"provenance": model.card.provenance | facts})
     model.history = loop.history
     model.eval()
     if unfinished is not None:
         unfinished.finish(model, loop.history)
+        clear(unfinished.output)
     return Trained(model, loop.history, loop.chosen, tuple(warnings))
 
 
@@ -259,6 +283,40 @@ def _outcome(loop: Loop, names: Sequence[str]) -> Outcome:
         loop.batches.steps,
         radius,
     )
+
+
+def _with_radius(settings: DistillSettings, teacher: Model, sets: _Sets) -> tuple[DistillSettings, ThreatModel]:
+    """The settings with the radius that is named or else fits data and teacher, and the threat model of it."""
+    objective = settings.objective
+    radius = settings.floor.target_radius or objective.radius
+    threat = ThreatModel.on(sets.data, objective.norm, radius)
+    if radius is None:
+        fitted = fitted_radius(teacher, sets.validation.examples, threat)
+        threat = threat.at(distributed.rank_zero(lambda: fitted.radius))
+        if objective.has_ball:
+            _log.info("radius: %s %s, %s", objective.norm, in_grey_levels(threat.budget, threat), fitted.reason)
+    _require_ball_inside(threat, sets.data)
+    fixed = objective.model_copy(update={"radius": threat.budget})
+    return settings.model_copy(update={"objective": fixed}), threat
+
+
+def _with_noise(settings: DistillSettings, teacher: Model, sets: _Sets, threat: ThreatModel) -> DistillSettings:
+    """The settings with the levels of noise that are named or else fit data and teacher."""
+    objective, noise = settings.objective, settings.objective.noise
+    if noise.share == 0 or noise.lowest_db is not None:
+        return settings
+    lowest = distributed.rank_zero(lambda: fitted_lowest_db(teacher, sets.validation.examples, threat))
+    if noise.highest_db is not None:
+        lowest = min(lowest, noise.highest_db)
+    fixed = noise.model_copy(update={"lowest_db": lowest})
+    _log.info("noise: from %g to %g dB; at the former the teacher has lost half of its accuracy", *fixed.range_db)
+    return settings.model_copy(update={"objective": objective.model_copy(update={"noise": fixed})})
+
+
+def _checks(settings: TrainingSettings, sets: _Sets) -> int:
+    """How often clean accuracy is compared with a floor: it shall cost about 3 % of two passes a step."""
+    examples = len(sets.source) * planned_epochs(len(sets.source), settings)
+    return min(40, max(10, examples // (5 * len(sets.validation.examples))))
 
 
 def _memory(settings: DistillSettings, sets: _Sets) -> tuple[DistillSettings, KeptPerturbations | None]:
