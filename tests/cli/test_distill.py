@@ -61,7 +61,7 @@ def test_a_search_that_finds_nothing_shows_what_it_tried(
     monkeypatch.setattr("robust_student.training.search.search", fail)
     words = ["distill", "--teacher", str(teacher), "--data", "digits", "--model", "linear"]
     with pytest.raises(SystemExit) as stop:
-        run(*words, "--max-accuracy-drop", "1", "--output", str(tmp_path / "out"))
+        run(*words, "--max-accuracy-drop", "1", "--tries", "2", "--output", str(tmp_path / "out"))
     shown, complaint = capsys.readouterr()
     assert stop.value.code == 2 and complaint == "robust-student: error: search: no try stays within 1 points\n"
     assert "0.125" in shown and "drops too much" in shown and "90.0" in shown

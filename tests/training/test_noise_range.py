@@ -22,7 +22,10 @@ THREAT = ThreatModel.named("linf", None, UNIT_RANGE, DATA.shape)
 def accuracy(guide: Model, inputs: Tensor, labels: Tensor) -> float:
     """Mean recall."""
     right = guide.logits(inputs).argmax(dim=1) == labels
-    recalls = [sum(right[labels == k].tolist()) / sum((labels == k).tolist()) for k in labels.unique().tolist()]
+    recalls = [
+        sum(right[labels == k].tolist()) / sum((labels == k).tolist())
+        for k in torch.bincount(labels).nonzero()[:, 0].tolist()
+    ]
     return sum(recalls) / len(recalls)
 
 
@@ -34,7 +37,7 @@ def test_it_is_where_the_teacher_has_lost_half_of_its_accuracy_above_chance() ->
     order = stratified_sample(labels, len(labels), 0)
     inputs, labels = examples.floats(order), labels[order]
     draws = torch.randn(inputs.shape, generator=torch.Generator().manual_seed(0))
-    half = (1 + 1 / len(labels.unique())) / 2
+    half = (1 + 1 / len(set(labels.tolist()))) / 2
     levels = [20 - 2.5 * k for k in range(13)]
     curve = [accuracy(guide, gaussian_at_snr(inputs, level, UNIT_RANGE, draws)[0], labels) for level in levels]
     first = next(k for k, value in enumerate(curve) if value <= half)
