@@ -93,3 +93,12 @@ def test_seeding_for_a_device_gives_what_seeding_everything_gives(device: torch.
         assert all(
             torch.equal(a, b) for a, b in zip(expected, (torch.rand(5), torch.rand(5, device=device)), strict=True)
         )
+
+
+def test_some_examples_alone_draw_what_they_draw_in_the_whole_batch() -> None:
+    examples = torch.tensor([3, 2**40 + 1, 7, 0])
+    chosen = torch.tensor([True, False, True, False])
+    whole = ExampleRng(5, 2, examples)
+    whole.uniform((4, 1))
+    few = whole.among(chosen)
+    assert torch.equal(few.normal((2, 3)), whole.normal((4, 3))[chosen])

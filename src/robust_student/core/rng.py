@@ -2,12 +2,13 @@
 
 import zlib
 from collections.abc import Sequence
+from copy import copy
 from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from robust_student.core.tensors import Shape
@@ -57,6 +58,13 @@ class ExampleRng:
         self._base = _mix_int(_mix_int(seed & _MASK) + _mix_int((seed >> 32) & _MASK) + step * _STEP)
         self._examples = examples
         self._turn = 0
+
+    def among(self, chosen: Bool[Tensor, " batch"]) -> "ExampleRng":
+        """The same source for the chosen examples alone: they draw what they would draw in the whole batch."""
+        other = copy(self)
+        other._examples = self._examples[chosen]
+        other.__dict__.pop("_keys", None)
+        return other
 
     @cached_property
     def _keys(self) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ from jaxtyping import Bool
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from robust_student.core.rng import Source, normal, uniform
+from robust_student.core.rng import ExampleRng, Source, normal, uniform
 from robust_student.core.settings import Settings
 from robust_student.core.tensors import Inputs
 from robust_student.core.threat_model import ThreatModel
@@ -18,9 +18,10 @@ _LOWEST, _WIDTH = -5.0, 25.0
 
 @dataclass(frozen=True, eq=False)
 class Noisy:
-    """A batch with noise, and who of it is trained there."""
+    """A batch of which some are noisy, and which."""
 
     inputs: Inputs
+    """With noise where they are chosen."""
     chosen: Bool[Tensor, " batch"]
 
 
@@ -49,10 +50,14 @@ class NoiseSettings(Settings):
         return lowest, lowest + _WIDTH if self.highest_db is None else self.highest_db
 
     def draw(self, inputs: Inputs, threat: ThreatModel, source: Source, scale: float = 1.0) -> Noisy:
-        """Noise on every input, and the examples that are trained there: `scale` times the share."""
-        count = len(inputs)
-        chosen, ratio = uniform((count, 2), inputs, source).unbind(1)
+        """The inputs, with noise on those that are trained there: `scale` times the share of the examples."""
+        draws, ratio = uniform((len(inputs), 2), inputs, source).unbind(1)
+        chosen = draws < scale * self.share
         lowest, highest = self.range_db
         ratio = lowest + (highest - lowest) * ratio
-        noise = normal(tuple(inputs.shape), inputs, source)
-        return Noisy(gaussian_at_snr(inputs, ratio, threat.input_range, noise)[0], chosen < scale * self.share)
+        few, source = inputs[chosen], source.among(chosen) if isinstance(source, ExampleRng) else source
+        noisy = inputs.clone()
+        noisy[chosen] = gaussian_at_snr(few, ratio[chosen], threat.input_range, normal(tuple(few.shape), few, source))[
+            0
+        ]
+        return Noisy(noisy, chosen)
