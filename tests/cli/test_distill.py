@@ -48,6 +48,28 @@ def test_a_search_prints_its_trade_off_and_trains_the_best(
     assert load(output).card.provenance["settings"]["objective"]["radius"] == chosen["radius"]
 
 
+def test_what_is_about_to_be_trained_is_said_first(
+    teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["distill", "--teacher", str(teacher), "--data", "digits", "--epochs", "1"]
+    run(*words, "--model", "linear", "--output", str(tmp_path / "small"))
+    shown = capsys.readouterr().out.splitlines()
+    beginnings = ["teacher", "student", "radius", "training", "objective"]
+    assert [line.partition(":")[0] for line in shown[:5]] == beginnings
+    assert "% right on validation" in shown[0]
+    run(*words, "--model", "cnn:32", "--output", str(tmp_path / "large"))
+    assert "WARNING: the student is not smaller than its teacher" in capsys.readouterr().out
+
+
+def test_a_run_in_the_place_of_the_student_is_told_of(
+    teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--teacher", "cnn:4", "--model", str(teacher), "--data", "digits", "--output", str(tmp_path / "out")]
+    assert "are --teacher and --model swapped?" in refused(capsys, "distill", *words)
+    words = ["--model", str(teacher), "--data", "digits", "--output", str(tmp_path / "out")]
+    assert "holds a run, not a network to train" in refused(capsys, "train", *words)
+
+
 def test_a_search_that_finds_nothing_shows_what_it_tried(
     teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -112,7 +112,7 @@ class _First(nn.Module):
 
 def opened(monkeypatch: pytest.MonkeyPatch, model: Model, **settings: Any) -> Model:
     monkeypatch.setattr("robust_student.training.teacher.open_model", lambda *_, **__: model)
-    return open_teacher("own.py:make@w.pt", DATA, VALIDATION, TeacherSettings.parse(settings))
+    return open_teacher("own.py:make@w.pt", DATA, VALIDATION, TeacherSettings.parse(settings)).model
 
 
 def test_a_teacher_that_normalises_twice_does_not_teach(

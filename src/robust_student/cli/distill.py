@@ -92,10 +92,13 @@ class Distill(Command):
         from robust_student.models.open_model import expected_group, expected_shape
         from robust_student.models.run_directory import require_new
         from robust_student.runtime.distributed import process_group, rank, rank_zero
+        from robust_student.training.outlook import outlook
         from robust_student.training.search import SearchFailed, search
         from robust_student.training.teacher import open_teacher
         from robust_student.training.train import distill
 
+        if (Path(self.model) / "model.json").is_file():
+            raise UserError(f"--model {self.model}: is a run, not a network; are --teacher and --model swapped?")
         drop = self.floor.max_accuracy_drop
         if drop is None and self.tries is not None:
             raise UserError("tries: only a search tries candidates; name --max-accuracy-drop, or leave --tries out")
@@ -106,7 +109,8 @@ class Distill(Command):
             group = expected_group([self.teacher]) if self.group is None else self.group
             data = load_data(self.data, shape=shape, image_size=self.image_size, group=group)
             _, validation = training_and_validation(data, self.training.validation_fraction, self.training.seed)
-            teacher = open_teacher(self.teacher, data, validation, self.teaching, trust=self.trust)
+            opened = open_teacher(self.teacher, data, validation, self.teaching, trust=self.trust)
+            teacher = opened.model
             settings = DistillSettings(
                 training=self.training,
                 objective=self.objective,
@@ -114,6 +118,8 @@ class Distill(Command):
                 cache_scores=self.cache_scores,
                 shard_teacher=self.shard_teacher,
             )
+            if rank() == 0:
+                terminal.show_outlook(outlook(opened, self.model, data, settings, self.method))
             if self.tries is None or drop is None:
                 trained = distill(teacher, self.model, data, settings, output=self.output)
             else:

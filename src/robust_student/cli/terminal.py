@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from robust_student.evaluation.result import Certification, Evaluation, Record
+    from robust_student.training.outlook import Outlook
 
 _UNBOUNDED = 10_000
 """Columns of a terminal in which every table has the width that it would like."""
@@ -72,6 +73,14 @@ def answer_of(logits: "Tensor", classes: Sequence[str]) -> str:
 def stage(text: str) -> None:
     """Print what a command is doing, at once even where the output goes to a file."""
     print(text, flush=True)
+
+
+def show_outlook(outlook: "Outlook") -> None:
+    """What is about to be trained, a line for each fact, and a doubt about it."""
+    for line in outlook.lines:
+        stage(line)
+    if outlook.doubt is not None:
+        stage(f"WARNING: {outlook.doubt}")
 
 
 def show_search(record: dict[str, Any]) -> None:

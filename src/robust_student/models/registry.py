@@ -102,6 +102,8 @@ def read_recipe(spec: str) -> Recipe:
     """
     if spec.startswith("hub:") or is_repository(Path(spec)):
         return _from_repository(spec, folder_of(spec))
+    if (Path(spec) / CARD).is_file():
+        raise UserError(f"model '{spec}': holds a run, not a network to train; name the network that its {CARD} names")
     name, at, weights = spec.partition("@")
     if at and not weights:
         raise UserError(f"model '{spec}': names no file of weights after '@'")

@@ -1,6 +1,7 @@
 """A teacher, opened and checked before anything is trained: its accuracy shows whether class numbers agree."""
 
 import logging
+from typing import NamedTuple
 
 from scipy.stats import binom
 
@@ -25,9 +26,17 @@ _HINT = (
 _log = logging.getLogger(__name__)
 
 
+class OpenedTeacher(NamedTuple):
+    """A teacher that was looked at."""
+
+    model: Model
+    accuracy: float | None
+    """On validation examples, in [0, 1]; None: not checked."""
+
+
 def open_teacher(
     spec: str, data: Data, validation: Examples, settings: TeacherSettings | None = None, *, trust: bool = False
-) -> Model:
+) -> OpenedTeacher:
     """The teacher that `spec` names (see `open_model`), after a look at its accuracy on validation examples.
 
     A warning says where its answers depend on the batch, because such a teacher may still be accurate, and where
@@ -36,19 +45,20 @@ def open_teacher(
     """
     settings = settings if settings is not None else TeacherSettings()
     teacher = open_model(spec, data, settings, trust=trust, role="teacher")
+    accuracy = None
     if settings.teacher_check:
         doubt = compare_normalisations(teacher, data, validation).doubt()
         if doubt is not None and doubt.certain:
             raise UserError(f"{doubt.text}: {doubt.fix} (--no-teacher-check skips this check)")
         if doubt is not None:
             _log.warning("%s: %s", doubt.text, doubt.fix)
-        check_teacher(teacher, validation, settings.teacher_accuracy)
+        accuracy = check_teacher(teacher, validation, settings.teacher_accuracy)
     if depends_on_batch(teacher, validation.floats(slice(0, _SHOWN_TOGETHER))):
         _log.warning(
             "teacher: its answer to an example depends on the other examples of the batch, so what it teaches changes "
             "with the batches; let it normalise with running statistics (BatchNorm with track_running_stats=True)"
         )
-    return teacher
+    return OpenedTeacher(teacher, accuracy)
 
 
 def depends_on_batch(teacher: Model, inputs: Inputs) -> bool:

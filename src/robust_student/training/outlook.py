@@ -1,0 +1,88 @@
+"""What a distillation is about to do, in a few lines: teacher, student, radius, steps, objective and cost."""
+
+from typing import NamedTuple
+
+import torch
+
+from robust_student.core.threat_model import ThreatModel
+from robust_student.data.examples import Data
+from robust_student.data.samples import training_and_validation
+from robust_student.models.costs import count_parameters
+from robust_student.models.model import as_model
+from robust_student.objectives.methods import METHODS
+from robust_student.objectives.settings import ObjectiveSettings
+from robust_student.training.batches import Batches
+from robust_student.training.relative_cost import relative_cost
+from robust_student.training.settings import DistillSettings, TrainingSettings
+from robust_student.training.teacher import OpenedTeacher
+
+_LEVELS = 255
+"""Grey levels between the ends of a pixel's range."""
+
+
+class Outlook(NamedTuple):
+    """What to say before a distillation."""
+
+    lines: tuple[str, ...]
+    """One fact each."""
+    doubt: str | None
+    """Why teacher and student may be the wrong way round; None where nothing speaks for it."""
+
+
+def outlook(opened: OpenedTeacher, student: str, data: Data, settings: DistillSettings, method: str) -> Outlook:
+    """What these settings mean for this teacher, student and data.
+
+    Raises UserError where the student cannot be built or a batch cannot be shared.
+    """
+    with torch.random.fork_rng():
+        model = as_model(student, data)
+    sizes = count_parameters(opened.model), count_parameters(model)
+    measured = "" if opened.accuracy is None else f", {100 * opened.accuracy:.1f} % right on validation"
+    cost = relative_cost(model, opened.model, data, settings.objective)
+    times = "" if cost is None else f", a step costs about {cost:.1f} times one of plain distillation"
+    lines = (
+        f"teacher: {sizes[0]:,} parameters{measured}",
+        f"student: {student}, {sizes[1]:,} parameters, {sizes[0] / max(sizes[1], 1):.3g} times fewer",
+        _radius(data, settings.objective),
+        _steps(data, settings.training),
+        f"objective: {_objective(settings.objective, method)}{times}",
+    )
+    if sizes[1] < sizes[0]:
+        return Outlook(lines, None)
+    larger = f"student: {student}, {sizes[1]:,} parameters, no fewer than its teacher"
+    doubt = f"the student is not smaller than its teacher ({sizes[1]:,} parameters against {sizes[0]:,})"
+    return Outlook((lines[0], larger, *lines[2:]), f"{doubt}; are --teacher and --model swapped?")
+
+
+def _radius(data: Data, objective: ObjectiveSettings) -> str:
+    budget = ThreatModel.on(data, objective.norm, objective.radius).budget
+    unit = ""
+    if len(data.shape) == 3 and data.input_range.bounded:
+        unit = f" = {_LEVELS * budget / data.input_range.width:.3g}/{_LEVELS}"
+    elif data.scale is not None:
+        unit = " standard deviations"
+    return f"radius: {budget:.4g}{unit} ({objective.norm}{', the default' if objective.radius is None else ''})"
+
+
+def _steps(data: Data, training: TrainingSettings) -> str:
+    source, _ = training_and_validation(data, training.validation_fraction, training.seed)
+    batches = Batches(
+        source,
+        batch_size=training.batch_size,
+        accumulate=training.accumulate,
+        seed=training.seed,
+        device=torch.device("cpu"),
+    )
+    epochs = f"{training.epochs} epochs of {batches.steps:,}" if training.epochs > 1 else "1 epoch"
+    return f"training: {training.epochs * batches.steps:,} steps ({epochs}), {batches.batch_size:,} examples each"
+
+
+def _objective(objective: ObjectiveSettings, method: str) -> str:
+    """The sum of the terms, and which of them are not the method's own."""
+    terms = [term for term in objective.terms() if term.weight > 0]
+    total = " + ".join(term.name if term.weight == 1 else f"{term.weight:g} x {term.name}" for term in terms)
+    own = {term.name for term in METHODS[method].terms() if term.weight > 0}
+    added = [term.name for term in terms if term.name not in own]
+    if added:
+        total += f" ({', '.join(added)} added to method {method})"
+    return total + (f", noise in {100 * objective.noise.share:g} % of the examples" if objective.noise.share else "")
