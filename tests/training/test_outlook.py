@@ -8,6 +8,7 @@ from reference import toy_data
 
 from robust_student.core.tensors import UNBOUNDED
 from robust_student.data.readers.load import Data
+from robust_student.data.samples import training_and_validation
 from robust_student.models.model import as_model
 from robust_student.objectives.methods import METHODS
 from robust_student.objectives.noise import NoiseSettings
@@ -30,7 +31,8 @@ def told(
 ) -> Outlook:
     opened = OpenedTeacher(as_model(teacher, data).eval(), accuracy)
     settings = DistillSettings(training=TrainingSettings(**training), objective=objective)
-    return outlook(opened, student, data, settings, method)
+    source, _ = training_and_validation(data, settings.training.validation_fraction, settings.training.seed)
+    return outlook(opened, student, data, source, settings, method)
 
 
 def test_every_fact_has_a_line() -> None:

@@ -108,7 +108,7 @@ class Distill(Command):
             shape = expected_shape([self.teacher]) if self.image_size is None else None
             group = expected_group([self.teacher]) if self.group is None else self.group
             data = load_data(self.data, shape=shape, image_size=self.image_size, group=group)
-            _, validation = training_and_validation(data, self.training.validation_fraction, self.training.seed)
+            source, validation = training_and_validation(data, self.training.validation_fraction, self.training.seed)
             opened = open_teacher(self.teacher, data, validation, self.teaching, trust=self.trust)
             teacher = opened.model
             settings = DistillSettings(
@@ -119,7 +119,7 @@ class Distill(Command):
                 shard_teacher=self.shard_teacher,
             )
             if rank() == 0:
-                terminal.show_outlook(outlook(opened, self.model, data, settings, self.method))
+                terminal.show_outlook(outlook(opened, self.model, data, source, settings, self.method))
             if self.tries is None or drop is None:
                 trained = distill(teacher, self.model, data, settings, output=self.output)
             else:

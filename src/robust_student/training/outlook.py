@@ -5,8 +5,8 @@ from typing import NamedTuple
 import torch
 
 from robust_student.core.threat_model import ThreatModel
-from robust_student.data.examples import Data
-from robust_student.data.samples import training_and_validation
+from robust_student.data.examples import Data, Examples
+from robust_student.data.streams import Stream
 from robust_student.models.costs import count_parameters
 from robust_student.models.model import as_model
 from robust_student.objectives.methods import METHODS
@@ -29,8 +29,15 @@ class Outlook(NamedTuple):
     """Why teacher and student may be the wrong way round; None where nothing speaks for it."""
 
 
-def outlook(opened: OpenedTeacher, student: str, data: Data, settings: DistillSettings, method: str) -> Outlook:
-    """What these settings mean for this teacher, student and data.
+def outlook(
+    opened: OpenedTeacher,
+    student: str,
+    data: Data,
+    source: Examples | Stream,
+    settings: DistillSettings,
+    method: str,
+) -> Outlook:
+    """What these settings mean for this teacher, student and data, of which `source` is trained on.
 
     Raises UserError where the student cannot be built or a batch cannot be shared.
     """
@@ -44,7 +51,7 @@ def outlook(opened: OpenedTeacher, student: str, data: Data, settings: DistillSe
         f"teacher: {sizes[0]:,} parameters{measured}",
         f"student: {student}, {sizes[1]:,} parameters, {sizes[0] / max(sizes[1], 1):.3g} times fewer",
         _radius(data, settings.objective),
-        _steps(data, settings.training),
+        _steps(source, settings.training),
         f"objective: {_objective(settings.objective, method)}{times}",
     )
     if sizes[1] < sizes[0]:
@@ -64,8 +71,7 @@ def _radius(data: Data, objective: ObjectiveSettings) -> str:
     return f"radius: {budget:.4g}{unit} ({objective.norm}{', the default' if objective.radius is None else ''})"
 
 
-def _steps(data: Data, training: TrainingSettings) -> str:
-    source, _ = training_and_validation(data, training.validation_fraction, training.seed)
+def _steps(source: Examples | Stream, training: TrainingSettings) -> str:
     batches = Batches(
         source,
         batch_size=training.batch_size,
