@@ -1,5 +1,6 @@
 """Faults of the data are found, and sound data are described."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -86,14 +87,15 @@ def test_a_fault_of_the_data_is_found(name: str) -> None:
     assert levels_of(check_data(SOUND), text) == []
 
 
-def test_sound_data_are_described_in_two_lines() -> None:
-    sizes, none = check_data(SOUND)
+def test_sound_data_are_described_in_three_lines() -> None:
+    sizes, counts, none = check_data(SOUND)
     assert "300 training and 120 test examples, shape (1, 4, 4), 3 classes, in [0, 1], 4.8 kB as bytes" in sizes.text
+    assert counts.text == "training examples by class: 'class 0' 100, 'class 1' 100, 'class 2' 100"
     assert none.text == "no faults found"
 
 
 def test_of_large_data_a_part_is_looked_at_and_said_so() -> None:
-    (_, *rest) = check_data(FAULTS["leak"][0], examples=50)
+    (_, _, *rest) = check_data(FAULTS["leak"][0], examples=50)
     assert levels_of(rest, "(of 50 training and 50 test examples looked at)")
 
 
@@ -114,3 +116,32 @@ def test_the_beginning_of_a_stream_is_looked_at() -> None:
     streamed = replace(SOUND, train=Random(), test=FAULTS["leak"][0].test)
     assert levels_of(check_data(streamed), "5 of 120 test examples are also") == ["problem"]
     assert validation_sample(streamed) is None
+
+
+def text_of(data: Data, text: str) -> str:
+    (found,) = [finding.text for finding in check_data(data) if text in finding.text]
+    return found
+
+
+def test_the_first_examples_of_a_fault_are_named() -> None:
+    """By their numbers where they are no files."""
+    copies = "; ".join(f"train example {number} = train example {21 + number}" for number in range(3))
+    assert text_of(FAULTS["copies"][0], "are copies").endswith(f": {copies}; ...")
+    assert text_of(FAULTS["labels"][0], "with different labels").endswith(": train example 0 = train example 4")
+    leak = text_of(FAULTS["one leak"][0], "are also training examples")
+    assert leak.endswith(": test example 0 = train example 0")
+    still = text_of(FAULTS["constant"][0], "the same value everywhere")
+    assert still.endswith(": train example 0; train example 1; train example 2; ...")
+
+
+def test_the_number_of_an_example_is_that_in_the_whole_part() -> None:
+    found = [finding.text for finding in check_data(FAULTS["copies"][0], examples=100)]
+    named = [text for text in found if "are copies" in text]
+    assert all(int(number) % 3 == 0 for text in named for number in re.findall(r"example (\d+)", text)) and named
+
+
+def test_of_many_classes_the_largest_and_the_smallest_are_shown() -> None:
+    many = data(n=300, classes=40)
+    line = text_of(many, "training examples by class")
+    assert line.count("'class ") == 12 and "..." in line
+    assert line.startswith("training examples by class: 'class 0' 8, ") and line.endswith("'class 39' 7")

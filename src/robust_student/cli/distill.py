@@ -89,6 +89,7 @@ class Distill(Command):
         """Train the student, or search for its settings first, and print its accuracy."""
         from robust_student.data.readers.load import load_data, require_outside
         from robust_student.data.samples import training_and_validation
+        from robust_student.models.hub import is_run
         from robust_student.models.open_model import expected_group, expected_shape
         from robust_student.models.run_directory import require_new
         from robust_student.runtime.distributed import process_group, rank, rank_zero
@@ -97,7 +98,7 @@ class Distill(Command):
         from robust_student.training.teacher import open_teacher
         from robust_student.training.train import distill
 
-        if (Path(self.model) / "model.json").is_file():
+        if is_run(Path(self.model)):
             raise UserError(f"--model {self.model}: is a run, not a network; are --teacher and --model swapped?")
         drop = self.floor.max_accuracy_drop
         if drop is None and self.tries is not None:

@@ -12,6 +12,7 @@ from robust_student.data.readers.load import Data, Examples, load_data, require_
 from robust_student.data.samples import training_and_validation
 from robust_student.doctor.data import check_data
 from robust_student.doctor.findings import Finding
+from robust_student.doctor.image_files import ImageFiles, check_sizes
 from robust_student.doctor.machine import check_arithmetic, check_devices, check_output, check_packages
 from robust_student.doctor.teacher import (
     check_accuracy,
@@ -67,7 +68,10 @@ def examine(
             shape = expected_shape([teacher]) if teacher is not None else None
         loaded, problems = _opened(lambda: load_data(data, shape=shape), "data")
         findings += problems
-        findings += check_data(loaded) if loaded is not None else []
+        if loaded is not None:
+            files = ImageFiles.of(data)
+            findings += check_data(loaded, files=files)
+            findings += [] if files is None else [check_sizes(files, loaded.shape, expected=shape is not None)]
     if teacher is not None:
         guide, problems = _opened(lambda: open_model(teacher, loaded, settings, trust=trust, role="teacher"), "teacher")
         findings += problems

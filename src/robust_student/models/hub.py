@@ -74,6 +74,14 @@ def is_repository(folder: Path) -> bool:
         return False
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run of ours."""
+    try:
+        return (folder / CARD).is_file()
+    except OSError:  # no name that a folder can have
+        return False
+
+
 def read_repository(folder: Path) -> Repository:
     """The description in a folder of the hub's layout; raises UserError where a file is missing or malformed."""
     who = f"model {folder}"

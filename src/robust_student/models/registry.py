@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from robust_student.core.errors import UserError, nearest
 from robust_student.core.module_state import device_of, evaluating
 from robust_student.models.factories import call_factory
-from robust_student.models.hub import CARD, folder_of, is_repository, read_repository
+from robust_student.models.hub import CARD, folder_of, is_repository, is_run, read_repository
 from robust_student.models.libraries import LIBRARIES, LibraryNetwork
 from robust_student.models.networks.cnn import cnn, convnet
 from robust_student.models.networks.fitnet import fitnet1, fitnet2, fitnet3, fitnet4, maxout
@@ -102,7 +102,7 @@ def read_recipe(spec: str) -> Recipe:
     """
     if spec.startswith("hub:") or is_repository(Path(spec)):
         return _from_repository(spec, folder_of(spec))
-    if (Path(spec) / CARD).is_file():
+    if is_run(Path(spec)):
         raise UserError(f"model '{spec}': holds a run, not a network to train; name the network that its {CARD} names")
     name, at, weights = spec.partition("@")
     if at and not weights:

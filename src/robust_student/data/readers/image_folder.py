@@ -27,15 +27,7 @@ def read_folder(spec: Spec) -> Data:
     """
     folder = spec.folder
     spec.require_images()
-    roots = _roots(folder)
-    listings = {part: _list_images(root) for part, root in roots.items()}
-    classes = sorted(listings["train"])
-    for part, listing in listings.items():
-        if set(listing) - set(classes):
-            extra = sorted(set(listing) - set(classes))[0]
-            raise UserError(f"data folder {roots[part]}: class '{extra}' has no training images")
-    if len(classes) < 2:
-        spec.refuse(f"found {len(classes)} class, need at least two sub-folders of images")
+    roots, listings, classes = _listed(spec)
     paths = [path for listing in listings.values() for images in listing.values() for path in images]
     form = _format(paths, spec)
     if "test" not in listings and spec.group is None:
@@ -46,6 +38,28 @@ def read_folder(spec: Spec) -> Data:
     parts = with_test_part(parts, classes)
     name, validation = folder.resolve().name, parts.get("validation")
     return Data(name, parts["train"], parts["test"], tuple(classes), UNIT_RANGE, validation=validation)
+
+
+def image_files(spec: Spec) -> dict[str, list[Path]]:
+    """The files of each part of a folder in the order of its examples, where it is divided by names; UserError."""
+    _, listings, classes = _listed(spec)
+    if "test" not in listings:
+        listings["train"], listings["test"] = _divide(listings["train"], spec.folder, spec)
+    return {part: _in_order(listing, classes) for part, listing in listings.items()}
+
+
+def _listed(spec: Spec) -> tuple[dict[str, Path], dict[str, Listing], list[str]]:
+    """The folder and the files of each part that is there, and the classes."""
+    roots = _roots(spec.folder)
+    listings = {part: _list_images(root) for part, root in roots.items()}
+    classes = sorted(listings["train"])
+    for part, listing in listings.items():
+        if set(listing) - set(classes):
+            extra = sorted(set(listing) - set(classes))[0]
+            raise UserError(f"data folder {roots[part]}: class '{extra}' has no training images")
+    if len(classes) < 2:
+        spec.refuse(f"found {len(classes)} class, need at least two sub-folders of images")
+    return roots, listings, classes
 
 
 def _roots(folder: Path) -> dict[str, Path]:
