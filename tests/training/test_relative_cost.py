@@ -60,6 +60,18 @@ def test_weights_and_random_numbers_stay_as_they_are() -> None:
     assert torch.equal(generator, torch.get_rng_state())
 
 
+def test_one_process_of_several_counts_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it would have to wait for is never there."""
+
+    def waits(*_: object) -> None:
+        raise AssertionError("waits for the other processes")
+
+    monkeypatch.setattr("robust_student.runtime.distributed.size", lambda: 2)
+    for name in ("all_gather", "all_reduce_max", "all_reduce_sum", "barrier"):
+        monkeypatch.setattr(f"robust_student.runtime.distributed.{name}", waits)
+    assert cost(secant(start="persistent", steps=0)) == pytest.approx(1.5)
+
+
 def test_what_cannot_be_trained_has_no_cost() -> None:
     teacher = as_model("linear", DATA).eval()
     other = replace(DATA, classes=("a", "b"))

@@ -3,12 +3,14 @@
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Bool
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from robust_student.core.errors import UserError
 from robust_student.core.module_state import device_of
+from robust_student.core.tensors import Inputs, Labels
 from robust_student.core.threat_model import ThreatModel
 from robust_student.data.examples import Data
 from robust_student.models.model import Model
@@ -50,6 +52,13 @@ class _Counter(TorchDispatchMode):
         return output
 
 
+class _Forgetful(KeptPerturbations):
+    """Keeps nothing, so that a process can count alone: a real memory tells all the others what it keeps."""
+
+    def write(self, examples: Labels, changes: Inputs, chosen: Bool[Tensor, " batch"] | None = None) -> None:
+        """Nothing is kept."""
+
+
 def _operations(student: nn.Module, teacher: Model, data: Data, settings: ObjectiveSettings) -> int:
     """Of a forward and backward pass of the objective over _EXAMPLES examples."""
     with torch.random.fork_rng(), torch.enable_grad():
@@ -65,7 +74,7 @@ def _operations(student: nn.Module, teacher: Model, data: Data, settings: Object
             settings,
             threat=ThreatModel.on(data, settings.norm, settings.radius),
             example=batch,
-            kept=KeptPerturbations(_EXAMPLES, data.shape, device),
+            kept=_Forgetful(_EXAMPLES, data.shape, device),
         )
         objective.to(device).train()
         with _Counter() as counter:
