@@ -36,12 +36,13 @@ def told(
 
 
 def test_every_fact_has_a_line() -> None:
-    assert told(epochs=5, batch_size=10).lines == (
+    secant = METHODS["secant"].model_copy(update={"radius": 0.1})
+    assert told(secant, "secant", epochs=5, batch_size=10).lines == (
         "teacher: 803 parameters, 97.6 % right on validation",
         "student: mlp:2, 43 parameters, 18.7 times fewer",
-        "radius: 0.1 = 25.5/255 (linf, the default)",
         "training: 180 steps (5 epochs of 36), 10 examples each",
-        "objective: distillation, a step costs about 1.0 times one of plain distillation",
+        "objective: distillation + 5 x secant, a step costs about 2.4 times one of plain distillation",
+        "radius: linf 0.1 (26/255)",
     )
 
 
@@ -50,35 +51,41 @@ def test_an_accuracy_that_was_not_measured_is_not_said() -> None:
 
 
 def test_batches_are_those_of_the_training() -> None:
-    assert "22 examples each" in told(batch_size=512).lines[3]
-    assert told(epochs=1).lines[3].startswith("training: 16 steps (1 epoch)")
+    assert "22 examples each" in told(batch_size=512).lines[2]
+    assert told(epochs=1).lines[2].startswith("training: 16 steps (1 epoch)")
+
+
+def test_a_length_that_nobody_named_may_be_cut() -> None:
+    assert told().lines[2].startswith("training: at most 3,008 steps (188 epochs of 16)")
+    assert told(patience=0.0).lines[2].startswith("training: 3,008 steps")
 
 
 @pytest.mark.parametrize(
     ("changes", "data", "text"),
     [
-        ({"radius": 8 / 255}, DATA, "radius: 0.03137 = 8/255 (linf)"),
-        ({"norm": "l2", "radius": 0.5}, DATA, "radius: 0.5 = 128/255 (l2)"),
-        (
-            {"radius": 0.25},
-            toy_data(shape=(5,), input_range=UNBOUNDED, scale=torch.ones(5)),
-            "radius: 0.25 standard deviations (linf)",
-        ),
-        ({"radius": 0.25}, toy_data(shape=(5,)), "radius: 0.25 (linf)"),
+        ({"radius": 8 / 255}, DATA, "radius: linf 0.0314 (8/255)"),
+        ({"norm": "l2", "radius": 0.5}, DATA, "radius: l2 0.5"),
+        ({"radius": 0.25}, toy_data(shape=(5,), input_range=UNBOUNDED, scale=torch.ones(5)), "radius: linf 0.25"),
     ],
 )
-def test_the_radius_is_said_in_the_data_s_unit(changes: dict[str, Any], data: Data, text: str) -> None:
-    assert told(METHODS["kd"].model_copy(update=changes), data=data).lines[2] == text
+def test_a_radius_that_is_named_is_said(changes: dict[str, Any], data: Data, text: str) -> None:
+    assert told(METHODS["secant"].model_copy(update=changes), "secant", data=data).lines[-1] == text
+
+
+def test_a_radius_that_is_not_named_or_not_used_is_not_said() -> None:
+    """The first is said with its reason when it is found."""
+    for objective in (METHODS["secant"], METHODS["kd"].model_copy(update={"radius": 0.1})):
+        assert not any("radius" in line for line in told(objective).lines)
 
 
 def test_terms_that_the_method_has_not_are_named() -> None:
     trades, secant = METHODS["trades"], METHODS["secant"].secant.model_copy(update={"weight": 3.0})
-    assert "objective: distillation + 6 x trades, a step" in told(trades, "trades").lines[4]
+    assert "objective: distillation + 6 x trades, a step" in told(trades, "trades").lines[3]
     both = trades.model_copy(update={"secant": secant})
-    line = told(both, "trades").lines[4]
+    line = told(both, "trades").lines[3]
     assert "objective: distillation + 3 x secant + 6 x trades (secant added to method trades), a step" in line
     noisy = METHODS["kd"].model_copy(update={"noise": NoiseSettings(share=0.5)})
-    assert "objective: distillation, noise in 50 % of the examples" in told(noisy).lines[4]
+    assert "objective: distillation, noise in 50 % of the examples" in told(noisy).lines[3]
 
 
 def test_a_student_that_is_not_smaller_is_doubted() -> None:

@@ -11,13 +11,11 @@ from robust_student.models.costs import count_parameters
 from robust_student.models.model import as_model
 from robust_student.objectives.methods import METHODS
 from robust_student.objectives.settings import ObjectiveSettings
-from robust_student.training.batches import Batches
+from robust_student.training.batches import batch_size_for, planned_epochs
+from robust_student.training.radius import in_grey_levels
 from robust_student.training.relative_cost import relative_cost
 from robust_student.training.settings import DistillSettings, TrainingSettings
 from robust_student.training.teacher import OpenedTeacher
-
-_LEVELS = 255
-"""Grey levels between the ends of a pixel's range."""
 
 
 class Outlook(NamedTuple):
@@ -47,40 +45,30 @@ def outlook(
     measured = "" if opened.accuracy is None else f", {100 * opened.accuracy:.1f} % right on validation"
     cost = relative_cost(model, opened.model, data, settings.objective)
     times = "" if cost is None else f", a step costs about {cost:.1f} times one of plain distillation"
-    lines = (
+    lines = [
         f"teacher: {sizes[0]:,} parameters{measured}",
         f"student: {student}, {sizes[1]:,} parameters, {sizes[0] / max(sizes[1], 1):.3g} times fewer",
-        _radius(data, settings.objective),
-        _steps(source, settings.training),
+        _steps(len(source), settings.training),
         f"objective: {_objective(settings.objective, method)}{times}",
-    )
+    ]
+    radius = settings.floor.target_radius or settings.objective.radius
+    if radius is not None and settings.objective.has_ball:  # one that fits the data is said when it is found
+        threat = ThreatModel.on(data, settings.objective.norm, radius)
+        lines.append(f"radius: {settings.objective.norm} {in_grey_levels(threat.budget, threat)}")
     if sizes[1] < sizes[0]:
-        return Outlook(lines, None)
-    larger = f"student: {student}, {sizes[1]:,} parameters, no fewer than its teacher"
+        return Outlook(tuple(lines), None)
+    lines[1] = f"student: {student}, {sizes[1]:,} parameters, no fewer than its teacher"
     doubt = f"the student is not smaller than its teacher ({sizes[1]:,} parameters against {sizes[0]:,})"
-    return Outlook((lines[0], larger, *lines[2:]), f"{doubt}; are --teacher and --model swapped?")
+    return Outlook(tuple(lines), f"{doubt}; are --teacher and --model swapped?")
 
 
-def _radius(data: Data, objective: ObjectiveSettings) -> str:
-    budget = ThreatModel.on(data, objective.norm, objective.radius).budget
-    unit = ""
-    if len(data.shape) == 3 and data.input_range.bounded:
-        unit = f" = {_LEVELS * budget / data.input_range.width:.3g}/{_LEVELS}"
-    elif data.scale is not None:
-        unit = " standard deviations"
-    return f"radius: {budget:.4g}{unit} ({objective.norm}{', the default' if objective.radius is None else ''})"
-
-
-def _steps(source: Examples | Stream, training: TrainingSettings) -> str:
-    batches = Batches(
-        source,
-        batch_size=training.batch_size,
-        accumulate=training.accumulate,
-        seed=training.seed,
-        device=torch.device("cpu"),
-    )
-    epochs = f"{training.epochs} epochs of {batches.steps:,}" if training.epochs > 1 else "1 epoch"
-    return f"training: {training.epochs * batches.steps:,} steps ({epochs}), {batches.batch_size:,} examples each"
+def _steps(count: int, training: TrainingSettings) -> str:
+    """How long it trains with `count` examples; less where nothing improves any more and no length is named."""
+    size = batch_size_for(count, training.batch_size, training.accumulate)
+    epochs, steps = planned_epochs(count, training), max(1, count // size)
+    most = "at most " if training.epochs is None and training.patience > 0 else ""
+    length = f"{epochs:,} epochs of {steps:,}" if epochs > 1 else "1 epoch"
+    return f"training: {most}{epochs * steps:,} steps ({length}), {size:,} examples each"
 
 
 def _objective(objective: ObjectiveSettings, method: str) -> str:
