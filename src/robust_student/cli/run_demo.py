@@ -8,7 +8,6 @@ from robust_student.evaluation.evaluate import evaluate
 from robust_student.evaluation.result import Evaluation
 from robust_student.evaluation.settings import EvaluationSettings
 from robust_student.objectives.methods import METHODS
-from robust_student.objectives.secant import SecantSettings
 from robust_student.report.write import write_report
 from robust_student.results.rows import BREAKDOWN, EVALUATION, GALLERY, ROWS, SUMMARY
 from robust_student.training.settings import DistillSettings, SelectionSettings, TrainingSettings
@@ -17,11 +16,7 @@ from robust_student.training.train import distill, train
 TEACHER, STUDENT = "cnn:24", "resnet8:4"
 """56,074 and 4,934 parameters on 8x8 digits."""
 _BUDGET = 0.1
-"""Linf budget of AutoAttack and of the selection metric, in pixels of [0, 1]."""
-_ROBUST = METHODS["secant"].model_copy(
-    update={"norm": "l2", "radius": 2.0, "secant": SecantSettings(weight=2.0, step=0.3)}
-)
-"""A wide ball for noise and a short ascent step in it for attacks, chosen on validation (docs/results.md)."""
+"""Linf budget of AutoAttack, in pixels of [0, 1]."""
 FILES = ("report.html", ROWS, SUMMARY, BREAKDOWN, EVALUATION, GALLERY)
 """What a demo leaves beside the models."""
 
@@ -39,11 +34,11 @@ def run_demo(
     models.mkdir(parents=True)
     common = {"batch_size": 64, "seed": seed, "device": device}
     teacher_settings = TrainingSettings(epochs=20, selection=SelectionSettings(metric="accuracy"), **common)
-    student_settings = TrainingSettings(epochs=80, selection=SelectionSettings(radius=_BUDGET), **common)
+    student_settings = TrainingSettings(epochs=80, **common)
     say(f"1 of 4: training the teacher {TEACHER} on the embedded digits")
     teacher = train(TEACHER, data, teacher_settings, output=models / "teacher").model
     students = {}
-    for number, (name, objective) in enumerate({"kd": METHODS["kd"], "robust": _ROBUST}.items(), start=2):
+    for number, (name, objective) in enumerate({"kd": METHODS["kd"], "robust": METHODS["persistent"]}.items(), start=2):
         say(f"{number} of 4: distilling the student '{name}' ({STUDENT})")
         both = DistillSettings(training=student_settings, objective=objective)
         students[name] = distill(teacher, STUDENT, data, both, output=models / name).model
