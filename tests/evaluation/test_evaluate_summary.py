@@ -97,15 +97,21 @@ def test_the_headline_has_one_line_per_model(attacked: Path) -> None:
     lines = headline(Evaluation.read(attacked))
     assert [line.model for line in lines] == ["teacher", "kd", "new"]
     assert all(line.clean.perturbation == "none" for line in lines)
-    assert all(line.autoattack is not None and line.autoattack.setting == 0.4 for line in lines)
+    assert all(line.attack is not None and line.attack.setting == 0.4 for line in lines)
     assert all(line.noise is not None and line.noise.setting in (-3, 3) for line in lines)
     assert lines[2].parameters == 51
 
 
 def test_the_headline_does_without_noise_and_attack(tmp_path: Path) -> None:
-    settings = FAST.model_copy(update={"snr_db": ()})
+    settings = FAST.model_copy(update={"snr_db": (), "pgd_linf": ()})
     (line,) = headline(evaluate({"m": models()["kd"]}, DATA, settings, output=tmp_path / "out"))
-    assert line.noise is None and line.autoattack is None and line.clean.n == 30
+    assert line.noise is None and line.attack is None and line.clean.n == 30
+
+
+def test_the_headline_shows_pgd_where_autoattack_was_not_run(finished: Path) -> None:
+    lines = headline(Evaluation.read(finished))
+    assert all(line.attack is not None and line.attack.perturbation == "pgd_linf" for line in lines)
+    assert {line.attack.setting for line in lines if line.attack} == {0.1}
 
 
 def test_the_breakdown_counts_the_rows_by_class_and_by_confidence(finished: Path) -> None:

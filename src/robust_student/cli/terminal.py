@@ -9,7 +9,6 @@ from rich.table import Table
 from rich.text import Text
 
 from robust_student.doctor.findings import Finding
-from robust_student.results.perturbation import Perturbation
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,18 +28,18 @@ class Headline(NamedTuple):
     clean: "Record"
     noise: "Record | None"
     """Under Gaussian noise, at the measured level nearest 0 dB."""
-    autoattack: "Record | None"
+    attack: "Record | None"
+    """Under AutoAttack; where it was not run under PGD at its norm and budget."""
 
 
 def headline(evaluation: "Evaluation") -> list[Headline]:
     """One line for each model."""
     lines = []
+    at = evaluation.attack
     for name in evaluation.models:
         noise = evaluation.every("accuracy", "gaussian_snr_db", name)
         accuracies = evaluation.every("accuracy", None, name)
-        attacks = [
-            accuracy for accuracy in accuracies if Perturbation.parse(accuracy.perturbation).name == "autoattack"
-        ]
+        attacks = [accuracy for accuracy in accuracies if (accuracy.perturbation, accuracy.setting) == at]
         parameters = evaluation.every("parameters", "none", name)
         lines.append(
             Headline(
@@ -112,30 +111,51 @@ def show(evaluation: "Evaluation", path: Path) -> None:
         Console(highlight=False).print(alarm + "; figures under attack are no evidence of robustness", soft_wrap=True)
     lines = headline(evaluation)
     noise = next((line.noise for line in lines if line.noise), None)
-    attack = next((line.autoattack for line in lines if line.autoattack), None)
-    noisy = f"noise {noise.setting:g} dB" if noise else "noise"
-    attacked = f"AutoAttack {details['autoattack_suite']}\n{attack.unit} {attack.setting:g}" if attack else "AutoAttack"
+    attack = next((line.attack for line in lines if line.attack), None)
+    suite = details["autoattack_suite"]
+    title = f"AutoAttack {suite}" if suite else f"PGD {details['provenance']['settings']['pgd_steps']}"
+    headings = ["clean", f"noise {noise.setting:g} dB" if noise else "noise"]
+    headings += [f"{title}\n{attack.unit} {attack.setting:g}" if attack else "attack"]
+    balanced = evaluation.unbalanced
+    if balanced:
+        headings = [text for heading in headings for text in (heading, f"{heading}\nbalanced")]
     rows = []
     for line in lines:
-        cells = [record.percent if record else "-" for record in (line.clean, line.noise, line.autoattack)]
-        level = line.autoattack.level if line.autoattack else None
+        cells = []
+        for record in (line.clean, line.noise, line.attack):
+            cells.append(record.percent if record else "-")
+            if balanced:
+                cells.append(_balanced(evaluation, record).percent if record else "-")
+        level = line.attack.level if line.attack else None
         rows.append([line.model, f"{line.parameters:,}", *cells, level or "not run"])
-    headings = ["parameters", "clean", noisy, attacked, "masking"]
-    _show_models("test accuracy in % with 95 % intervals", headings, rows)
+    _show_models("test accuracy in % with 95 % intervals", ["parameters", *headings, "masking"], rows)
     sample = details["sample"]
     under_attack = f", under attack {sample['attacked']:,}" if attack else ""
     print(f"n = {sample['examples']:,} of {sample['test']:,} test examples{under_attack}")
+    if balanced:
+        print("balanced: the mean of the classes' accuracies, because some classes have few examples")
+    if attack and not suite:
+        print("AutoAttack was not run: PGD alone is no evidence of robustness")
+    print(f"attacked at {details['threat']['words']}" if attack else "not attacked")
     skipped = details["skipped_certified"]
-    if skipped and attack:
+    if skipped and suite:
         counts = ", ".join(f"{name} {count:,}" for name, count in skipped.items())
         print(f"certified by interval bounds, so not attacked by AutoAttack: {counts}")
     print(f"{'report' if path.suffix == '.html' else 'summary'}: {path}")
 
 
+def _balanced(evaluation: "Evaluation", record: "Record") -> "Record":
+    """The balanced accuracy that belongs to an accuracy."""
+    return evaluation.balanced_accuracy(record.model, record.perturbation, record.setting)
+
+
 def show_radii(certification: "Certification", path: Path) -> None:
     """Certified and attacked accuracy by budget and median radii, from the best deterministic certificate."""
+    from robust_student.results.rows import CERTIFICATION
+    from robust_student.runtime.files import read_json
+
     kind, unit = "certified_decision_radius", certification.records[0].unit
-    title = f"decision under {unit} perturbations: examples in % with 95 % intervals, medians of radii"
+    title = f"decision under {unit} perturbations: examples in %, medians of radii"
     budgets = sorted(
         {record.setting for record in certification.every("attack_accuracy") if record.setting is not None}
     )
@@ -153,6 +173,7 @@ def show_radii(certification: "Certification", path: Path) -> None:
         stands = certification.attack_accuracy(name, budgets[-1]).percent
         rows.append([name, *(held or ["-"] * len(budgets)), stands, *medians, count])
     _show_models(title, headings, rows)
+    print(f"certified at {read_json(path.parent / CERTIFICATION)['threat']}")
     for record in certification.every("certified_accuracy", "certified_smoothed_radius"):
         print(f"{record.model}, smoothed: {record.percent} certified at {unit} {record.setting:g}, n = {record.n}")
     print(f"summary: {path}")

@@ -56,9 +56,11 @@ def certify(
         with helped(certify, models, data, settings, output, workers, shard) as first:
             certify(models, data, settings, output=output, shard=first)
     run = Run.begin("certify", models, data, settings)
-    if settings.smoothing.sigma is not None and settings.norm != "l2":
-        raise UserError(f"certify: smoothing certifies l2 only, not {settings.norm}; pass --norm l2 or leave out sigma")
-    threat, budgets = certified_threats(data, settings)
+    threat, budgets, words = certified_threats(data, settings, run.models)
+    norm = threat.norm.name
+    settings = settings.model_copy(update={"norm": norm})
+    if settings.smoothing.sigma is not None and norm != "l2":
+        raise UserError(f"certify: smoothing certifies l2 only, not {norm}; pass --norm l2 or leave out sigma")
     require_attacks(settings.attacks, threat.norm)
     certifiers = _certifiers(run.models, threat, data.shape, settings)
     positions, (linear,) = nested_sample(data.test.labels, settings.examples, [settings.linear_examples], settings.seed)
@@ -75,9 +77,14 @@ def certify(
         return Certification(output, ())
     radii = [budget.budget for budget in budgets]
     records = summarise_radii(
-        rows, norm=settings.norm, budgets=radii, baseline=run.baseline, teacher=settings.teacher, seed=settings.seed
+        rows, norm=norm, budgets=radii, baseline=run.baseline, teacher=settings.teacher, seed=settings.seed
     )
-    details = {"budgets": radii, "sample": {"test": len(data.test)} | counts, "classes": list(data.classes)}
+    details = {
+        "budgets": radii,
+        "threat": words,
+        "sample": {"test": len(data.test)} | counts,
+        "classes": list(data.classes),
+    }
     run.write(output, CERTIFICATION, details, records)
     return Certification.of(output, records)
 

@@ -64,7 +64,7 @@ def evaluate(
         with helped(evaluate, models, data, settings, output, workers, shard) as first:
             evaluate(models, data, settings, output=output, shard=first)
     run = Run.begin("evaluate", models, data, settings)
-    threats = Threats.of(data, settings)
+    threats = Threats.of(data, settings, run.models)
     positions, counts = _sample(data, settings)
     plans = _plans(run, data, threats, settings, counts)
     marks = run.marks(data, settings) | corruption_marks(settings.corruptions)
@@ -75,6 +75,11 @@ def evaluate(
     details = {
         "skipped_certified": {name: _skipped(rows, name) for name in run.models} if settings.skip_certified else None,
         "autoattack_suite": _suite(settings, len(data.classes)),
+        "threat": {
+            "norm": threats.autoattack.norm.name,
+            "radius": threats.autoattack.budget,
+            "words": threats.words,
+        },
         "sample": {"test": len(data.test), "examples": counts.examples, "attacked": counts.attacked},
         "corruptions": describe_corruptions(settings.corruptions, counts.corrupted),
         "classes": list(data.classes),

@@ -13,6 +13,7 @@ from robust_student.report.formats import format_of
 from robust_student.report.write import write_report
 from robust_student.results.class_measures import ClassMeasures, Confusion
 from robust_student.results.collapse import collapse
+from robust_student.results.perturbation import Perturbation
 from robust_student.results.rows import EVALUATION, SUMMARY, Key, Row, class_name
 from robust_student.runtime.files import read_json
 
@@ -177,13 +178,31 @@ class Evaluation(Result):
         """Whether the largest class has more than 1.5 times the examples of the smallest."""
         return any(self.confusion(record.model).unbalanced for record in self.every("balanced_accuracy", "none"))
 
+    @cached_property
+    def _details(self) -> Mapping[str, Any]:
+        """What evaluation.json says."""
+        return read_json(self.folder / EVALUATION)
+
+    @property
+    def attack(self) -> tuple[str, float] | None:
+        """Perturbation and budget of the strongest attack at the radius of the threat: AutoAttack, else PGD.
+
+        None: neither was run there.
+        """
+        accuracies = self.every("accuracy")
+        places = [(record.perturbation, record.setting) for record in accuracies if record.setting is not None]
+        threat = self._details.get("threat")
+        usual = None if threat is None else (str(Perturbation.attack("pgd", threat["norm"])), threat["radius"])
+        strongest = [place for place in places if Perturbation.parse(place[0]).name == "autoattack"]
+        return next((place for place in [*strongest, *places] if place in (usual, *strongest)), None)
+
     @property
     def collapsed(self) -> dict[str, str]:
         """In words, by model, what is wrong with one that answers one class for everything, or no better than chance.
 
         From the rows of clean inputs; empty where there is no such model.
         """
-        names = [str(name) for name in read_json(self.folder / EVALUATION)["classes"]]
+        names = [str(name) for name in self._details["classes"]]
         words = {model: collapse(self.confusion(model), class_name(names)) for model in self.models}
         return {model: text for model, text in words.items() if text}
 

@@ -49,9 +49,10 @@ class EvaluationSettings(Settings):
     """Kinds of noise at each level."""
     corruptions: CorruptionSettings = CorruptionSettings()
     pgd_linf: tuple[Radius, ...] | None = None
-    """PGD budgets, Linf, in input units, such as 8/255; None: 1/4, 1/2, 1, 3/2 and 2 times the default radius."""
+    """PGD budgets, Linf, in input units, such as 8/255; None: 1/4, 1/2, 1, 3/2 and 2 times the radius (AutoAttack's, or
+    the runs', in this norm, else the default), and the radius of each run."""
     pgd_l2: tuple[Radius, ...] | None = None
-    """PGD budgets, L2, in input units; None: 1/4, 1/2, 1, 3/2 and 2 times the default radius."""
+    """PGD budgets, L2, in input units; None: likewise."""
     pgd_steps: int = Field(50, ge=1)
     """Steps of each PGD attack, half of them on the log-odds, half on the margin."""
     every_budget: bool = False
@@ -59,10 +60,10 @@ class EvaluationSettings(Settings):
     hold at smaller ones."""
     autoattack: Literal[Tier, "none"] = "fast"
     """fast: APGD-CE, APGD-T, Square 1,000; standard: APGD-CE, APGD-T, FAB-T, Square 5,000; none: no robust claim."""
-    autoattack_norm: NormName = "linf"
-    """Norm of AutoAttack."""
+    autoattack_norm: NormName | None = None
+    """Norm of AutoAttack; None: the one that the first run was trained for, else linf."""
     autoattack_radius: Radius | None = None
-    """Budget of AutoAttack in input units; None: the norm's default radius."""
+    """Budget of AutoAttack in input units; None: the largest that a run was trained for, else the norm's default."""
     attacks: tuple[str, ...] = ()
     """Further attacks at AutoAttack's norm and budget, one by one: apgd-ce, apgd-t, fab-t, square, and with the extra
     named attacks ddn, fmn and deepfool."""
@@ -102,10 +103,11 @@ class SmoothingSettings(Settings):
 class CertificationSettings(Settings):
     """What `certify` measures, on test examples: bounds from below and from above on the radii r_A and r_B."""
 
-    norm: NormName = "linf"
-    """Norm of the perturbation."""
+    norm: NormName | None = None
+    """Norm of the perturbation; None: the one that the first run was trained for, else linf."""
     budgets: tuple[Radius, ...] | None = None
-    """Radii at which certified accuracy is reported, in input units; None: 1/5, 1/2 and 1 times the default radius."""
+    """Radii at which certified accuracy is reported, in input units; None: 1/5, 1/2 and 1 times the largest that a run
+    was trained for, else the default, and the radius of each run."""
     methods: tuple[Method, ...] = METHODS_OF_BOUNDS
     """How margins are bounded from below: intervals, bounds of the gradient, a Lipschitz product, linear bounds (CROWN:
     tightest and slowest)."""

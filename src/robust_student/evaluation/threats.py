@@ -1,7 +1,7 @@
 """The threat models of a run of measurements, made once from its settings and data."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from robust_student.core.errors import UserError
@@ -9,11 +9,12 @@ from robust_student.core.norms import Norm, NormName
 from robust_student.core.threat_model import ThreatModel
 from robust_student.data.readers.load import Data
 from robust_student.evaluation.settings import CertificationSettings, EvaluationSettings
+from robust_student.evaluation.trained_for import choose, default_threat, recorded
 from robust_student.models.card import ModelCard
-from robust_student.objectives.settings import ObjectiveSettings
+from robust_student.models.model import Model
 
 _RELATIVE_BUDGETS = (0.25, 0.5, 1.0, 1.5, 2.0)
-"""PGD budgets in units of the norm's default radius, where the user gives none."""
+"""PGD budgets in units of the norm's radius, where the user gives none."""
 _RELATIVE_RADII = (0.2, 0.5, 1.0)
 """The same of the budgets of `certify`."""
 
@@ -30,6 +31,8 @@ class Threats:
     """Of AutoAttack, of further attacks and of the masking checks, whether AutoAttack is run or not."""
     whole: ThreatModel | None
     """Linf, as wide as the range, so that no input is out of reach; None: the inputs have no range."""
+    words: str
+    """How AutoAttack's norm and budget were chosen."""
 
     @property
     def shown(self) -> ThreatModel | None:
@@ -41,19 +44,23 @@ class Threats:
         return min(growing, key=lambda threat: abs(threat.budget - target.budget), default=None)
 
     @classmethod
-    def of(cls, data: Data, settings: EvaluationSettings) -> "Threats":
-        """UserError where a budget is larger than the inputs' range allows."""
-        autoattack = ThreatModel.on(data, settings.autoattack_norm, settings.autoattack_radius)
-        if settings.autoattack_radius is None:
-            (autoattack,) = _relative(autoattack, (1.0,))
+    def of(cls, data: Data, settings: EvaluationSettings, models: Mapping[str, Model] | None = None) -> "Threats":
+        """Those that the settings name, else those that the runs among `models` were trained for.
+
+        UserError where a budget is larger than the inputs' range allows.
+        """
+        chosen = choose(models or {}, data, settings.autoattack_norm, settings.autoattack_radius)
+        autoattack = chosen.threat
         norms: list[Norm] = []
         pgd: dict[NormName, list[ThreatModel]] = {}
         budgets_by_norm: dict[NormName, tuple[float, ...] | None] = {"linf": settings.pgd_linf, "l2": settings.pgd_l2}
         for name, budgets in budgets_by_norm.items():
-            threat = ThreatModel.on(data, name)
+            radii = chosen.radii(name)
+            largest = autoattack.budget if name == autoattack.norm.name else max(radii, default=None)
+            threat = default_threat(data, name) if largest is None else ThreatModel.on(data, name, largest)
             norms.append(threat.norm)
             if budgets is None:
-                pgd[name] = _relative(threat, _RELATIVE_BUDGETS)
+                pgd[name] = _with_radii(_relative(threat, _RELATIVE_BUDGETS), radii)
             else:
                 pgd[name] = [threat.at(budget) for budget in dict.fromkeys(budgets)]
                 _require_possible(f"pgd_{name}", pgd[name], data.shape)
@@ -61,20 +68,24 @@ class Threats:
         whole = None
         if data.input_range.bounded:
             whole = ThreatModel.named("linf", data.input_range.width, data.input_range, data.shape)
-        return cls(tuple(norms), pgd, autoattack, whole)
+        return cls(tuple(norms), pgd, autoattack, whole, chosen.words)
 
 
-def certified_threats(data: Data, settings: CertificationSettings) -> tuple[ThreatModel, list[ThreatModel]]:
-    """What `certify` searches with, at the norm's default radius, and its budgets, growing.
+def certified_threats(
+    data: Data, settings: CertificationSettings, models: Mapping[str, Model]
+) -> tuple[ThreatModel, list[ThreatModel], str]:
+    """What `certify` searches with, its budgets, growing, and in words how they were chosen.
 
-    UserError where a budget is larger than the inputs' range allows.
+    Norm and radius are those that the runs were trained for, else the norm's default radius. UserError where a budget
+    is larger than the inputs' range allows.
     """
-    threat = ThreatModel.on(data, settings.norm)
+    chosen = choose(models, data, settings.norm, None)
+    threat = chosen.threat
     if settings.budgets is None:
-        return threat, _relative(threat, _RELATIVE_RADII)
+        return threat, _with_radii(_relative(threat, _RELATIVE_RADII), chosen.radii(threat.norm.name)), chosen.words
     budgets = [threat.at(budget) for budget in sorted(set(settings.budgets))]
     _require_possible("budgets", budgets, data.shape)
-    return threat, budgets
+    return threat, budgets, chosen.words
 
 
 def threat_of(card: ModelCard, norm: NormName | None, radius: float | None) -> ThreatModel:
@@ -82,13 +93,10 @@ def threat_of(card: ModelCard, norm: NormName | None, radius: float | None) -> T
 
     The run's radius counts for its norm alone. UserError where the radius is larger than the inputs' range allows.
     """
-    settings = card.provenance.get("settings")
-    own = settings.get("objective") if isinstance(settings, dict) else None
-    own_norm, own_radius = (own.get("norm"), own.get("radius")) if isinstance(own, dict) else (None, None)
-    trained = ObjectiveSettings.parse({"norm": own_norm or "linf", "radius": own_radius}, "settings of the run")
-    chosen = norm or trained.norm
-    if radius is None and chosen == trained.norm:
-        radius = trained.radius
+    own_norm, own_radius, _ = recorded(card)
+    chosen = norm or own_norm or "linf"
+    if radius is None and chosen == own_norm:
+        radius = own_radius
     threat = ThreatModel.named(chosen, radius, card.range, card.input_shape)
     _require_possible("radius", [threat], card.input_shape)
     return threat
@@ -106,6 +114,12 @@ def _require_possible(option: str, threats: Iterable[ThreatModel], shape: Sequen
             )
 
 
+def _with_radii(threats: Sequence[ThreatModel], radii: Sequence[float]) -> list[ThreatModel]:
+    """The same and those at the radii that are not among them, growing."""
+    budgets = {threat.budget for threat in threats} | set(radii)
+    return [threats[0].at(budget) for budget in sorted(budgets)]
+
+
 def _relative(threat: ThreatModel, factors: Sequence[float]) -> list[ThreatModel]:
-    """The same at these shares of its radius, rounded to four digits."""
-    return [threat.at(float(f"{factor * threat.budget:.4g}")) for factor in factors]
+    """The same at these shares of its radius, rounded to four digits where they are not the radius itself."""
+    return [threat if factor == 1 else threat.at(float(f"{factor * threat.budget:.4g}")) for factor in factors]

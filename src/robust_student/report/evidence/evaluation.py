@@ -144,11 +144,22 @@ class Evidence(Saved[EvaluationRecord]):
 
     @cached_property
     def main_places(self) -> list[Place]:
-        """Clean, the noise level nearest to 0 dB, AutoAttack (else the last PGD budget that is not the check's)."""
-        budgets = [at for at in self.plan("attack", "pgd") if at[1] is None or at[1] < self.range_width]
-        places = [("none", None), ("gaussian_snr_db", self.level), self.attack]
-        places += budgets[-1:] if self.attack[1] is None else []
+        """Clean, the noise level nearest to 0 dB, the strongest attack."""
+        places = [("none", None), ("gaussian_snr_db", self.level), self.strongest]
         return [at for at in places if at in self.plan()]
+
+    @cached_property
+    def strongest(self) -> Place:
+        """The strongest attack: AutoAttack, else PGD at the radius of the threat, where recorded, else its last budget.
+
+        One that no record has where there was no attack.
+        """
+        if self.attack[1] is not None:
+            return self.attack
+        threat = self.details.get("threat")
+        budgets = [at for at in self.plan("attack", "pgd") if at[1] is None or at[1] < self.range_width]
+        places = [] if threat is None else [(str(Perturbation.attack("pgd", threat["norm"])), threat["radius"])]
+        return next((at for at in [*places, *budgets[-1:]] if at in budgets), self.attack)
 
     def place(self, at: Place) -> str:
         """The name of a cell."""

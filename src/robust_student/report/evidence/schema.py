@@ -93,6 +93,14 @@ class CommonDetails(TypedDict):
     baseline: str | None
 
 
+class Threat(TypedDict):
+    """What was attacked with, and why."""
+
+    norm: str
+    radius: FiniteFloat
+    words: str
+
+
 class Details(TypedDict):
     """evaluation.json, with whatever else is in it."""
 
@@ -101,6 +109,7 @@ class Details(TypedDict):
     baseline: str | None
     autoattack_suite: str | None
     sample: dict[str, int]
+    threat: NotRequired[Threat]
     classes: list[str]
     skipped_certified: NotRequired[dict[str, int] | None]
     fingerprint: NotRequired[Fingerprint]

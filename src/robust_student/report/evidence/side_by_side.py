@@ -11,7 +11,7 @@ from robust_student.results.comparison import Difference, adjust, in_words, pair
 from robust_student.results.perturbation import Perturbation
 from robust_student.results.rows import outcomes, shared_outcomes
 
-_SETTINGS = ("pgd_steps", "autoattack", "autoattack_norm", "autoattack_radius", "seed")
+_SETTINGS = ("pgd_steps", "autoattack", "seed")
 """Settings of an evaluation that change what a number of it means."""
 
 
@@ -84,6 +84,15 @@ def _sentence(pair: Pair, where: str) -> str:
     return words + (f"; no evidence: {', '.join(pair.doubts)}" if pair.doubts else "")
 
 
+def _threat(e: Evidence) -> str:
+    """Norm and radius of AutoAttack, with the reason where it was recorded."""
+    threat = e.details.get("threat")
+    if threat is not None:
+        return threat["words"]
+    norm, radius = e.settings.get("autoattack_norm"), e.settings.get("autoattack_radius")
+    return f"{norm} {'default' if radius is None else radius}"
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Several evaluations by name, the first of which the others are compared with."""
@@ -142,8 +151,10 @@ class Comparison:
             words = [
                 "The test sets differ: comparisons between them are unpaired, and the sets may differ in difficulty."
             ]
-        for name in _SETTINGS:
-            values = {label: e.settings.get(name) for label, e in self.evaluations.items()}
+        settings = {
+            name: {label: e.settings.get(name) for label, e in self.evaluations.items()} for name in _SETTINGS
+        } | {"norm and radius of the attack": {label: _threat(e) for label, e in self.evaluations.items()}}
+        for name, values in settings.items():
             if len(set(values.values())) > 1:
                 differing = ", ".join(f"{label} {value}" for label, value in values.items())
                 words.append(f"The setting {name} differs: {differing}.")

@@ -49,7 +49,8 @@ def budget_figures(e: Evidence) -> list[Figure]:
 
 
 def _words(e: Evidence) -> Paragraph:
-    steps = e.settings.get("pgd_steps")
+    steps, threat = e.settings.get("pgd_steps"), e.details.get("threat")
+    chosen = f" Norm and radius: {threat['words']}." if threat else ""
     pgd = (
         f"An attacker who knows the model changes each input to fool it, within a budget: {norm('linf')}\u00a00.1 lets "
         "every input value move by up to 0.1, an L2 budget limits the length of the whole change. PGD (curves) climbs "
@@ -57,11 +58,11 @@ def _words(e: Evidence) -> Paragraph:
     )
     if e.attack[1] is None:
         return Paragraph(
-            (pgd, " ", Bold("AutoAttack was not run"), ", so nothing is claimed about robustness to attacks.")
+            (pgd, " ", Bold("AutoAttack was not run"), f", so nothing is claimed about robustness to attacks.{chosen}")
         )
     suite = e.details["autoattack_suite"]
     return Paragraph(
-        f"{pgd} AutoAttack (stars, suite “{suite}”) is a set of stronger attacks of which the worst counts."
+        f"{pgd} AutoAttack (stars, suite “{suite}”) is a set of stronger attacks of which the worst counts.{chosen}"
     )
 
 

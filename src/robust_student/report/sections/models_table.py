@@ -11,7 +11,7 @@ _COSTS = {"parameters": "Parameters", "macs": "MACs", "file_size": "File size", 
 def models(e: Evidence) -> Section:
     """A line for each model."""
     noise = ("gaussian_snr_db", e.level)
-    attack = e.place(e.attack) if e.attack[1] is not None else "AutoAttack"
+    attack = e.place(e.strongest) if e.strongest[1] is not None else "AutoAttack"
     median = "Median estimated decision radius" + (f", {norm(e.radius_norm)}" if e.radius_norm else "")
     head = ["Model", *_COSTS.values(), "Clean", e.place(noise), attack, "Masking", median]
     rows = [
@@ -20,7 +20,7 @@ def models(e: Evidence) -> Section:
             *(_cost(e, name, metric) for metric in _COSTS),
             accuracy(e.get(name, "accuracy")),
             accuracy(e.get(name, "accuracy", *noise)),
-            accuracy(e.get(name, "accuracy", *e.attack)),
+            accuracy(e.get(name, "accuracy", *e.strongest)),
             badge(e.masking(name)),
             radius(e.get(name, f"median_estimated_decision_radius_{e.radius_norm}")),
         ]
