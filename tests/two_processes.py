@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from collapsing import collapsing
 from documented_hint import FitNetsMethod
 from reference import prototype_classifier, state_of, toy_data
 from torch import Tensor, nn
@@ -75,6 +76,10 @@ CASES: dict[str, tuple[TrainingSettings, Any]] = {
             {"norm": "l2", "secant": {"weight": 1.0, "start": "persistent", "steps": 0}, "noise": {"share": 0.5}}
         ),
     ),
+    "catastrophic overfitting": (
+        TRAINING.model_copy(update={"epochs": 3, "ema": 0.5}),
+        ObjectiveSettings.parse({"secant": {"weight": 1.0, "start": "persistent"}}),
+    ),
     "fixed inputs": (TRAINING.model_copy(update={"augmentation": AugmentationSettings()}), METHODS["exact"]),
 }
 
@@ -98,7 +103,8 @@ def case(name: str, output: Path | None) -> dict[str, Any]:
         settings, objective = CASES[name]
         sharded = "sharded" in name
         both = DistillSettings(training=settings, objective=objective, cache_scores=False, shard_teacher=sharded)
-        trained = distill(prototype_classifier(DATA), student(), DATA, both, output=output)
+        with collapsing() if "overfitting" in name else contextlib.nullcontext():
+            trained = distill(prototype_classifier(DATA), student(), DATA, both, output=output)
     finally:
         setattr(loop, "limit_gradient", original)  # noqa: B010
     figures = [[record["terms"], record["validation"]] for record in trained.history]

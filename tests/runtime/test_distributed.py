@@ -62,13 +62,19 @@ def test_two_processes_have_the_gradients_and_the_result_of_one(name: str, runs:
 
 
 def test_only_the_first_process_writes_and_the_run_is_whole(output: Path) -> None:
-    for name in two_processes.CASES:
+    for name, (settings, _) in two_processes.CASES.items():
         assert sorted(path.name for path in (output / name).iterdir()) == [
             "metrics.jsonl",
             "model.json",
             "model.safetensors",
         ]
-        assert load(output / name, network=two_processes.student()).card.provenance["epoch"] in (1, 2)
+        assert load(output / name, network=two_processes.student()).card.provenance["epoch"] <= settings.epochs
+
+
+def test_an_undone_epoch_is_the_same_in_both_processes(output: Path) -> None:
+    run = load(output / "catastrophic overfitting", network=two_processes.student())
+    assert ["undone" in record for record in run.history] == [False, True, False]
+    assert run.card.provenance["epoch"] != 2 and "--secant.steps 2" in run.card.provenance["warnings"][0]
 
 
 def test_a_signal_to_one_process_stops_both_and_the_rest_is_the_same_to_the_bit(

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from collapsing import collapsing
 from documented_hint import FitNetsMethod
 from reference import assert_state, message_of, prototype_classifier, same_state, state_of, toy_data
 from torch import nn
@@ -129,6 +130,21 @@ def test_killed_during_and_after_the_writing_of_checkpoints_it_ends_the_same(
     assert same_state(trained.model, state_of(whole.model)) and outcome(trained) == outcome(whole)
     assert_state(load(tmp_path / "run", network=network()), state_of(whole.model))
     assert {path.name for path in (tmp_path / "run").iterdir()} == {METRICS, "model.json", "model.safetensors"}
+
+
+def test_killed_around_a_catastrophic_overfitting_it_ends_the_same(tmp_path: Path, killing: list[int]) -> None:
+    settings = EVERY_STEP.model_copy(update={"epochs": 4, "ema": 0.8})
+    objective = ObjectiveSettings.parse({"secant": {"weight": 1.0, "start": "persistent"}, "noise": {"share": 0.5}})
+    with collapsing():
+        whole = student(None, settings, objective)
+        killing += [-5, -8, 13, -15, -20]  # six steps an epoch; the second is undone
+        for _ in range(5):
+            with pytest.raises(Killed):
+                student(tmp_path / "run", settings, objective)
+        trained = student(tmp_path / "run", settings, objective)
+    assert ["undone" in record for record in whole.history] == [False, True, False, False]
+    assert same_state(trained.model, state_of(whole.model)) and outcome(trained) == outcome(whole)
+    assert trained.warnings == whole.warnings
 
 
 def test_with_the_newest_checkpoint_damaged_it_ends_the_same(

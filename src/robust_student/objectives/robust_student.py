@@ -14,6 +14,7 @@ from robust_student.objectives.batch import Batch, Terms
 from robust_student.objectives.kept_perturbations import KeptPerturbations
 from robust_student.objectives.methods import METHODS
 from robust_student.objectives.precision import ForwardPass, Precision
+from robust_student.objectives.secant import SecantSettings
 from robust_student.objectives.settings import ObjectiveSettings
 from robust_student.objectives.shared_pass import shared_terms, weighted
 from robust_student.objectives.term import Visit
@@ -63,18 +64,26 @@ class RobustStudentObjective(nn.Module):
         super().__init__()
         self.student = student
         self.settings = settings if settings is not None else METHODS["secant"]
-        self.terms = tuple(term for term in self.settings.terms() if term.weight > 0)
         self._threat = threat
         if compiled and not compilable(self.settings):
             raise UserError("objective: cannot be compiled (it differentiates the student twice, or traces it)")
         self._passes = ForwardPass(student, precision, compiled=compiled)
-        self._shared = self.settings.shared_pass and all(term.shareable for term in self.terms)
+        self._take_terms()
         self.kept = kept
         self.scale = 1.0
         """Share of R, and at most of the share of noisy examples, in which the student is trained now; a floor on clean
         accuracy moves it."""
         self._checked = False
         self.own = nn.ModuleDict({} if example is None else self._built(example))
+
+    def use_secant(self, settings: SecantSettings) -> None:
+        """Go on with another ascent."""
+        self.settings = self.settings.model_copy(update={"secant": settings})
+        self._take_terms()
+
+    def _take_terms(self) -> None:
+        self.terms = tuple(term for term in self.settings.terms() if term.weight > 0)
+        self._shared = self.settings.shared_pass and all(term.shareable for term in self.terms)
 
     @property
     def uses_targets(self) -> bool:

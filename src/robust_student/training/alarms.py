@@ -37,7 +37,12 @@ class Outcome:
     """R of the terms against perturbations; None: there is no such term."""
 
     def alarms(self) -> list[str]:
-        """Lines about answers no better than guessing, a training that changed nothing, and one that could go on."""
+        """Lines about epochs that were undone, about a useless model and about a training that could go on."""
+        undone = dict.fromkeys(record["undone"] for record in self.history if "undone" in record)
+        return [*undone, *self._of_the_end()]
+
+    def _of_the_end(self) -> list[str]:
+        """At most one line."""
         lines = [line for line in (self._useless(), self._stuck()) if line is not None]
         if lines:
             return [f"{line}; {self._cures()}" for line in lines[:1]]

@@ -3,7 +3,6 @@
 import logging
 import math
 import time
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from typing import Any
@@ -25,6 +24,7 @@ from robust_student.training.batches import Batches, MicroBatch, planned_epochs
 from robust_student.training.class_weights import class_weights, example_weights
 from robust_student.training.floor import Floor
 from robust_student.training.optimisation import Optimisation, any_failure, averaged_model, limit_gradient, mean_of
+from robust_student.training.overfitting import guard_of
 from robust_student.training.selection import Validation, choose_epoch
 from robust_student.training.settings import TrainingSettings
 from robust_student.training.teacher_scores import TeacherScores
@@ -73,6 +73,7 @@ class Loop:
         self.history: list[dict[str, Any]] = []
         self.kept: dict[int, dict[str, Tensor]] = {}
         """Weights of the epochs that may still be chosen."""
+        self.guard = guard_of(objective, validation.examples, len(batches.source), settings.seed)
 
     @property
     def epoch(self) -> int:
@@ -91,8 +92,9 @@ class Loop:
     def chosen(self) -> int:
         """The epoch to keep so far, from 1."""
         classes = self.validation.classes
-        accuracies = [record["validation"] for record in self.history]
-        return choose_epoch(accuracies, classes.equivalent, classes.chance) + 1
+        epochs = sorted(self.kept)
+        accuracies = [self.history[epoch - 1]["validation"] for epoch in epochs]
+        return epochs[choose_epoch(accuracies, classes.equivalent, classes.chance)]
 
     def run(self, unfinished: UnfinishedRun | None, stop_request: StopRequest, tracking: Tracking) -> None:
         """Take all the steps that are left."""
@@ -198,9 +200,14 @@ class Loop:
         if self.floor is not None:
             record["radius"] = self.floor.radius
         self.history.append(record)
-        self.kept[epoch] = deepcopy(self.measured.state_dict())
-        accuracies = [entry["validation"] for entry in self.history]
-        self.kept = {e: w for e, w in self.kept.items() if not _dominated(accuracies[e - 1], accuracies[e:])}
+        if not self._undone(record):
+            self.kept[epoch] = deepcopy(self.measured.state_dict())
+            validation = record["validation"]
+            self.kept = {
+                e: weights
+                for e, weights in self.kept.items()
+                if e == epoch or not _dominated(self.history[e - 1]["validation"], validation)
+            }
         self.number, self.sums = 0, {}
 
     def _shorten(self) -> None:
@@ -208,7 +215,8 @@ class Loop:
         planned = planned_epochs(len(self.batches.source), self.settings)
         if self.settings.epochs is not None or self.epochs < planned:
             return
-        best = max(range(len(self.history)), key=lambda k: self.history[k]["validation"]["selection"])
+        standing = [k for k, record in enumerate(self.history) if "undone" not in record]
+        best = max(standing, key=lambda k: self.history[k]["validation"]["selection"])
         wait = max(_SHORTEST_WAIT, math.ceil(self.settings.patience * self.epochs))
         last = math.ceil(self.epochs / 5)
         skipped = self.epochs - len(self.history) - last
@@ -218,6 +226,41 @@ class Loop:
         self.epochs -= skipped
         self.steps -= skipped * self.batches.steps
         _log.info("nothing better since epoch %d: %d epochs are skipped", best + 1, skipped)
+
+    def _undone(self, record: dict[str, Any]) -> bool:
+        """Whether the epoch overfitted catastrophically: then weights, moments and kept perturbations go back."""
+        guard, epoch = self.guard, int(record["epoch"])
+        if guard is None or not guard.due(epoch, last=epoch == self.epochs):
+            return False
+        useful = record["validation"]["clean"] > self.validation.classes.chance
+        measured, overfitted = guard.close_epoch(self.model, epoch, self._moving, useful=useful)
+        record["ascent"] = {"one_step": measured.one_step, "many_steps": measured.many_steps}
+        if not overfitted or guard.good is None:
+            return False
+        good = guard.good
+        self.objective.load_state_dict(good["objective"])
+        if self.average is not None:
+            self.average.load_state_dict(good["average"])
+        self.optimisation.restore_moments(good)
+        if self.kept_perturbations is not None:
+            self.kept_perturbations.restore(good["perturbations"])
+        undone = guard.cure(epoch)
+        for later in self.history[good["epoch"] :]:
+            later["undone"] = undone
+            self.kept.pop(later["epoch"], None)
+        self.kept[good["epoch"]] = deepcopy(self.measured.state_dict())
+        if distributed.rank() == 0:
+            _log.warning(undone)
+        return True
+
+    def _moving(self) -> dict[str, Any]:
+        """What the steps of an epoch change."""
+        return {
+            **self.optimisation.state(),
+            "objective": dict(self.objective.state_dict()),
+            "average": None if self.average is None else dict(self.average.state_dict()),
+            "perturbations": None if self.kept_perturbations is None else self.kept_perturbations.state(),
+        }
 
     def _diverged(self, trouble: str, unfinished: UnfinishedRun | None) -> None:
         """Stop in all processes, with the weights of the best epoch so far kept (of this step where there is none)."""
@@ -234,16 +277,14 @@ class Loop:
     def state(self) -> dict[str, Any]:
         """Everything that the rest of the training depends on: tensors and plain containers."""
         return {
-            **self.optimisation.state(),
-            "objective": dict(self.objective.state_dict()),
-            "average": None if self.average is None else dict(self.average.state_dict()),
+            **self._moving(),
             "epochs": self.epochs,
             "floor": None if self.floor is None else self.floor.state(),
             "done": self.done,
             "number": self.number,
             "sums": {name: distributed.all_gather(total[None]) for name, total in self.sums.items()},
             "history": self.history,
-            "perturbations": None if self.kept_perturbations is None else self.kept_perturbations.state(),
+            "guard": None if self.guard is None else self.guard.state(),
             "kept": {epoch: dict(weights) for epoch, weights in self.kept.items()},
         }
 
@@ -261,6 +302,8 @@ class Loop:
             self.history = list(state["history"])
             if self.kept_perturbations is not None:
                 self.kept_perturbations.restore(state["perturbations"])
+            if self.guard is not None:
+                self.guard.restore(state["guard"])
             self.sums = {str(name): _own(totals).to(self.batches.device) for name, totals in state["sums"].items()}
             self.kept = {
                 int(epoch): {name: value.to(self.batches.device) for name, value in weights.items()}
@@ -276,6 +319,6 @@ def _own(totals: Tensor) -> Tensor:
     return totals[distributed.rank()] if len(totals) == distributed.size() else totals.mean()
 
 
-def _dominated(earlier: dict[str, float], later: Sequence[dict[str, float]]) -> bool:
-    """Whether some later epoch is at least as good both on clean inputs and by the selection metric."""
-    return any(entry["clean"] >= earlier["clean"] and entry["selection"] >= earlier["selection"] for entry in later)
+def _dominated(earlier: dict[str, float], later: dict[str, float]) -> bool:
+    """Whether the later epoch is at least as good both on clean inputs and by the selection metric."""
+    return later["clean"] >= earlier["clean"] and later["selection"] >= earlier["selection"]

@@ -49,6 +49,11 @@ class Optimisation:
         """All that a later `restore` needs."""
         return {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict()}
 
+    def restore_moments(self, state: dict[str, dict[str, object]]) -> None:
+        """Go on with the optimiser's moments of a state, at today's learning rate."""
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
+
     def restore(self, state: dict[str, dict[str, object]]) -> None:
         """Go on from a state."""
         self.optimizer.load_state_dict(state["optimizer"])
