@@ -19,7 +19,9 @@ from robust_student.training.selection import Validation
 from robust_student.training.settings import DistillSettings, SelectionSettings, TrainingSettings
 from robust_student.training.train import Trained, distill
 
-PERSISTENT = ObjectiveSettings.parse({"secant": {"weight": 1.0, "start": "persistent"}, "noise": {"share": 0.5}})
+PERSISTENT = ObjectiveSettings.parse(
+    {"radius": 0.3, "secant": {"weight": 1.0, "start": "persistent"}, "noise": {"share": 0.5}}
+)
 CHEAP = ObjectiveSettings.parse({"radius": 0.3, "secant": {"weight": 5.0, "start": "inputs", "step": 1.0}})
 GOOD, BETTER, WORSE = (0.60, 0.50), (0.62, 0.55), (0.58, 0.35)
 COLLAPSED = (0.90, 0.05)
