@@ -13,7 +13,7 @@ from torch import Tensor
 from robust_student.core.tensors import UNBOUNDED, UNIT_RANGE
 from robust_student.data.readers.load import Data, Examples, Stream
 from robust_student.doctor.data import check_data
-from robust_student.doctor.examine import validation_sample
+from robust_student.doctor.examine import training_parts
 
 
 def data(n: int = 300, classes: int = 3, **changes: Any) -> Data:
@@ -115,7 +115,7 @@ class Random(Stream):
 def test_the_beginning_of_a_stream_is_looked_at() -> None:
     streamed = replace(SOUND, train=Random(), test=FAULTS["leak"][0].test)
     assert levels_of(check_data(streamed), "5 of 120 test examples are also") == ["problem"]
-    assert validation_sample(streamed) is None
+    assert training_parts(streamed) is None
 
 
 def text_of(data: Data, text: str) -> str:

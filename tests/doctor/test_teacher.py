@@ -8,9 +8,16 @@ import torch
 from finding import levels_of
 from torch import Tensor, nn
 
+from robust_student.core.tensors import UNIT_RANGE
 from robust_student.data.readers.load import Data, Examples
-from robust_student.doctor.examine import validation_sample
-from robust_student.doctor.teacher import check_accuracy, check_gradients, check_outputs, sample_inputs
+from robust_student.doctor.examine import training_parts
+from robust_student.doctor.teacher import (
+    check_accuracy,
+    check_gradients,
+    check_normalisation,
+    check_outputs,
+    sample_inputs,
+)
 from robust_student.models.model import Model, as_model
 from robust_student.models.run_directory import load
 
@@ -69,8 +76,9 @@ def test_a_fault_of_the_gradient_is_found(name: str, run: Path, digits: Data) ->
 
 
 def test_accuracy_is_judged_by_chance_and_by_the_teacher_s_own_record(run: Path, digits: Data) -> None:
-    teacher, validation = load(run), validation_sample(digits)
-    assert validation is not None
+    teacher, parts = load(run), training_parts(digits)
+    assert parts is not None
+    validation = parts[1]
     assert check_accuracy(teacher, validation).level == "fine"
     mixed = check_accuracy(changed(teacher, logits=lambda z: z.roll(1, dims=1)), validation)
     assert mixed.level == "problem" and "no better than chance" in mixed.text
@@ -107,3 +115,15 @@ def test_few_examples_cannot_tell_a_teacher_from_the_largest_class(run: Path, di
     positions = torch.stack([(digits.test.labels == label).nonzero()[0, 0] for label in range(3)])
     finding = check_accuracy(load(run), digits.test.subset(positions))
     assert finding.level == "note" and "too few examples to tell it from naming the largest class" in finding.text
+
+
+def test_the_linear_model_has_not_seen_what_it_is_compared_on() -> None:
+    """Labels without a pattern can be known by heart only."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (400, 1, 20, 20), generator=generator, dtype=torch.uint8)
+    part = Examples(pixels, torch.randint(0, 10, (400,), generator=generator))
+    data = Data("noise", part, part, tuple("abcdefghij"), UNIT_RANGE)
+    parts = training_parts(data)
+    assert parts is not None
+    assert check_normalisation(as_model("linear", data).eval(), data, *parts) == []
+    assert check_normalisation(as_model("linear", data).eval(), data, data.train, parts[1]) != []

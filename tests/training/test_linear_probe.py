@@ -20,12 +20,12 @@ def test_the_probe_is_ridge_regression() -> None:
     ridge = float((centred @ centred.T).diagonal().mean())
     weights = torch.linalg.solve(centred.T @ centred + ridge * torch.eye(16).double(), centred.T @ (y - y.mean(dim=0)))
     expected = (inputs.flatten(1).double() - centre) @ weights + y.mean(dim=0)
-    assert torch.equal(probe_answers(data, inputs), expected.argmax(dim=1))
+    assert torch.equal(probe_answers(data, data.train, inputs), expected.argmax(dim=1))
 
 
 def test_the_probe_learns() -> None:
     digits = load_data("digits")
-    right = probe_answers(digits, digits.test.floats()) == digits.test.labels
+    right = probe_answers(digits, digits.train, digits.test.floats()) == digits.test.labels
     assert right.double().mean() > 0.85
 
 
@@ -34,15 +34,15 @@ def test_the_unit_of_a_feature_does_not_matter() -> None:
     factors = torch.tensor([1e-3, 1.0, 30.0, 1e4, 1.0])
     train, test = (Examples(part.floats() * factors, part.labels) for part in (data.training_examples, data.test))
     other = replace(data, train=train, test=test, scale=factors)
-    assert torch.equal(probe_answers(data, data.test.floats()), probe_answers(other, test.floats()))
+    assert torch.equal(probe_answers(data, data.train, data.test.floats()), probe_answers(other, train, test.floats()))
 
 
 def test_large_images_are_averaged_down() -> None:
     small = toy_data(train=60, shape=(1, 32, 16))
-    parts = {
-        name: Examples(part.floats().repeat_interleave(3, dim=2).repeat_interleave(2, dim=3), part.labels)
-        for name, part in (("train", small.training_examples), ("test", small.test))
-    }
-    large = replace(small, **parts)
+
+    def enlarged(part: Examples) -> Examples:
+        return Examples(part.floats().repeat_interleave(3, dim=2).repeat_interleave(2, dim=3), part.labels)
+
+    large = replace(small, train=enlarged(small.training_examples), test=enlarged(small.test))
     assert large.shape == (1, 96, 32)
-    assert len(probe_answers(large, large.test.floats())) == 30
+    assert len(probe_answers(large, large.train, large.test.floats())) == 30

@@ -7,7 +7,7 @@ import torch
 from reference import message_of, prototype_classifier, toy_data
 from torch import Tensor, nn
 
-from robust_student.data.readers.load import Data, Examples
+from robust_student.data.readers.load import Examples
 from robust_student.data.samples import training_and_validation
 from robust_student.models.model import Model, as_model
 from robust_student.models.settings import TeacherSettings
@@ -15,7 +15,7 @@ from robust_student.training.normalisation import compare_normalisations
 from robust_student.training.teacher import open_teacher
 
 DATA = toy_data(train=1200, classes=10)
-VALIDATION = training_and_validation(DATA, 0.25, 0)[1]
+SOURCE, VALIDATION = training_and_validation(DATA, 0.25, 0)
 MEAN, STD = 0.8, 0.1
 
 
@@ -37,8 +37,8 @@ def teacher(network: nn.Module, mean: float = 0.0, std: float = 1.0, source: str
     return Model(network, card, torch.tensor(mean), torch.tensor(std)).eval()
 
 
-def words(model: Model, data: Data = DATA, validation: Examples = VALIDATION) -> tuple[str, str, bool] | None:
-    return compare_normalisations(model, data, validation).doubt()
+def words(model: Model, validation: Examples = VALIDATION) -> tuple[str, str, bool] | None:
+    return compare_normalisations(model, DATA, SOURCE, validation).doubt()
 
 
 def test_a_normalisation_that_the_network_makes_itself_is_certainly_wrong() -> None:
@@ -86,7 +86,7 @@ def test_a_teacher_below_a_linear_model_is_doubted() -> None:
 
 
 def test_the_normalisation_of_a_run_is_its_own() -> None:
-    assert compare_normalisations(teacher(Pixels(), MEAN, STD, source=""), DATA, VALIDATION).others == ()
+    assert compare_normalisations(teacher(Pixels(), MEAN, STD, source=""), DATA, SOURCE, VALIDATION).others == ()
 
 
 def test_few_examples_show_nothing() -> None:
@@ -112,7 +112,7 @@ class _First(nn.Module):
 
 def opened(monkeypatch: pytest.MonkeyPatch, model: Model, **settings: Any) -> Model:
     monkeypatch.setattr("robust_student.training.teacher.open_model", lambda *_, **__: model)
-    return open_teacher("own.py:make@w.pt", DATA, VALIDATION, TeacherSettings.parse(settings)).model
+    return open_teacher("own.py:make@w.pt", DATA, SOURCE, VALIDATION, TeacherSettings.parse(settings)).model
 
 
 def test_a_teacher_that_normalises_twice_does_not_teach(

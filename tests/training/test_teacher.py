@@ -125,9 +125,8 @@ def run(tmp_path: Path) -> Path:
 
 def opened(run: Path, **given_settings: Any) -> Model:
     data = toy_data(train=600)
-    return open_teacher(
-        str(run), data, training_and_validation(data, 0.5, 0)[1], TeacherSettings.parse(given_settings)
-    ).model
+    parts = training_and_validation(data, 0.5, 0)
+    return open_teacher(str(run), data, *parts, TeacherSettings.parse(given_settings)).model
 
 
 def test_a_useless_teacher_is_refused_unless_it_is_wanted(run: Path) -> None:

@@ -110,7 +110,7 @@ class Distill(Command):
             group = expected_group([self.teacher]) if self.group is None else self.group
             data = load_data(self.data, shape=shape, image_size=self.image_size, group=group)
             source, validation = training_and_validation(data, self.training.validation_fraction, self.training.seed)
-            opened = open_teacher(self.teacher, data, validation, self.teaching, trust=self.trust)
+            opened = open_teacher(self.teacher, data, source, validation, self.teaching, trust=self.trust)
             teacher = opened.model
             settings = DistillSettings(
                 training=self.training,

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 
 from robust_student.core.errors import UserError
-from robust_student.data.readers.load import Data, Examples, load_data, require_outside, stratified_sample
+from robust_student.data.readers.load import Data, Examples, Stream, load_data, require_outside, stratified_sample
 from robust_student.data.samples import training_and_validation
 from robust_student.doctor.data import check_data
 from robust_student.doctor.findings import Finding
@@ -81,13 +81,14 @@ def examine(
 
 def _examine_teacher(teacher: Model, data: Data | None, settings: TeacherSettings) -> list[Finding]:
     """What is wrong with an opened teacher, and how accurate it is where there are data to see it on."""
-    validation = validation_sample(data) if data is not None else None
+    parts = training_parts(data) if data is not None else None
+    validation = parts[1] if parts is not None else None
     inputs = sample_inputs(validation, teacher)
     findings = [describe_teacher(teacher, inputs, len(data.train) if data is not None else None)]
     findings += check_outputs(teacher, inputs)
     findings += check_gradients(teacher, inputs)
-    if data is not None and validation is not None and settings.teacher_check:
-        findings += check_normalisation(teacher, data, validation)
+    if data is not None and parts is not None and validation is not None and settings.teacher_check:
+        findings += check_normalisation(teacher, data, *parts)
         findings.append(check_accuracy(teacher, validation, settings.teacher_accuracy))
     elif settings.teacher_check:
         fix = "name its data with --data" if data is None else "give the stream a validation part"
@@ -95,14 +96,18 @@ def _examine_teacher(teacher: Model, data: Data | None, settings: TeacherSetting
     return findings
 
 
-def validation_sample(data: Data) -> Examples | None:
-    """Some examples on which training would choose its epoch, at most CHECKED_EXAMPLES; None: a stream without any."""
+def training_parts(data: Data) -> tuple[Examples | Stream, Examples] | None:
+    """What would be trained on, and some of what an epoch would be chosen on, at most CHECKED_EXAMPLES.
+
+    None: a stream of which nothing can be held out.
+    """
     defaults = TrainingSettings()
     try:
-        _, examples = training_and_validation(data, defaults.validation_fraction, defaults.seed)
+        source, examples = training_and_validation(data, defaults.validation_fraction, defaults.seed)
     except UserError:
         return None
-    return examples.subset(stratified_sample(examples.labels, min(CHECKED_EXAMPLES, len(examples)), seed=0))
+    sample = stratified_sample(examples.labels, min(CHECKED_EXAMPLES, len(examples)), seed=0)
+    return source, examples.subset(sample)
 
 
 def _opened(load_it: Callable[[], _T], area: str) -> tuple[_T | None, list[Finding]]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from robust_student.core.errors import UserError
 from robust_student.core.margins import margin
 from robust_student.core.module_state import device_of, evaluating
-from robust_student.data.readers.load import Data, Examples
+from robust_student.data.readers.load import Data, Examples, Stream
 from robust_student.doctor.findings import Finding, severity_of
 from robust_student.models.costs import count_parameters
 from robust_student.models.model import Model
@@ -100,9 +100,9 @@ def sample_inputs(examples: Examples | None, teacher: Model, count: int = 128) -
     return torch.randn(count, *teacher.card.input_shape, generator=generator)
 
 
-def check_normalisation(teacher: Model, data: Data, validation: Examples) -> list[Finding]:
-    """Whether another normalisation than its own makes a teacher more accurate, or a linear model is better."""
-    doubt = compare_normalisations(teacher, data, validation).doubt()
+def check_normalisation(teacher: Model, data: Data, source: Examples | Stream, validation: Examples) -> list[Finding]:
+    """Whether another normalisation than its own makes a teacher more accurate, or a linear model of `source` is."""
+    doubt = compare_normalisations(teacher, data, source, validation).doubt()
     if doubt is None:
         return []
     return [Finding("teacher", "problem" if doubt.certain else "note", doubt.text, doubt.fix)]

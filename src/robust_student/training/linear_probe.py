@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from robust_student.core.tensors import Inputs, Labels
-from robust_student.data.examples import Data
+from robust_student.data.examples import Data, Examples
 from robust_student.data.samples import some_examples
+from robust_student.data.streams import Stream
 
 _EXAMPLES = 1000
 """Training examples that it learns from, at most."""
@@ -13,12 +14,13 @@ _SIDE = 32
 """Pixels a side to which larger images are averaged down."""
 
 
-def probe_answers(data: Data, inputs: Inputs) -> Labels:
-    """The class of each input by ridge regression on one-hot labels of 1,000 training examples.
+def probe_answers(data: Data, source: Examples | Stream, inputs: Inputs) -> Labels:
+    """The class of each input by ridge regression on one-hot labels of 1,000 examples of `source`.
 
-    In the dual form, (K + d I)^-1 with d the mean of K's diagonal: the cost does not depend on the size of an input.
+    The inputs must be no part of it: a linear model of many features knows by heart what it has seen. In the dual form,
+    (K + d I)^-1 with d the mean of K's diagonal: the cost does not depend on the size of an input.
     """
-    train = some_examples(data.train, _EXAMPLES)
+    train = some_examples(source, _EXAMPLES)
     points, asked = _features(train.floats(), data.scale), _features(inputs, data.scale)
     centre = points.mean(dim=0)
     points, asked = points - centre, asked - centre

@@ -11,6 +11,7 @@ from torch import Tensor
 from robust_student.core.tensors import answers
 from robust_student.data.examples import Data, Examples
 from robust_student.data.samples import stratified_sample
+from robust_student.data.streams import Stream
 from robust_student.models.model import Model
 from robust_student.results.comparison import mcnemar
 from robust_student.training.linear_probe import probe_answers
@@ -84,8 +85,12 @@ class Normalisations:
         return bool(binom.sf(int(right.sum()) - 1, len(right), self.largest) > _ERROR)
 
 
-def compare_normalisations(teacher: Model, data: Data, validation: Examples) -> Normalisations:
+def compare_normalisations(
+    teacher: Model, data: Data, source: Examples | Stream, validation: Examples
+) -> Normalisations:
     """Try a teacher on at most 256 validation examples, stratified, with other normalisations than its own.
+
+    `source` is what is left of the training set without them, from which the linear model learns.
 
     A run directory's is part of its training, so no other is tried; nor where so few answers are wrong that no other
     could be shown to be better.
@@ -105,7 +110,7 @@ def compare_normalisations(teacher: Model, data: Data, validation: Examples) -> 
             others.append(
                 Other(how, right(Model(teacher.network, teacher.card, mean, std).to(teacher.mean.device)), fix)
             )
-    probe = probe_answers(data, inputs) == labels
+    probe = probe_answers(data, source, inputs) == labels
     return Normalisations(own, tuple(others), probe, float(torch.bincount(labels).max()) / count, from_elsewhere)
 
 
@@ -122,7 +127,7 @@ def _alternatives(teacher: Model, data: Data) -> list[tuple[str, Tensor, Tensor,
     if mean.numel() <= _MOST_SHOWN:
         flags = f"--teacher-mean {_words(mean)} --teacher-std {_words(std)}"
     fix = f"its network seems to expect other inputs; give {flags}, or better those of its training"
-    form = torch.broadcast_shapes(mean.shape, present[0].shape)
+    form = (mean + present[0]).shape
     tried.append(("with the mean and standard deviation of the training set", mean.expand(form), std.expand(form), fix))
     return tried
 

@@ -37,11 +37,11 @@ def relative_cost(student: Model, teacher: Model, data: Data, settings: Objectiv
         return None
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts floating-point operations. PyTorch's own FlopCounterMode fails where a gradient is taken in a pass."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.operations = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -7,7 +7,7 @@ from scipy.stats import binom
 
 from robust_student.core.errors import UserError
 from robust_student.core.tensors import Inputs, answers
-from robust_student.data.readers.load import Data, Examples, stratified_sample
+from robust_student.data.readers.load import Data, Examples, Stream, stratified_sample
 from robust_student.models.model import Model
 from robust_student.models.open_model import open_model
 from robust_student.models.settings import TeacherSettings
@@ -35,9 +35,17 @@ class OpenedTeacher(NamedTuple):
 
 
 def open_teacher(
-    spec: str, data: Data, validation: Examples, settings: TeacherSettings | None = None, *, trust: bool = False
+    spec: str,
+    data: Data,
+    source: Examples | Stream,
+    validation: Examples,
+    settings: TeacherSettings | None = None,
+    *,
+    trust: bool = False,
 ) -> OpenedTeacher:
     """The teacher that `spec` names (see `open_model`), after a look at its accuracy on validation examples.
+
+    `source` and `validation` are the parts of the training set (`training_and_validation`).
 
     A warning says where its answers depend on the batch, because such a teacher may still be accurate, and where
     another normalisation, or a linear model, does better. Raises UserError where it cannot be opened or does not fit
@@ -47,7 +55,7 @@ def open_teacher(
     teacher = open_model(spec, data, settings, trust=trust, role="teacher")
     accuracy = None
     if settings.teacher_check:
-        doubt = compare_normalisations(teacher, data, validation).doubt()
+        doubt = compare_normalisations(teacher, data, source, validation).doubt()
         if doubt is not None and doubt.certain:
             raise UserError(f"{doubt.text}: {doubt.fix} (--no-teacher-check skips this check)")
         if doubt is not None:
