@@ -97,7 +97,7 @@ def test_only_a_cheap_ascent_is_watched(secant: dict[str, Any], watched: bool) -
 
 def test_short_epochs_are_looked_at_less_often_but_the_last_always() -> None:
     assert guard(trained=10_000).every == 1
-    short = guard(trained=200)  # 60 examples, 12 passes each, against a quarter of 2 x 200
+    short = guard(trained=500)  # 60 examples, 12 passes each, against a tenth of 2 x 500
     assert [short.due(epoch, last=epoch == 9) for epoch in range(1, 10)] == [k in (8, 9) for k in range(1, 10)]
 
 

@@ -201,13 +201,10 @@ class Loop:
             record["radius"] = self.floor.radius
         self.history.append(record)
         if not self._undone(record):
+            latest = self.history[-1]["validation"]
+            outdone = [e for e in self.kept if _dominated(self.history[e - 1]["validation"], latest)]
+            self.kept = {e: weights for e, weights in self.kept.items() if e not in outdone}
             self.kept[epoch] = deepcopy(self.measured.state_dict())
-            validation = record["validation"]
-            self.kept = {
-                e: weights
-                for e, weights in self.kept.items()
-                if e == epoch or not _dominated(self.history[e - 1]["validation"], validation)
-            }
         self.number, self.sums = 0, {}
 
     def _shorten(self) -> None:
