@@ -24,7 +24,7 @@ from robust_student.training.balanced import BalancedClasses, own_positions
 _EXAMPLES = 250  # compared, at most
 _STEPS = 10  # of the strong attack
 _PASSES = 12  # of both attacks
-_COST = 0.1  # of the passes of an epoch with two passes a step, which a look may cost
+_COST = 0.1  # of the passes of a training with two passes a step, which all looks may cost
 _CHEAP = 3  # ascent steps, beyond which overfitting of this kind is not known
 _GOOD = 0.8  # of the best robustness, above which an epoch is worth going back to
 _LEFT = 0.5  # of the best robustness, below which it has collapsed
