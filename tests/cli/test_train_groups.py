@@ -67,7 +67,7 @@ def test_an_evaluation_goes_on_with_its_own_groups_only(
 ) -> None:
     evaluate(people, tmp_path / "evaluation", str(teacher))
     (tmp_path / "evaluation" / "summary.json").unlink()
-    words = ["evaluate", str(teacher), "--data", people, "--output", tmp_path / "evaluation", "--suite", "quick"]
+    words = ["evaluate", str(teacher), "--data", people, "--output", str(tmp_path / "evaluation"), "--suite", "quick"]
     words += ["--autoattack", "none", "--device", "cpu", "--group", "(person)"]
     assert "all are in one group" in refused(capsys, *words)
     words[-1] = "(n[0-9])_"

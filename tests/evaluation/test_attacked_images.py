@@ -89,11 +89,14 @@ def test_the_run_s_own_norm_and_radius_are_the_default(
     objective: Any, norm: NormName | None, radius: float | None, expected: tuple[str, float]
 ) -> None:
     threat = threat_of(card(objective), norm, radius)
-    assert (threat.norm.name, threat.budget) == (expected[0], pytest.approx(expected[1]))
+    assert threat.norm.name == expected[0] and threat.budget == pytest.approx(expected[1])
 
 
-def test_impossible_radii_and_spoiled_cards_are_refused() -> None:
+@pytest.mark.parametrize("objective", [{"norm": "l3"}, {"radius": "wide"}, {"radius": -1}])
+def test_a_spoiled_card_is_refused(objective: Any) -> None:
+    assert "settings of the run" in message_of(lambda: threat_of(card(objective), None, None))
+
+
+def test_an_impossible_radius_is_refused() -> None:
     assert "more than any change" in message_of(lambda: threat_of(card(None), None, 2.0))
-    for objective in ({"norm": "l3"}, {"radius": "wide"}, {"radius": -1}):
-        assert "settings of the run" in message_of(lambda objective=objective: threat_of(card(objective), None, None))
     assert threat_of(card("nonsense"), None, None).norm.name == "linf"

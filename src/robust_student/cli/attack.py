@@ -45,6 +45,7 @@ class Attack(Command):
         from robust_student.report.document.attack_picture import AttackedImage, attack_picture
         from robust_student.runtime.files import write_atomically
         from robust_student.runtime.hardware import resolve_device
+        from robust_student.training.radius import in_grey_levels
 
         if self.smallest and self.radius is not None:
             raise UserError("attack: --smallest looks for a change of any size; drop --radius, or --smallest")
@@ -63,12 +64,12 @@ class Attack(Command):
         inputs = torch.stack([read_image(file, model.card.input_shape) for file in files])
         attacked = attack_images(model, inputs, threat, smallest=self.smallest)
         norm, classes = threat.norm.name, model.card.classes
-        limit = "smallest found" if self.smallest else f"at most {_sized(norm, threat.budget)}"
+        limit = "smallest found" if self.smallest else f"at most {in_grey_levels(threat.budget, threat)}"
         rows = []
         for k, file in enumerate(files):
             size, changed = attacked.sizes[k], attacked.changed[k]
             before, after = answer_of(attacked.before[k], classes), answer_of(attacked.after[k], classes)
-            sized = f"{norm} {_sized(norm, size)}" if size < torch.inf else "no change found"
+            sized = f"{norm} {in_grey_levels(size, threat)}" if size < torch.inf else "no change found"
             print(f"{file}: {before} -> {after}: {'changed' if changed else 'stands'}, {sized} ({limit})")
             pair = torch.stack([attacked.inputs[k], attacked.points[k]])
             rows.append(AttackedImage(file.name, pair, before, after, changed, sized))
@@ -78,8 +79,3 @@ class Attack(Command):
         except OSError as error:
             raise UserError(f"output {self.output}: cannot write there ({error.strerror})") from None
         print(f"attack: {self.output}")
-
-
-def _sized(norm: NormName | str, size: float) -> str:
-    """A size in units of the norm; of Linf also in grey levels."""
-    return f"{size:.4g} ({255 * size:.3g}/255)" if norm == "linf" else f"{size:.4g}"

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from robust_student.core.settings import Settings
 from robust_student.core.tensors import InputRange
 from robust_student.data.examples import unshowable
+from robust_student.models.familiarity import Familiarity
 from robust_student.runtime.hardware import LARGEST_INPUT
 
 _MODEL_SCHEMA = 1
@@ -34,6 +35,8 @@ class ModelCard(Settings):
     """Smallest and largest valid input value; null: no limit."""
     accuracy: float | None = Field(None, gt=1, le=100)
     """Accuracy in percent that is declared; checked on validation examples when the model teaches."""
+    familiar: Familiarity | None = None
+    """What tells inputs that are unlike the training set; null: nothing does."""
     sha256: str = ""
     """Checksum of model.safetensors, or of the weights of a model from elsewhere."""
     provenance: dict[str, Any] = {}

@@ -34,6 +34,7 @@ from robust_student.runtime.provenance import provenance
 from robust_student.runtime.threads import threads_for
 from robust_student.training.alarms import Outcome
 from robust_student.training.batches import Batches, planned_epochs
+from robust_student.training.familiar import familiar
 from robust_student.training.floor import Floor
 from robust_student.training.loop import Loop
 from robust_student.training.noise_range import fitted_lowest_db
@@ -257,7 +258,8 @@ def _fit(
     if floor is not None:
         facts["floor"] = floor.record(loop.history, loop.chosen)
         _log.info(floor.summary(loop.history, loop.chosen))
-    model.card = model.card.model_copy(update={"provenance": model.card.provenance | facts})
+    known = familiar(model, sets.validation.examples)
+    model.card = model.card.model_copy(update={"familiar": known, "provenance": model.card.provenance | facts})
     model.history = loop.history
     model.eval()
     if unfinished is not None:

@@ -4,6 +4,7 @@ import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -40,7 +41,12 @@ class AttackedImage:
 
 def attack_picture(rows: Sequence[AttackedImage], title: str) -> bytes:
     """The picture as PNG: a row for each image."""
-    settings = {"font.family": "DejaVu Sans", "font.size": 9, "text.color": INK, "text.parse_math": False}
+    settings: dict[Any, Any] = {
+        "font.family": "DejaVu Sans",
+        "font.size": 9,
+        "text.color": INK,
+        "text.parse_math": False,
+    }
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)  # names in scripts that the font lacks
         figure = Figure(figsize=(_WIDTH, 0.5 + _ROW * len(rows)), layout="constrained")
