@@ -102,9 +102,10 @@ def sample_inputs(examples: Examples | None, teacher: Model, count: int = 128) -
 
 def check_normalisation(teacher: Model, data: Data, source: Examples | Stream, validation: Examples) -> list[Finding]:
     """Whether another normalisation than its own makes a teacher more accurate, or a linear model of `source` is."""
-    doubt = compare_normalisations(teacher, data, source, validation).doubt()
+    comparison = compare_normalisations(teacher, data, source, validation)
+    doubt = comparison.doubt()
     if doubt is None:
-        return []
+        return [Finding("teacher", "fine", f"to compare with: {comparison.rivals}")]
     return [Finding("teacher", "problem" if doubt.certain else "note", doubt.text, doubt.fix)]
 
 

@@ -58,16 +58,18 @@ class Normalisations:
     from_elsewhere: bool
     """Whether normalisation and class names are what a user or a library says; else they are those of its training."""
 
+    @property
+    def rivals(self) -> str:
+        """What is reached without a teacher, as a phrase."""
+        return f"a linear model on the inputs reaches {_percent(self.probe)}, the largest class {_share(self.largest)}"
+
     def doubt(self) -> Doubt | None:
         """What is wrong, by McNemar's exact tests at the level of 0.1 %; None: nothing that can be told."""
-        rivals = (
-            f"a linear model on the inputs reaches {_percent(self.probe)}, the largest class {_share(self.largest)}"
-        )
         better = [other for other in self.others if _better(other.right, self.own)]
         accuracy = f"teacher accuracy on validation is {_percent(self.own)}"
         if better:
             best = next(one for one in better if not any(_better(other.right, one.right) for other in better))
-            text = f"{accuracy}, but {_percent(best.right)} {best.how} (n = {len(self.own)}; {rivals})"
+            text = f"{accuracy}, but {_percent(best.right)} {best.how} (n = {len(self.own)}; {self.rivals})"
             sound = not _better(self.probe, best.right) and not self._like_largest(best.right)
             broken = _better(self.probe, self.own) or self._like_largest(self.own)
             return Doubt(text, best.fix, certain=sound and broken)
