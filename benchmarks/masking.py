@@ -215,6 +215,7 @@ def settings_for(examples: int, seed: int, tier: str) -> EvaluationSettings:
             "snr_db": (),
             "pgd_linf": (0.05, BUDGET, 0.2),
             "pgd_l2": (),
+            "every_budget": True,
             "autoattack": tier,
             "autoattack_radius": BUDGET,
             "masking": MaskingSettings(examples=examples, surrogates=(SURROGATE,)).model_dump(),

@@ -1,14 +1,15 @@
 """APGD: its losses, and how its step falls."""
 
 import math
+from typing import Literal
 
 import pytest
 import reference
 import torch
 from torch import Tensor, nn
 
-from robust_student.attacks.apgd import apgd, cross_entropy, targeted_dlr, targeted_margin
-from robust_student.core.norms import Norm
+from robust_student.attacks.apgd import Apgd, apgd, cross_entropy, targeted_dlr, targeted_margin
+from robust_student.core.norms import Norm, NormName
 from robust_student.core.rng import generators
 from robust_student.core.tensors import UNBOUNDED
 from robust_student.core.threat_model import ThreatModel
@@ -24,6 +25,23 @@ def test_losses_are_those_of_their_formulas() -> None:
     expected = [-math.log(reference.softmax(row)[y]) for row, y in zip(logits.tolist(), [0, 2], strict=True)]
     assert cross_entropy(labels)(logits, everyone).tolist() == pytest.approx(expected)
     assert targeted_margin(labels, targets)(logits[1:], torch.tensor([1])).tolist() == [2.0]  # positions, not order
+
+
+@pytest.mark.parametrize(("name", "norm"), [("ce", "linf"), ("t", "linf"), ("t", "l2"), ("margin", "l1")])
+def test_screening_aims_at_every_rival_in_fewer_steps(name: Literal["ce", "t", "margin"], norm: NormName) -> None:
+    """One pass ranks the rivals; every run looks once at its start and once after each step."""
+    passes: list[int] = []
+
+    class Out(nn.Module):
+        def forward(self, points: Tensor) -> Tensor:
+            passes.append(len(points))
+            away = torch.tensor([9.0, 0.0, 0.1, 0.2, 0.3]) * torch.ones(len(points), 1)
+            return away + 0.01 * points.flatten(1)[:, :5]
+
+    threat = ThreatModel(Norm.named(norm), 0.1, UNBOUNDED)
+    Apgd(name, 7).propose(Out(), torch.zeros(2, 6), torch.zeros(2, dtype=torch.long), threat, [0, 1])
+    balls, rivals = 3 if norm == "l1" else 1, 1 if name == "ce" else 4
+    assert sum(passes) == 2 * (1 + rivals * (7 + balls))
 
 
 @pytest.mark.parametrize("power", [2.0, math.inf])

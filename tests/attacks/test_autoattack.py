@@ -23,6 +23,8 @@ from robust_student.core.threat_model import ThreatModel
         ("fast", 10, ["apgd-ce", "apgd-t", "square"], "fast"),
         ("standard", 3, ["apgd-ce", "apgd-margin", "fab-t", "square"], "standard-few-classes"),
         ("fast", 2, ["apgd-ce", "apgd-margin", "square"], "fast-few-classes"),
+        ("screening", 4, ["apgd-ce", "apgd-t"], "screening"),
+        ("screening", 3, ["apgd-ce", "apgd-margin"], "screening-few-classes"),
     ],
 )
 def test_a_suite_is_named_after_the_attacks_it_runs(tier: Tier, classes: int, attacks: list[str], suite: str) -> None:

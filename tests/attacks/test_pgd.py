@@ -134,8 +134,8 @@ def test_pgd_stops_moving_examples_that_are_broken() -> None:
     inputs, labels = torch.tensor([[0.1], [9.0]]), torch.tensor([1, 1])
     points = run_pgd(network, inputs, labels, Norm.named("linf"), 1.0, steps=20)
     sizes = [len(batch) for batch in network.seen]
-    # Ten steps on each loss, the first five with both examples; each ends with a look at the last points and the best.
-    assert sizes == [2] * 5 + [1] * 5 + [2] * 2 + [1] * 12
+    # Ten steps on each loss, the first two with both examples; each ends with a look at the last points and the best.
+    assert sizes == [2] * 2 + [1] * 8 + [2] * 2 + [1] * 12
     assert points[0] < 0 and points[1] == 8
 
 

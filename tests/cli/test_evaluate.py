@@ -61,7 +61,7 @@ def test_evaluate_prints_the_suite_the_sample_and_what_autoattack_was_spared(
     words += ["--examples", "50", "--attack-examples", "20", "--autoattack-radius", "0.001", "--skip-certified"]
     run(*words, "--masking.steps", "1", "--snr-db", "0")
     shown = capsys.readouterr().out
-    assert "AutoAttack fast" in shown and "n = 50 of 400 test examples, under attack 20" in shown
+    assert "AutoAttack screening" in shown and "n = 50 of 400 test examples, under attack 20" in shown
     rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
     spared = sum(row["detail"] == "certified" for row in rows)
     assert spared > 0 and f"certified by interval bounds, so not attacked by AutoAttack: t {spared}" in shown
@@ -80,6 +80,7 @@ def test_a_suite_is_a_starting_point_that_flags_and_files_change(tmp_path: Path)
         assert suite_of(tmp_path, "--suite", name) == settings
     full = suite_of(tmp_path, "--suite", "full", "--attack-examples", "7", "--corruptions.severities", "2")
     assert full.autoattack == "standard" and full.attack_examples == 7
+    assert full.every_budget and full.masking.examples == 200
     assert full.corruptions.kinds == ("all",) and full.corruptions.severities == (2,)
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump({"suite": "full", "evaluation": {"corruptions": {"examples": 9}, "seed": 3}}))
@@ -95,6 +96,9 @@ def test_the_full_suite_attacks_and_corrupts(teacher: Path, tmp_path: Path) -> N
     kinds = {r["perturbation"] for r in records if r["perturbation"].startswith("corruption_")}
     assert len(kinds) == 15 and "mean_corruption_accuracy" in {r["metric"] for r in records}
     assert read_json(output / "evaluation.json")["autoattack_suite"] == "standard"
+    rows = [json.loads(line) for line in (output / "rows.jsonl").read_text().splitlines()]
+    checks = {row["perturbation"] for row in rows if row["perturbation"].startswith("masking_")}
+    assert not checks & {"masking_square", "masking_budgets_linf", "masking_budgets_l2"}
 
 
 def test_an_unknown_suite_is_refused(teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -259,8 +259,11 @@ def by_hand(
         rows = {}
         for i in range(N):
             detail = None
+            if kind == "masking_square":
+                detail = "none" if i in standing else "square"
             if kind == "autoattack_linf":
-                detail = "none" if i in standing else "square" if i in square else "apgd-t"
+                has_square = settings.autoattack != "screening"
+                detail = "none" if i in standing else "square" if has_square and i in square else "apgd-t"
             rows[i] = Row("m", kind, setting, i, 0, 0 if i in standing else 1, i in standing, None, detail)
         groups[kind, setting] = rows
     for i in (4, 5):
@@ -309,9 +312,41 @@ def test_smaller_budgets_are_attacked_directly_on_the_examples_of_the_checks(tmp
     models = {"m": Around(before=lambda x: x + 0.2 * (20 * x).sin())}
     verdict_of(tmp_path / "few", models, settings)
     verdict_of(tmp_path / "every", models, settings.model_copy(update={"every_budget": True}))
-    for norm, budgets in {"linf": [0.05, 0.1], "l2": [0.3]}.items():
+    for norm, budgets in {"linf": [0.1], "l2": [0.3]}.items():
         checked = rows_of(tmp_path / "few", perturbation=f"masking_budgets_{norm}")
         assert sorted({row["setting"] for row in checked}) == budgets and len(checked) == 30 * len(budgets)
         direct = {(r["setting"], r["index"]): r for r in rows_of(tmp_path / "every", perturbation=f"pgd_{norm}")}
         assert all(row["correct"] is direct[row["setting"], row["index"]]["correct"] for row in checked)
     assert not [row for row in rows_of(tmp_path / "every") if row["perturbation"].startswith("masking_budgets")]
+
+
+def test_with_screening_square_is_a_check_on_a_few_examples(tmp_path: Path) -> None:
+    """Gradients of zero stop every attack but Square, which gets what a short PGD leaves."""
+    settings = SETTINGS.model_copy(update={"autoattack": "screening", "masking": MaskingSettings(examples=12)})
+    masked = {"m": Around(before=lambda x: (4 * x).round() / 4)}
+    verdict = verdict_of(tmp_path / "out", masked, settings)
+    rows = rows_of(tmp_path / "out", perturbation="masking_square")
+    attacked = {row["index"]: row for row in rows_of(tmp_path / "out", perturbation="autoattack_linf")}
+    assert len(rows) == 12 and len(attacked) == 40
+    assert {row["detail"] for row in attacked.values()} <= {"clean", "apgd-ce", "apgd-margin", "none"}
+    alone = [row for row in rows if row["detail"] == "square" and attacked[row["index"]]["correct"]]
+    assert verdict["square_only"] == pytest.approx(len(alone) / 12) and verdict["fired"]["square_only"] == "FAIL"
+    assert verdict["examples"]["square_only"] == verdict["examples"]["autoattack_only"] == 12
+
+
+@pytest.mark.parametrize("tier", ["fast", "standard", "none"])
+def test_square_is_no_check_of_its_own_elsewhere(tier: str, tmp_path: Path) -> None:
+    few = {"attack_examples": 3, "masking": MaskingSettings(examples=3, steps=(1,)), "autoattack_radius": 0.3}
+    settings = SETTINGS.model_copy(update=few | {"autoattack": tier})
+    verdict = verdict_of(tmp_path / "out", {"m": prototype_classifier(DATA)}, settings)
+    assert not rows_of(tmp_path / "out", perturbation="masking_square")
+    assert ("square_only" in verdict["not_run"]) is (tier == "none")
+
+
+def test_square_as_a_check_counts_by_hand() -> None:
+    """Ten examples; 0 holds under AutoAttack without Square. Square breaks 0 and 1, of which AutoAttack had 1 too."""
+    groups: Standing = {("masking_square", RADIUS): [i for i in range(N) if i > 1]}
+    verdict = by_hand(settings=SETTINGS.model_copy(update={"autoattack": "screening"}), more=groups)
+    assert verdict.figures["square_only"] == 0.1
+    assert verdict.figures["autoattack_only"] == 0.5  # 0, 1, 2, 6, 7
+    assert verdict.figures["transfer_only"] == 0.1  # 0, which only Square broke beside the transfer

@@ -103,3 +103,9 @@ def test_the_batch_size_changes_nothing_outside_autoattack(size: int, finished: 
     for record, its in zip(small_batches, usual, strict=True):
         assert {k: v for k, v in record.items() if k not in scores} == {k: v for k, v in its.items() if k not in scores}
         assert [record[k] for k in scores] == pytest.approx([its[k] for k in scores], rel=1e-3, abs=1e-6)
+
+
+def test_each_suite_of_autoattack_changes_what_is_measured(attacked: Path, tmp_path: Path) -> None:
+    assert not rows_of(attacked, perturbation="masking_square")
+    run(tmp_path / "out", ATTACKED.model_copy(update={"autoattack": "screening"}))
+    assert {row["setting"] for row in rows_of(tmp_path / "out", perturbation="masking_square")} == {0.4}

@@ -64,11 +64,18 @@ class Apgd(Attack):
     """APGD on cross-entropy, or on the targeted DLR loss (four classes or more) or margin, rival after rival."""
 
     loss: Literal["ce", "t", "margin"]
+    steps: int = _STEPS
+    """Of each run."""
 
     @property
     def name(self) -> str:
         """As it stands in rows."""
         return f"apgd-{self.loss}"
+
+    @property
+    def passes(self) -> int:
+        """Of the steps."""
+        return 3 * self.steps * (1 if self.loss == "ce" else _TARGETS)
 
     def propose(
         self, network: nn.Module, inputs: Inputs, labels: Labels, threat: ThreatModel, seeds: Sequence[int]
@@ -85,7 +92,7 @@ class Apgd(Attack):
                 if self.loss != "ce":
                     loss = (targeted_dlr if self.loss == "t" else targeted_margin)(truth, rivals[standing, turn])
                 streams = generators([seeds[i] for i in standing.tolist()], self.name, turn)
-                return apgd(network, loss, inputs[standing], truth, threat, streams)
+                return apgd(network, loss, inputs[standing], truth, threat, streams, steps=self.steps)
 
             return in_turns(inputs, self._turns(threat, rivals.shape[1]), run)
 
@@ -105,6 +112,8 @@ def apgd(
     labels: Labels,
     threat: ThreatModel,
     generators: Sequence[torch.Generator],
+    *,
+    steps: int = _STEPS,
 ) -> Inputs:
     """A misclassified point of the set for every example for which one was met; the input for the others.
 
@@ -115,10 +124,10 @@ def apgd(
     """
     adversarial = inputs.clone()
     if threat.norm.p == 1:
-        _in_shrinking_balls(network, loss, inputs, labels, threat, generators, adversarial)
+        _in_shrinking_balls(network, loss, inputs, labels, threat, generators, steps, adversarial)
     else:
         run = _Climb.begin(network, loss, inputs, labels, threat.surface(inputs, generators), 2 * threat.budget)
-        run.climb(threat, _STEPS, adversarial)
+        run.climb(threat, steps, adversarial)
     return adversarial
 
 
@@ -275,14 +284,15 @@ def _in_shrinking_balls(
     labels: Tensor,
     threat: ThreatModel,
     generators: Sequence[torch.Generator],
+    steps: int,
     adversarial: Tensor,
 ) -> None:
     """From the ball of radius 3R through that of 2R into that of radius R; only in the last do successes count."""
     points = threat.at(_L1_BALLS[0][0] * threat.budget).surface(inputs, generators)
-    left = _STEPS
+    left = steps
     for factor, share in _L1_BALLS:
         ball = threat.at(factor * threat.budget)
-        count = left if factor == 1 else min(math.ceil(share * _STEPS), left)
+        count = left if factor == 1 else min(math.ceil(share * steps), left)
         left -= count
         run = _Climb.begin(network, loss, inputs, labels, ball.nearest(points, inputs), ball.budget)
         run.climb_l1(ball, count, adversarial if factor == 1 else None)

@@ -17,6 +17,11 @@ class Attack(ABC):
     def name(self) -> str:
         """As it stands in rows."""
 
+    @property
+    def passes(self) -> int:
+        """About how many forward passes an example takes that stands; a step with its gradient counts as three."""
+        return 300
+
     def require(self, threat: ThreatModel) -> None:  # noqa: B027  # most need nothing
         """Raise UserError where it cannot serve this threat model, or needs what is not installed."""
 

@@ -31,6 +31,11 @@ class Fab(Attack):
         """As it stands in rows."""
         return "fab-t"
 
+    @property
+    def passes(self) -> int:
+        """Of the steps."""
+        return 3 * _STEPS * TARGETS
+
     def propose(
         self, network: nn.Module, inputs: Inputs, labels: Labels, threat: ThreatModel, seeds: Sequence[int]
     ) -> Inputs:

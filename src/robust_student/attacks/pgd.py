@@ -15,7 +15,7 @@ from robust_student.core.margins import log_odds, margin
 from robust_student.core.tensors import Inputs, Labels, Logits, PerExample
 from robust_student.core.threat_model import ThreatModel
 
-_SEGMENT = 5  # PGD steps between two looks at which examples are broken already
+_SEGMENT = 2  # PGD steps between two looks at which examples are broken already
 
 Excess: TypeAlias = Callable[[Logits, Int64[Tensor, " batch"]], PerExample]
 """Maps logits and the examples' positions in the batch to what an attack has to bring below zero, one per example."""
@@ -35,6 +35,11 @@ class Pgd(Attack):
     def name(self) -> str:
         """As it stands in rows."""
         return "pgd"
+
+    @property
+    def passes(self) -> int:
+        """Of the steps."""
+        return 3 * self.steps
 
     def propose(
         self, network: nn.Module, inputs: Inputs, labels: Labels, threat: ThreatModel, seeds: Sequence[int]

@@ -32,6 +32,11 @@ class Square(Attack):
         """As it stands in rows."""
         return "square"
 
+    @property
+    def passes(self) -> int:
+        """One for each query."""
+        return self.queries
+
     def propose(
         self, network: nn.Module, inputs: Inputs, labels: Labels, threat: ThreatModel, seeds: Sequence[int]
     ) -> Inputs:

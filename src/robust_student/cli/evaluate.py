@@ -18,7 +18,7 @@ class Evaluate(Measure):
     starting_point: ClassVar[str] = "suite"
     suite: Suite = "default"
     """Starting point for the settings below: quick (1,000 examples, 200 attacked), default, full (AutoAttack standard
-    on 1,000 and the fifteen corruptions on 2,000)."""
+    on 1,000, PGD at every budget, masking checks on 200, and the fifteen corruptions on 2,000)."""
     evaluation: Annotated[EvaluationSettings, Flat] = EvaluationSettings()
     config: Config = None
     """YAML file with any of these settings; flags win over it."""

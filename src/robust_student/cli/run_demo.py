@@ -43,7 +43,9 @@ def run_demo(
         both = DistillSettings(training=student_settings, objective=objective)
         students[name] = distill(teacher, STUDENT, data, both, output=models / name).model
     say("4 of 4: measuring all three under noise and attack")
-    settings = EvaluationSettings(attack_examples=200, autoattack_radius=_BUDGET, seed=seed, device=device)
+    settings = EvaluationSettings(
+        attack_examples=200, autoattack="fast", autoattack_radius=_BUDGET, seed=seed, device=device
+    )
     evaluation = evaluate({"teacher": teacher, **students}, data, settings, output=output)
     write_report(output, output / "report.html")
     return evaluation

@@ -13,7 +13,7 @@ from robust_student.bounds.certified import Certifier
 from robust_student.core.rng import example_seeds
 from robust_student.core.tensors import answers
 from robust_student.core.threat_model import ThreatModel
-from robust_student.evaluation.measurements import Measure, MeasuredBatch, Measurement, rows_of
+from robust_student.evaluation.measurements import Measure, MeasuredBatch, Measurement, passes_of, rows_of
 from robust_student.evaluation.settings import EvaluationSettings
 from robust_student.evaluation.threats import Threats
 from robust_student.models.model import Model
@@ -33,8 +33,8 @@ def attack_plan(threats: Threats, classes: int, settings: EvaluationSettings, at
         attacks, kind = attacks_named(name, options, threat), Perturbation.attack(name, threat.norm.name)
         run = attacked_alone(kind, threat.budget, attacks[0], threat, settings.seed)
         if len(attacks) > 1:
-            run = _in_turn(kind, attacks, threat, settings.seed, spare=settings.skip_certified)
-        return Measurement(kind, [threat.budget], count, run)
+            run = attacked_in_turn(kind, attacks, threat, settings.seed, spare=settings.skip_certified)
+        return Measurement(kind, [threat.budget], count, run, passes_of(*attacks))
 
     plan: list[Measurement] = []
     for norm, threats_of_norm in threats.pgd.items():
@@ -43,7 +43,8 @@ def attack_plan(threats: Threats, classes: int, settings: EvaluationSettings, at
         else:
             kind, (attack,) = Perturbation.attack("pgd", norm), attacks_named("pgd", options, threats_of_norm[0])
             budgets = [threat.budget for threat in threats_of_norm]
-            plan.append(Measurement(kind, budgets, attacked, _downwards(kind, attack, threats_of_norm, settings.seed)))
+            run = _downwards(kind, attack, threats_of_norm, settings.seed)
+            plan.append(Measurement(kind, budgets, attacked, run, attack.passes))
     if threats.whole is not None:
         plan.append(alone("pgd", threats.whole, few))
     further = dict.fromkeys([*(["autoattack"] if settings.autoattack != "none" else []), *settings.attacks])
@@ -96,7 +97,9 @@ def _answers_to(attack: Attack, model: Model, batch: MeasuredBatch, threat: Thre
     return grade(model, batch, points, threat).to(batch.labels.device)
 
 
-def _in_turn(kind: Perturbation, attacks: Sequence[Attack], threat: ThreatModel, seed: int, *, spare: bool) -> Measure:
+def attacked_in_turn(
+    kind: Perturbation, attacks: Sequence[Attack], threat: ThreatModel, seed: int, *, spare: bool = False
+) -> Measure:
     """Rows whose detail is the attack that broke the example first, or `clean`, `certified`, `none`."""
     certifiers: dict[str, Certifier] = {}
 

@@ -10,28 +10,41 @@ from torch import Tensor, nn
 from robust_student.attacks.ascent import ascend
 from robust_student.attacks.attack import Attack
 from robust_student.attacks.pgd import Loss, Pgd, descend
+from robust_student.attacks.square import Square
 from robust_student.core.errors import UserError
 from robust_student.core.margins import input_gradient, margin, true_score
 from robust_student.core.rng import example_seeds
 from robust_student.core.tensors import Inputs, Labels, Logits, PerExample, Shape, answers
 from robust_student.core.threat_model import ThreatModel
-from robust_student.evaluation.attack_measurements import attacked_alone, grade
-from robust_student.evaluation.measurements import Measure, MeasuredBatch, Measurement, rows_of
+from robust_student.evaluation.attack_measurements import attacked_alone, attacked_in_turn, grade
+from robust_student.evaluation.measurements import Measure, MeasuredBatch, Measurement, passes_of, rows_of
 from robust_student.evaluation.settings import EvaluationSettings
 from robust_student.evaluation.threats import Threats
 from robust_student.models.model import Model
 from robust_student.results.perturbation import Perturbation
 from robust_student.results.rows import Row
 
-GRADIENT, REPETITION, OUTPUTS, ALONE, STEPS, CROSS_ENTROPY, RESCALED, TRANSFER = (
+GRADIENT, REPETITION, OUTPUTS, ALONE, STEPS, CROSS_ENTROPY, RESCALED, TRANSFER, SQUARE = (
     Perturbation("masking", name)
-    for name in ("gradient", "repetition", "outputs", "alone", "steps", "cross_entropy", "rescaled", "transfer")
+    for name in (
+        "gradient",
+        "repetition",
+        "outputs",
+        "alone",
+        "steps",
+        "cross_entropy",
+        "rescaled",
+        "transfer",
+        "square",
+    )
 )
 """Their rows count for the verdict and are no result of their own."""
 _SAME = 1e-4
 """Logits of two passes are the same where they differ by at most this share of the largest one."""
 _ROUNDED = 0.02
 """The same of passes in batches of other sizes, for which kernels round otherwise: bfloat16 keeps 8 bits."""
+_FEW_STEPS, _QUERIES = 10, 500
+"""Square gets this many queries, and what a short PGD does not break: the rest cannot count for its check."""
 
 
 def budgets_check(norm: str) -> Perturbation:
@@ -53,35 +66,43 @@ def masking_plans(
     if unknown:
         raise UserError(f"evaluate: surrogate '{unknown[0]}' is not among the models ({', '.join(models)})")
     ladder = [float(steps) for steps in sorted(set(masking.steps))]
-    cells: list[tuple[Perturbation, float | None, Measure]] = [
-        (GRADIENT, None, _gradient),
-        (REPETITION, None, _repetition),
-        (ALONE, None, _alone_or_not),
-        (OUTPUTS, None, _outputs),
+    count, seed = min(attacked, masking.examples), settings.seed
+    passes: list[tuple[Perturbation, Measure]] = [
+        (GRADIENT, _gradient),
+        (REPETITION, _repetition),
+        (ALONE, _alone_or_not),
+        (OUTPUTS, _outputs),
     ]
-    attacks: list[tuple[Perturbation, Loss, float]] = [(STEPS, margin, steps) for steps in ladder]
-    attacks += [(CROSS_ENTROPY, _log_probability, ladder[-1]), (RESCALED, _rescaled, ladder[-1])]
-    for kind, loss, steps in attacks:
-        attack = _PgdOn(loss, int(steps))
-        cells.append((kind, steps, attacked_alone(kind, steps, attack, threat, settings.seed)))
-    if not settings.every_budget:
-        for norm, threats_of_norm in threats.pgd.items():
-            kind, pgd = budgets_check(norm), Pgd(settings.pgd_steps)
-            for at in _smaller(threats_of_norm):
-                cells.append((kind, at.budget, attacked_alone(kind, at.budget, pgd, at, settings.seed)))
-    transfer = _transfer({name: models[name] for name in surrogates}, threat, settings.seed, ladder[-1])
-    count = min(attacked, masking.examples)
-    plans = {name: [Measurement(kind, [setting], count, run) for kind, setting, run in cells] for name in models}
+    cells = [Measurement(kind, [None], count, run) for kind, run in passes]
+
+    def add(kind: Perturbation, setting: float, attack: Attack, at: ThreatModel) -> None:
+        cells.append(
+            Measurement(kind, [setting], count, attacked_alone(kind, setting, attack, at, seed), passes_of(attack))
+        )
+
+    for steps in ladder:
+        add(STEPS, steps, _PgdOn(margin, int(steps)), threat)
+    add(CROSS_ENTROPY, ladder[-1], _PgdOn(_log_probability, int(ladder[-1])), threat)
+    add(RESCALED, ladder[-1], _PgdOn(_rescaled, int(ladder[-1])), threat)
+    for norm, threats_of_norm in () if settings.every_budget else threats.pgd.items():
+        for at in _middle(threats_of_norm):
+            add(budgets_check(norm), at.budget, Pgd(settings.pgd_steps), at)
+    if settings.autoattack == "screening":  # the other suites of AutoAttack have a Square of their own
+        attacks = [_PgdOn(margin, _FEW_STEPS), Square(_QUERIES)]
+        in_turn = attacked_in_turn(SQUARE, attacks, threat, seed)
+        cells.append(Measurement(SQUARE, [threat.budget], count, in_turn, passes_of(*attacks)))
+    transfer = _transfer({name: models[name] for name in surrogates}, threat, seed, ladder[-1])
+    plans = {name: list(cells) for name in models}
     for name, plan in plans.items():
         if any(other != name for other in surrogates):
-            plan.append(Measurement(TRANSFER, [ladder[-1]], count, transfer))
+            plan.append(Measurement(TRANSFER, [ladder[-1]], count, transfer, 3 * int(ladder[-1])))
     return plans
 
 
-def _smaller(threats: Sequence[ThreatModel]) -> list[ThreatModel]:
-    """The smallest budget and the middle one, below the largest, at which every example is attacked anyway."""
+def _middle(threats: Sequence[ThreatModel]) -> list[ThreatModel]:
+    """The middle budget; all examples are attacked at the largest anyway. Empty where there is one only."""
     growing = sorted(threats, key=lambda threat: threat.budget)
-    return [growing[i] for i in sorted({0, (len(growing) - 1) // 2}) if i < len(growing) - 1]
+    return growing[(len(growing) - 1) // 2 :][:1] if len(growing) > 1 else []
 
 
 def _gradient(model: Model, batch: MeasuredBatch) -> list[Row]:
@@ -131,6 +152,11 @@ class _PgdOn(Attack):
     @property
     def name(self) -> str:
         return "pgd"
+
+    @property
+    def passes(self) -> int:
+        """Of the steps."""
+        return 3 * self.steps
 
     def propose(
         self, network: nn.Module, inputs: Inputs, labels: Labels, threat: ThreatModel, seeds: Sequence[int]

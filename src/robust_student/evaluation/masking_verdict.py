@@ -11,6 +11,7 @@ from robust_student.evaluation.masking_checks import (
     OUTPUTS,
     REPETITION,
     RESCALED,
+    SQUARE,
     STEPS,
     TRANSFER,
     budgets_check,
@@ -73,6 +74,7 @@ class _Attacks:
     cross_entropy: _Rows
     rescaled: _Rows
     autoattack: _Rows | None
+    """With Square, where that ran as a check on its own: of the examples of the check."""
     transferred: _Rows | None
 
     @classmethod
@@ -84,7 +86,10 @@ class _Attacks:
             [cells[STEPS, float(number)] for number in steps],
             cells[CROSS_ENTROPY, last],
             cells[RESCALED, last],
-            cells.get((Perturbation.attack("autoattack", threat.norm.name), threat.budget)),
+            _with_square(
+                cells.get((Perturbation.attack("autoattack", threat.norm.name), threat.budget)),
+                cells.get((SQUARE, threat.budget)),
+            ),
             cells.get((TRANSFER, last)),
         )
 
@@ -94,6 +99,14 @@ class _Attacks:
         rows = self.autoattack or {}
         spared = {i: replace(row, correct=True) if row.detail == "square" else row for i, row in rows.items()}
         return [*self.ladder, self.cross_entropy, self.rescaled, *([spared] if spared else [])]
+
+
+def _with_square(autoattack: _Rows | None, square: _Rows | None) -> _Rows | None:
+    """What AutoAttack without Square and Square on its own find together."""
+    if autoattack is None or square is None:
+        return autoattack
+    fell = {i: row.detail == "square" and bool(autoattack[i].correct) for i, row in square.items()}
+    return {i: replace(autoattack[i], correct=False, detail="square") if fell[i] else autoattack[i] for i in square}
 
 
 def _passes(cells: _Cells) -> _Figures:

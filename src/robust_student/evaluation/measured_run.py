@@ -1,6 +1,6 @@
 """What `evaluate` and `certify` share: models that are ready, their sample, measuring it, the record of the run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robust_student.core.errors import UserError
 from robust_student.data.readers.load import Data
-from robust_student.evaluation.measurements import Measurement, Sample
+from robust_student.evaluation.measurements import MeasuredBatch, Measurement, Sample
 from robust_student.evaluation.row_store import RowStore
 from robust_student.evaluation.settings import CertificationSettings, EvaluationSettings
 from robust_student.models.costs import batch_macs
@@ -83,22 +83,24 @@ class Run:
         (`channels_last`), and one thread where the work is small (`threads_for`).
         """
         cells = [(name, cell) for name in self.models for cell in plans[name]]
-        turns = ((cell, batch) for name, cell in cells for batch in sample.batches(name, cell.count, batch_size))
-        shape, networks, passed = sample.inputs.shape[1:], self.models.values(), 0
+        turns = [(cell, batch) for name, cell in cells for batch in sample.batches(name, cell.count, batch_size)]
+        if store.shard is not None:
+            turns = [turn for number, turn in enumerate(turns) if store.shard.has(number)]
+        left = [(cell, batch) for cell, batch in turns if not store.has(cell.keys(batch.model), batch.indices)]
+        shape, networks = sample.inputs.shape[1:], self.models.values()
         work = {name: batch_macs([model], shape, batch_size) for name, model in self.models.items()} if tuned else {}
         layout: AbstractContextManager[None]
         layout = channels_last(networks, sample.inputs[:1]) if tuned else nullcontext()
-        with layout, Advance(sum(cell.count for _, cell in cells)) as advance:
-            for turn, (cell, batch) in enumerate(turns):
-                name = batch.model
-                advance.update(passed, f"{name}: {cell.title}")
-                is_own_turn = store.shard is None or store.shard.has(turn)
-                if is_own_turn and not store.has(cell.keys(name), batch.indices):
-                    with threads_for(work.get(name)):
-                        rows = cell.run(self.models[name], batch)
-                    store.add(rows)
-                passed += len(batch.indices)
-                advance.update(passed, f"{name}: {cell.title}")
+        total = _passes(turns)
+        passed = total - _passes(left)
+        with layout, Advance(total, passed) as advance:
+            for cell, batch in left:
+                advance.update(passed, f"{batch.model}: {cell.title}")
+                with threads_for(work.get(batch.model)):
+                    rows = cell.run(self.models[batch.model], batch)
+                store.add(rows)
+                passed += _passes([(cell, batch)])
+                advance.update(passed, f"{batch.model}: {cell.title}")
         store.close()
         order = sample.positions.tolist()
         return {key: store.rows(key, order[: cell.count]) for name, cell in cells for key in cell.keys(name)}
@@ -119,6 +121,11 @@ def _plain(models: Mapping[str, Model], *, but: str) -> str | None:
         if name != but and isinstance(objective, Mapping) and is_plain(objective):
             return name
     return None
+
+
+def _passes(turns: Iterable[tuple[Measurement, MeasuredBatch]]) -> int:
+    """About how many forward passes of an example these batches take, by which the time left is estimated."""
+    return sum(cell.passes * len(batch.indices) for cell, batch in turns)
 
 
 def _prepared(name: str, model: Model | nn.Module, data: Data, device: torch.device) -> Model:

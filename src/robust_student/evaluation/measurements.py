@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robust_student.attacks.attack import Attack
 from robust_student.bounds.estimated import estimated_confidence_radius, estimated_decision_radius
 from robust_student.core.norms import Norm
 from robust_student.core.rng import example_seeds, normal_per_example, uniform_per_example
@@ -28,6 +29,8 @@ class Measurement:
     """Each example gets a row for each of them."""
     count: int
     run: "Measure"
+    passes: int = 1
+    """About how many forward passes of an example it takes; the time that is left is estimated from it."""
 
     @property
     def title(self) -> str:
@@ -75,6 +78,11 @@ class Sample:
             yield MeasuredBatch(model, self.positions[part].tolist(), self.inputs[part], self.labels[part], scores)
 
 
+def passes_of(*attacks: Attack) -> int:
+    """Passes of an example under attacks at one budget, where a third of the examples stand and the rest leave soon."""
+    return max(1, sum(attack.passes for attack in attacks) // 3)
+
+
 Measure = Callable[[Model, MeasuredBatch], list[Row]]
 """Measures a model on a batch."""
 
@@ -97,6 +105,7 @@ def _clean(model: Model, batch: MeasuredBatch) -> list[Row]:
     return _scored(batch, CLEAN, None, model.logits(batch.inputs))
 
 
+_PASSES_OF_RADII = 20  # a gradient for each rival
 _NOISES = {
     "gaussian": (gaussian_at_snr, normal_per_example),
     "uniform": (uniform_at_snr, uniform_per_example),
@@ -137,7 +146,7 @@ def _estimated_radii(norm: Norm, meaning: Meaning, count: int) -> Measurement:
         rows = rows_of(batch, kind, None, answers(logits).tolist())
         return [replace(row, **radius_fields(radius)) for row, radius in zip(rows, radii.tolist(), strict=True)]
 
-    return Measurement(kind, [None], count, run)
+    return Measurement(kind, [None], count, run, passes=_PASSES_OF_RADII)
 
 
 def radius_fields(radius: float, detail: str | None = None) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class CorruptionSettings(Settings):
 class MaskingSettings(Settings):
     """The checks behind the masking verdict (docs/masking.md), at AutoAttack's norm and budget."""
 
-    examples: int = Field(200, ge=1)
+    examples: int = Field(100, ge=1)
     """Examples of the attacked ones, stratified again, on which the checks run."""
     steps: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 5, 10, 50), min_length=1)
     """PGD at these numbers of steps: more steps must not find less; the largest serves the other checks too."""
@@ -58,8 +58,9 @@ class EvaluationSettings(Settings):
     every_budget: bool = False
     """Attack every example at every budget of PGD. Otherwise the largest comes first, and what holds there is taken to
     hold at smaller ones."""
-    autoattack: Literal[Tier, "none"] = "fast"
-    """fast: APGD-CE, APGD-T, Square 1,000; standard: APGD-CE, APGD-T, FAB-T, Square 5,000; none: no robust claim."""
+    autoattack: Literal[Tier, "none"] = "screening"
+    """screening: APGD-CE, a short APGD-T; fast: APGD-CE, APGD-T, Square 1,000; standard: APGD-CE, APGD-T, FAB-T, Square
+    5,000; none: no robust claim."""
     autoattack_norm: NormName | None = None
     """Norm of AutoAttack; None: the one that the first run was trained for, else linf."""
     autoattack_radius: Radius | None = None
@@ -147,6 +148,7 @@ SUITES: dict[Suite, EvaluationSettings] = {
         attack_examples=1000,
         every_budget=True,
         autoattack="standard",
+        masking=MaskingSettings(examples=200),
         corruptions=CorruptionSettings(kinds=("all",), examples=2000),
     ),
 }

@@ -38,18 +38,21 @@ def verdicts(e: Evidence, before: Sequence[Text] = ()) -> list[list[Text]]:
 
 
 def _figures(e: Evidence) -> Table:
-    caption = "The figures behind it, shares of the examples each check looked at; – where it did not run."
+    caption = "The figures behind it, shares of the n examples that each check looked at; – where it did not run."
     rows = [_row(e, figure) for figure in e.figures_of_masking]
     return Table(
-        caption, heads("Check: share that …", e.names)[:1] + ["WARN above", "FAIL above", *map(who, e.names)], rows
+        caption, heads("Check: share that …", e.names)[:1] + ["n", "WARN above", "FAIL above", *map(who, e.names)], rows
     )
 
 
 def _row(e: Evidence, figure: str) -> list[Text]:
     check, title = e.check(figure), figure.replace("_", " ")
-    figures: list[Any] = [dict(e.masking(name) or {}).get(figure) for name in e.names]
+    verdicts: list[dict[str, Any]] = [dict(e.masking(name) or {}) for name in e.names]
+    figures = [verdict.get(figure) for verdict in verdicts]
+    counts = sorted({verdict.get("examples", {}).get(figure, 0) for verdict in verdicts} - {0})
+    n = "–".join(f"{count:,}" for count in dict.fromkeys((*counts[:1], *counts[-1:]))) or NONE
     if check is None:
-        return [title, NONE, NONE, *(NONE if value is None else Value(value, number(value)) for value in figures)]
+        return [title, n, NONE, NONE, *(NONE if value is None else Value(value, number(value)) for value in figures)]
     fail = NONE if check.fail is None else f"{number(100 * check.fail, '.1f')}\u00a0%"
     warn = f"{number(100 * check.warn, '.1f')}\u00a0%"
-    return [(f"{title}: ", Mark("more", check.words)), warn, fail, *map(share, figures)]
+    return [(f"{title}: ", Mark("more", check.words)), n, warn, fail, *map(share, figures)]
