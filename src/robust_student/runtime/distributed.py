@@ -3,6 +3,7 @@
 Every function also serves the ordinary case of a single process, in which it costs nothing.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -32,6 +33,8 @@ def process_group(device: str) -> Iterator[None]:
     # The functions of this module, which torch.export imports, keep the group of the moment of import as a default.
     import_module("torch.distributed.nn.functional")
     distributed.init_process_group("nccl" if on_gpu else "gloo")
+    if rank() > 0:  # what is only information is said once
+        logging.getLogger("robust_student").setLevel(logging.WARNING)
     try:
         yield
     finally:

@@ -93,9 +93,9 @@ def _short(
     if folder is not None and distributed.rank_zero(lambda: (folder / "model.json").exists()):
         history = read_jsonl(folder / METRICS)
     else:
-        _log.info("first a plain student of %d epochs, to compare clean accuracy with", short.training.epochs)
+        _log.info("first %s, to compare clean accuracy with", _named_by_length(short.training.epochs or 1))
         history = train(short, folder)
-    return _reference(f"a plain student of {len(history)} epochs", history, 0.0)
+    return _reference(_named_by_length(len(history)), history, 0.0)
 
 
 def clear(output: Path) -> None:
@@ -118,6 +118,10 @@ def _named(run: str, data: Data, validation: Validation) -> Reference:
     kept = model.card.provenance.get("epoch", len(model.history))
     last = model.history[kept - 1]["validation"]["clean"]
     return _reference(f"the plain student {run}", model.history, measured - last)
+
+
+def _named_by_length(epochs: int) -> str:
+    return f"a plain student of {epochs} epoch{'' if epochs == 1 else 's'}"
 
 
 def _reference(name: str, history: list[dict[str, Any]], shift: float) -> Reference:
