@@ -72,6 +72,15 @@ def test_the_drop_and_the_progress_decide_what_is_enough() -> None:
     assert after(Plan("keep", 0.0), [0.62], progress=0.5) == pytest.approx(0.1)
 
 
+def test_what_the_student_itself_reached_is_a_floor_of_the_default() -> None:
+    own, fell = Plan("keep", 0.0, own=True), [0.95] * 3 + [0.93] * 3
+    assert after(Plan("keep", 0.0), fell) == pytest.approx(0.1)
+    shrunk = after(own, fell)
+    assert shrunk < 0.1
+    assert after(own, [*fell, *[0.95] * 9]) == pytest.approx(after(own, [*fell, 0.95, 0.95]))  # it grows no more
+    assert after(own, fell, examples=50) == pytest.approx(0.1)  # within a standard error
+
+
 def test_a_small_validation_set_is_doubted() -> None:
     assert after(Plan("keep", 0.0), [0.88], examples=40) == pytest.approx(0.1)  # within half a standard error
     assert after(Plan("keep", 0.0), [0.88], examples=10_000) == pytest.approx(0.08)

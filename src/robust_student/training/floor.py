@@ -54,6 +54,8 @@ class Plan:
     """What may be lost against the reference, in [0, 1]."""
     largest: float = 1.0
     """Times R: to there it may grow."""
+    own: bool = False
+    """Whether clean accuracy must not fall behind the best that the student itself has reached, either."""
 
 
 @dataclass
@@ -62,8 +64,10 @@ class Floor:
 
     keep: s starts at 1. Where the mean accuracy of the last checks is below the floor (the reference at the same share
     of its training, minus the drop) by more than half a standard error, s is multiplied by 0.8; where it is above the
-    floor, by 1.1, up to `largest`. The rule is a dual ascent on log s with one bit of the slack. target: s grows to 1
-    whatever it costs.
+    floor, by 1.1, up to `largest`. The rule is a dual ascent on log s with one bit of the slack. `own`: s shrinks, too, and
+    grows no more, where that mean is below the best such mean so far by more than a standard error: a network that is
+    too small for the radius gives up clean accuracy while its learning rate falls. target: s grows to 1 whatever it
+    costs.
     """
 
     objective: RobustStudentObjective
@@ -76,8 +80,14 @@ class Floor:
     """How often, over the whole training."""
     _recent: deque[float] = field(default_factory=lambda: deque(maxlen=_AVERAGED))
 
+    _best: float = 0.0
+    """The best mean of checks."""
+    _limit: float = 1.0
+    """Times R: to there it may grow now."""
+
     def __post_init__(self) -> None:
         """Set the first radius."""
+        self._limit = self.plan.largest
         self._set(1.0 if self.plan.mode == "keep" else 0.25)
 
     @property
@@ -101,21 +111,26 @@ class Floor:
             return
         self._recent.append(self.validation.clean(model))
         mean, wanted = sum(self._recent) / len(self._recent), self.reference.at(progress) - self.plan.drop
-        if mean < wanted - _CAUTION * self._error(mean):
+        self._best = max(self._best, mean)
+        if self.plan.own and mean < self._best - self._error(mean):
+            self._limit = max(_LEAST, _SHRINK * self.objective.scale)
+            self._set(self._limit)
+        elif mean < wanted - _CAUTION * self._error(mean):
             self._set(max(_LEAST, _SHRINK * self.objective.scale))
         elif mean >= wanted:
-            self._set(min(self.plan.largest, _GROW * self.objective.scale))
+            self._set(min(self._limit, _GROW * self.objective.scale))
 
     def _set(self, scale: float) -> None:
         self.objective.scale = scale
 
     def state(self) -> dict[str, Any]:
         """All that a later `restore` needs."""
-        return {"scale": self.objective.scale, "recent": list(self._recent)}
+        return {"scale": self.objective.scale, "recent": list(self._recent), "best": self._best, "limit": self._limit}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
         self._set(float(state["scale"]))
+        self._best, self._limit = float(state["best"]), float(state["limit"])
         self._recent.clear()
         self._recent.extend(float(accuracy) for accuracy in state["recent"])
 

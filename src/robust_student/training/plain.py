@@ -47,7 +47,7 @@ def plan_of(settings: DistillSettings) -> Plan | None:
         return Plan("keep", drop / 100, largest=1.0 if named else _LARGEST)
     if named and floor.plain is None:
         return None
-    return Plan("keep", 0.0 if floor.plain is None else _DROP)
+    return Plan("keep", 0.0 if floor.plain is None else _DROP, own=True)
 
 
 def reference_of(
