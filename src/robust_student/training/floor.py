@@ -62,12 +62,12 @@ class Plan:
 class Floor:
     """What moves the scale s of an objective's radius, R(t) = s(t) R, by checks on validation.
 
-    keep: s starts at 1. Where the mean accuracy of the last checks is below the floor (the reference at the same share
-    of its training, minus the drop) by more than half a standard error, s is multiplied by 0.8; where it is above the
-    floor, by 1.1, up to `largest`. The rule is a dual ascent on log s with one bit of the slack. `own`: s shrinks, too, and
-    grows no more, where that mean is below the best such mean so far by more than a standard error: a network that is
-    too small for the radius gives up clean accuracy while its learning rate falls. target: s grows to 1 whatever it
-    costs.
+    keep: s starts at 1. Where the mean accuracy of the last checks is below the floor (the reference at the same
+    share of its training, minus the drop) by more than half a standard error, s is multiplied by 0.8; where it is
+    above the floor, by 1.1, up to `largest`. The rule is a dual ascent on log s with one bit of the slack. `own`: s
+    shrinks, too, and grows no more, where that mean is below the best such mean so far by more than a standard
+    error: a network that is too small for the radius gives up clean accuracy while its learning rate falls. target:
+    s grows to 1 whatever it costs.
     """
 
     objective: RobustStudentObjective
