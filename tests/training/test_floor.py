@@ -62,7 +62,7 @@ def test_the_radius_shrinks_below_the_floor_and_grows_back_above_it() -> None:
     assert after(keep, [0.5]) == pytest.approx(0.08)
     assert after(keep, [0.5, 0.5]) == pytest.approx(0.064)
     assert after(keep, [0.95]) == pytest.approx(0.1)
-    assert after(Plan("keep", 0.0, largest=4.0), [0.95, 0.95]) == pytest.approx(0.121)
+    assert after(Plan("keep", 0.0, largest=4.0), [0.95, 0.95]) == pytest.approx(0.15625)
     assert after(Plan("keep", 0.0, largest=1.05), [0.95, 0.95]) == pytest.approx(0.105)
 
 
@@ -73,12 +73,19 @@ def test_the_drop_and_the_progress_decide_what_is_enough() -> None:
 
 
 def test_what_the_student_itself_reached_is_a_floor_of_the_default() -> None:
-    own, fell = Plan("keep", 0.0, own=True), [0.95] * 3 + [0.93] * 3
+    own, fell = Plan("keep", 0.0, teacher=0.95), [0.95] * 3 + [0.93] * 3
     assert after(Plan("keep", 0.0), fell) == pytest.approx(0.1)
     shrunk = after(own, fell)
     assert shrunk < 0.1
     assert after(own, [*fell, *[0.95] * 9]) == pytest.approx(after(own, [*fell, 0.95, 0.95]))  # it grows no more
     assert after(own, fell, examples=50) == pytest.approx(0.1)  # within a standard error
+
+
+def test_it_grows_from_half_only_while_the_student_is_about_as_accurate_as_the_teacher() -> None:
+    plan = Plan("keep", 0.0, first=0.5, teacher=0.95)
+    assert after(plan, [0.944] * 9) == pytest.approx(0.05)
+    assert after(plan, [0.946] * 9) == pytest.approx(0.1)
+    assert after(plan, [0.93] * 9, examples=100) == pytest.approx(0.1)  # within a standard error
 
 
 def test_a_small_validation_set_is_doubted() -> None:

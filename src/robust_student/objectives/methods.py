@@ -20,6 +20,8 @@ from robust_student.objectives.trades import TradesMethod
 _Kind = TypeVar("_Kind", bound=Settings)
 _DISTILLATION = DistillationSettings(temperature=4.0, soft_weight=0.9)
 """Of plain distillation and of every method that adds a term to it."""
+_MILD = DistillationSettings(temperature=2.0, soft_weight=0.9)
+"""Of the methods that keep perturbations."""
 METHODS: dict[str, ObjectiveSettings] = {
     "kd": ObjectiveSettings(distillation=_DISTILLATION),
     "score": ObjectiveSettings(
@@ -45,10 +47,12 @@ METHODS: dict[str, ObjectiveSettings] = {
         gradient=GradientSettings(weight=0.1, kind="projection", score=Score.LOGIT),
     ),
     "persistent": ObjectiveSettings(
-        secant=SecantSettings(weight=1.0, start="persistent"), noise=NoiseSettings(share=0.5)
+        distillation=_MILD, secant=SecantSettings(weight=1.0, start="persistent"), noise=NoiseSettings(share=0.5)
     ),
     "one-pass": ObjectiveSettings(
-        secant=SecantSettings(weight=1.0, start="persistent", steps=0), noise=NoiseSettings(share=0.5)
+        distillation=_MILD,
+        secant=SecantSettings(weight=1.0, start="persistent", steps=0),
+        noise=NoiseSettings(share=0.5),
     ),
     "secant": ObjectiveSettings(secant=SecantSettings(weight=5.0)),
     "secant-exact": ObjectiveSettings(

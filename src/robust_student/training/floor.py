@@ -13,11 +13,12 @@ from robust_student.training.selection import Validation
 
 _AVERAGED = 3
 """Checks whose mean decides: a single state of the network at a high learning rate is noisy."""
-_SHRINK, _GROW = 0.8, 1.1
+_SHRINK, _GROW = 0.8, 1.25
 _LEAST = 0.02
 """Share of the radius below which it does not shrink."""
 _CAUTION = 0.5
 """Standard errors by which the accuracy must be below the floor before the radius shrinks."""
+_NEAR = 0.005
 _RAMP = 0.3
 """Share of the training in which a target radius is reached, from a quarter of it."""
 
@@ -54,20 +55,23 @@ class Plan:
     """What may be lost against the reference, in [0, 1]."""
     largest: float = 1.0
     """Times R: to there it may grow."""
-    own: bool = False
-    """Whether clean accuracy must not fall behind the best that the student itself has reached, either."""
+    first: float = 1.0
+    """Times R: what it is at first."""
+    teacher: float | None = None
+    """The teacher's clean validation accuracy in [0, 1]: the radius grows only while the student is about as accurate,
+    and shrinks, too, where clean accuracy falls behind what the student itself has reached; None: neither."""
 
 
 @dataclass
 class Floor:
     """What moves the scale s of an objective's radius, R(t) = s(t) R, by checks on validation.
 
-    keep: s starts at 1. Where the mean accuracy of the last checks is below the floor (the reference at the same
-    share of its training, minus the drop) by more than half a standard error, s is multiplied by 0.8; where it is
-    above the floor, by 1.1, up to `largest`. The rule is a dual ascent on log s with one bit of the slack. `own`: s
-    shrinks, too, and grows no more, where that mean is below the best such mean so far by more than a standard
-    error: a network that is too small for the radius gives up clean accuracy while its learning rate falls. target:
-    s grows to 1 whatever it costs.
+    keep: s starts at `first`. Where the mean accuracy of the last checks is below the floor (the reference at the
+    same share of its training, minus the drop) by more than half a standard error, s is multiplied by 0.8; where it
+    is above the floor, by 1.25, up to `largest`. This is a dual ascent on log s with one bit of the slack. With
+    `teacher`, s grows only while the student is about as accurate as the teacher, so that a network that is small
+    for its task keeps its accuracy; and s shrinks, and grows no more, where the mean is below the best such mean so
+    far by more than a standard error. target: s grows to 1 whatever it costs.
     """
 
     objective: RobustStudentObjective
@@ -88,7 +92,7 @@ class Floor:
     def __post_init__(self) -> None:
         """Set the first radius."""
         self._limit = self.plan.largest
-        self._set(1.0 if self.plan.mode == "keep" else 0.25)
+        self._set(self.plan.first if self.plan.mode == "keep" else 0.25)
 
     @property
     def radius(self) -> float:
@@ -112,12 +116,12 @@ class Floor:
         self._recent.append(self.validation.clean(model))
         mean, wanted = sum(self._recent) / len(self._recent), self.reference.at(progress) - self.plan.drop
         self._best = max(self._best, mean)
-        if self.plan.own and mean < self._best - self._error(mean):
+        if self.plan.teacher is not None and mean < self._best - self._error(mean):
             self._limit = max(_LEAST, _SHRINK * self.objective.scale)
             self._set(self._limit)
         elif mean < wanted - _CAUTION * self._error(mean):
             self._set(max(_LEAST, _SHRINK * self.objective.scale))
-        elif mean >= wanted:
+        elif mean >= wanted and (self.plan.teacher is None or mean >= self.plan.teacher - self._near(mean)):
             self._set(min(self._limit, _GROW * self.objective.scale))
 
     def _set(self, scale: float) -> None:
@@ -165,6 +169,10 @@ class Floor:
 
     def _holds(self, clean: float) -> bool:
         return clean >= self.least - _CAUTION * self._error(clean)
+
+    def _near(self, accuracy: float) -> float:
+        """What counts as about as accurate: half a point, or a standard error where that is more."""
+        return max(_NEAR, self._error(accuracy))
 
     def _error(self, accuracy: float) -> float:
         return math.sqrt(max(accuracy * (1 - accuracy), 0.0) / self.validation.certainty)

@@ -23,14 +23,16 @@ _SHARE_OF_PASS = 0.15
 
 _LARGEST = 4.0
 """Times the radius that fits the data: to there a radius may grow."""
+_FIRST = 0.5
+"""Times the radius that fits the data: where nobody names one, it grows from there."""
 _DROP = 0.01
 """That a student may lose against a named plain student."""
 
 _log = logging.getLogger(__name__)
 
 
-def plan_of(settings: DistillSettings) -> Plan | None:
-    """How the radius moves in a training with these settings; None: it stays.
+def plan_of(settings: DistillSettings, teacher: Callable[[], float]) -> Plan | None:
+    """How the radius moves in a training with these settings; None: it stays. `teacher` measures its clean accuracy.
 
     Raises UserError where an accuracy floor is asked for and the objective has no radius to move.
     """
@@ -47,7 +49,7 @@ def plan_of(settings: DistillSettings) -> Plan | None:
         return Plan("keep", drop / 100, largest=1.0 if named else _LARGEST)
     if named and floor.plain is None:
         return None
-    return Plan("keep", 0.0 if floor.plain is None else _DROP, own=True)
+    return Plan("keep", 0.0 if floor.plain is None else _DROP, first=_FIRST, teacher=teacher())
 
 
 def reference_of(

@@ -137,7 +137,7 @@ def distill(
         initial = student if isinstance(student, str) else deepcopy(student)
         model = _learner(as_model(student, data), data.shape, sets.device)
         marks = None if output is None else _marks({"network": model, "teacher": teacher_model}, sets, settings)
-        plan = plan_of(settings)
+        plan = plan_of(settings, lambda: sets.validation.clean(teacher_model))
         settings, threat = _with_radius(settings, teacher_model, sets)
         settings = _with_noise(settings, teacher_model, sets, threat)
         sets.validation.objective = threat
