@@ -149,7 +149,8 @@ def _leaves(schema: Any, definitions: Any) -> Iterator[Any]:
 
 def _takes(leaf: Any) -> str | None:
     """One value, as help shows it: `INT`, `{adamw,sgd}`."""
-    return f"{{{','.join(leaf['enum'])}}}" if "enum" in leaf else _TYPES[leaf.get("format", leaf["type"])]
+    choices = leaf.get("enum", [leaf["const"]] if "const" in leaf else None)
+    return f"{{{','.join(choices)}}}" if choices else _TYPES[leaf.get("format", leaf["type"])]
 
 
 def _with_default(description: str, value: Any, names: list[str]) -> str:
