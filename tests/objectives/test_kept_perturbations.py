@@ -204,14 +204,15 @@ def test_chosen_examples_alone_are_replaced_and_zero_stays_zero() -> None:
 
 
 def test_a_memory_on_disk_holds_the_same(tmp_path: Path) -> None:
-    file = tmp_path / "kept"
-    there, here = KeptPerturbations(5, (3, 4), file=file), KeptPerturbations(5, (3, 4))
-    assert file.stat().st_size == 60
+    (tmp_path / "kept").write_bytes(bytes(60))
+    with (tmp_path / "kept").open("r+b") as file:
+        there, here = KeptPerturbations(5, (3, 4), file=file), KeptPerturbations(5, (3, 4))
     for seed, examples in enumerate(([0, 3], [3, 1], [4])):
         change = torch.randn(len(examples), 3, 4, generator=torch.Generator().manual_seed(seed))
         for kept in (there, here):
             kept.write(torch.tensor(examples), change)
     assert torch.equal(there.read(torch.arange(5)), here.read(torch.arange(5)))
+    assert (tmp_path / "kept").read_bytes() == here.levels.numpy().tobytes() != bytes(60)
     again = KeptPerturbations(5, (3, 4))
     again.restore(there.state())
     assert torch.equal(again.read(torch.arange(5)), here.read(torch.arange(5)))

@@ -10,14 +10,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
 from collapsing import collapsing
 from documented_hint import FitNetsMethod
 from reference import assert_state, message_of, prototype_classifier, same_state, state_of, toy_data
-from torch import nn
+from torch import Tensor, nn
 
 from robust_student.cli.main import main
 from robust_student.data.augmentation import AugmentationSettings
@@ -28,7 +28,8 @@ from robust_student.objectives.methods import METHODS
 from robust_student.objectives.settings import ObjectiveSettings
 from robust_student.runtime.files import write_atomically
 from robust_student.runtime.interruption import Interrupted, StopRequest
-from robust_student.training import checkpoints
+from robust_student.training import checkpoints, memory
+from robust_student.training.apart import write_apart
 from robust_student.training.checkpoints import CHECKPOINT_FOLDER, Checkpoints
 from robust_student.training.settings import DistillSettings, SelectionSettings, TrainingSettings
 from robust_student.training.train import Trained, distill, train
@@ -132,7 +133,12 @@ def test_killed_during_and_after_the_writing_of_checkpoints_it_ends_the_same(
     assert {path.name for path in (tmp_path / "run").iterdir()} == {METRICS, "model.json", "model.safetensors"}
 
 
-def test_killed_around_a_catastrophic_overfitting_it_ends_the_same(tmp_path: Path, killing: list[int]) -> None:
+@pytest.mark.parametrize("free", [10**9, 0])
+def test_killed_around_a_catastrophic_overfitting_it_ends_the_same(
+    free: int, tmp_path: Path, killing: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With kept perturbations in memory, which go back, and mapped, which begin at zero."""
+    monkeypatch.setattr(memory, "free_memory", lambda device: free)
     settings = EVERY_STEP.model_copy(update={"epochs": 4, "ema": 0.8})
     objective = ObjectiveSettings.parse({"secant": {"weight": 1.0, "start": "persistent"}, "noise": {"share": 0.5}})
     with collapsing():
@@ -159,6 +165,71 @@ def test_with_the_newest_checkpoint_damaged_it_ends_the_same(
     trained = student(tmp_path / "run", *CASES["secant"])
     assert same_state(trained.model, state_of(whole.model)) and outcome(trained) == outcome(whole)
     assert "damaged" in caplog.text and "continuing from the one before it" in caplog.text
+
+
+# Kept perturbations on disk -------------------------------------------------------------------------------------------
+
+KEPT = "persistent start, noise, augmentation"
+
+
+@pytest.fixture
+def mapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No device has memory for kept perturbations."""
+    monkeypatch.setattr(memory, "free_memory", lambda device: 0)
+
+
+@pytest.mark.usefixtures("mapped")
+def test_killed_while_kept_perturbations_are_copied_it_ends_the_same(
+    tmp_path: Path, killing: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(memory, "free_memory", lambda device: 10**9)
+        whole = student(None, *CASES[KEPT])
+    copies, existing = 0, list[list[str]]()
+
+    def copy(folder: Path, step: int, values: Tensor, file: BinaryIO | None) -> Path:
+        nonlocal copies
+        copies += 1
+        assert file is not None
+        if copies in (1, 6, 14):
+            (folder / f".step-{step:09d}.half").write_bytes(values.numpy().tobytes()[:100])
+            raise Killed
+        return write_apart(folder, step, values, file)
+
+    monkeypatch.setattr(checkpoints, "write_apart", copy)
+    killing += [3, -9]  # between copy and checkpoint, and after both
+    while True:
+        try:
+            trained = student(tmp_path / "run", *CASES[KEPT])
+            break
+        except Killed:
+            existing.append(sorted(path.suffix for path in (tmp_path / "run" / CHECKPOINT_FOLDER).glob("step-*")))
+    pair = [".bytes"] * 2 + [".pt"] * 2
+    assert existing == [[], [".bytes", *pair], pair, [".bytes"] * 3 + [".pt"] * 3, pair]
+    assert same_state(trained.model, state_of(whole.model)) and outcome(trained) == outcome(whole)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {METRICS, "model.json", "model.safetensors"}
+
+
+@pytest.mark.usefixtures("mapped")
+@pytest.mark.parametrize("damage", ["cut", "flipped bit", "gone"])
+def test_with_the_newest_kept_perturbations_damaged_it_ends_the_same(
+    damage: str, tmp_path: Path, killing: list[int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It goes on in memory."""
+    killing.append(-9)
+    with pytest.raises(Killed):
+        student(tmp_path / "run", *CASES[KEPT])
+    monkeypatch.setattr(memory, "free_memory", lambda device: 10**9)
+    whole = student(None, *CASES[KEPT])
+    newest = sorted((tmp_path / "run" / CHECKPOINT_FOLDER).glob("*.bytes"))[-1]
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content if damage == "flipped bit" else newest.read_bytes()[:-1])
+    if damage == "gone":
+        newest.unlink()
+    trained = student(tmp_path / "run", *CASES[KEPT])
+    assert same_state(trained.model, state_of(whole.model)) and outcome(trained) == outcome(whole)
+    assert newest.name in caplog.text and "continuing from the one before it" in caplog.text
 
 
 def test_a_wish_to_stop_is_granted_after_the_step_and_the_same_call_goes_on(
@@ -193,9 +264,19 @@ def test_checkpoints_are_as_far_apart_as_asked(tmp_path: Path, monkeypatch: pyte
         return clock
 
     monkeypatch.setattr("robust_student.training.unfinished_run.time", SimpleNamespace(monotonic=tick))
-    monkeypatch.setattr(Checkpoints, "save", lambda self, step, state: saved.append(step))
-    train("mlp:4", DATA, EVERY_STEP.model_copy(update={"checkpoint_minutes": 1.0}), output=tmp_path / "run")
+    monkeypatch.setattr(Checkpoints, "save", lambda self, step, state, files: saved.append(step))
+    settings = EVERY_STEP.model_copy(update={"checkpoint_minutes": 1.0})
+    train("mlp:4", DATA, settings, output=tmp_path / "run")
     assert saved == [3, 6, 9, 12, 15, 18] or saved == [3, 7, 11, 15]
+
+    def slowly(self: Checkpoints, step: int, state: dict[str, Any], files: Any) -> None:
+        saved.append(step)
+        self.seconds = 12.0
+
+    saved.clear()
+    monkeypatch.setattr(Checkpoints, "save", slowly)
+    train("mlp:4", DATA, settings, output=tmp_path / "slow")
+    assert saved[:3] == [3, 9, 15] or saved[:2] == [3, 10], "a tenth of the time is the most that writing may take"
 
 
 def test_an_unfinished_training_of_something_else_is_refused_by_name(tmp_path: Path, killing: list[int]) -> None:

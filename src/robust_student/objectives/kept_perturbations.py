@@ -1,9 +1,8 @@
 """The perturbation that the last visit of each training example reached, at one byte an element."""
 
-import math
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int8
 from torch import Tensor
@@ -23,13 +22,16 @@ class KeptPerturbations:
     and 13 bytes an example.
     """
 
-    def __init__(self, count: int, shape: Shape, device: torch.device | str = "cpu", file: Path | None = None) -> None:
-        """For `count` examples of the given shape; `file`, a new one, holds them where memory cannot."""
+    def __init__(
+        self, count: int, shape: Shape, device: torch.device | str = "cpu", file: BinaryIO | None = None
+    ) -> None:
+        """For `count` examples of the given shape; `file`, of one zero byte an element, holds q where memory cannot."""
+        self.file = file
+        """The file that holds q; None: memory does."""
         if file is None:
             self.levels = torch.zeros((count, *shape), dtype=torch.int8, device=device)
         else:
-            flat = torch.from_file(str(file), shared=True, size=count * math.prod(shape), dtype=torch.int8)
-            self.levels = flat.view(count, *shape)
+            self.levels = torch.from_numpy(np.memmap(file, np.int8, mode="r+", shape=(count, *shape)))
         self.sizes = torch.zeros(count, device=device)
 
     def read(self, examples: Labels) -> Inputs:
@@ -47,6 +49,11 @@ class KeptPerturbations:
         self.levels[examples.to(self.levels.device)] = levels.to(self.levels.device)
         self.sizes[examples] = sizes
 
+    @property
+    def files(self) -> dict[int, BinaryIO]:
+        """The file that holds q, by the address of the tensor that is mapped from it; none where memory holds it."""
+        return {} if self.file is None else {self.levels.data_ptr(): self.file}
+
     def state(self) -> dict[str, Tensor]:
         """All that a later `restore` needs."""
         return {"levels": self.levels, "sizes": self.sizes}
@@ -58,6 +65,13 @@ class KeptPerturbations:
             raise UserError("checkpoint: its kept perturbations are those of other training examples")
         self.levels.copy_(levels)
         self.sizes.copy_(sizes)
+
+    def go_back(self, state: dict[str, Any] | None) -> None:
+        """To an earlier state, or to zero where there is none."""
+        if state is None:
+            self.sizes.zero_()
+        else:
+            self.restore(state)
 
 
 def _quantised(changes: Inputs) -> tuple[Int8[Tensor, "batch *shape"], Float[Tensor, " batch"]]:

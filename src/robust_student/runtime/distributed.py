@@ -59,6 +59,11 @@ def size() -> int:
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
+def size_here() -> int:
+    """How many of the processes are on this machine, as torchrun says."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", size())) if size() > 1 else 1
+
+
 def all_reduce_sum(values: Tensor) -> Tensor:
     """The sum of the processes' values, element by element."""
     if size() > 1:

@@ -94,3 +94,13 @@ def available_memory() -> int | None:
             if name == "MemAvailable":
                 return 1024 * int(value.split()[0])
     return None
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that are free now on a device; None: unknown. Processes on one CPU share them."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if device.type == "mps":
+        return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
+    known = [size for size in (available_memory(), physical_memory()) if size is not None]
+    return min(known, default=None) if device.type == "cpu" else None

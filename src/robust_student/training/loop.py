@@ -143,7 +143,8 @@ class Loop:
             mean = mean_of([part.values[name] for part in terms])
             self.sums[name] = self.sums[name] + mean if name in self.sums else mean
         if unfinished is not None and (stop or distributed.broadcast(unfinished.due())):
-            unfinished.save(self.done, self.state())
+            kept = self.kept_perturbations
+            unfinished.save(self.done, self.state(), {} if kept is None else kept.files)
         if stop and unfinished is not None:
             raise Interrupted(
                 f"interrupted after step {self.done} of {self.steps}, which is saved in {unfinished.output}; the same "
@@ -230,7 +231,7 @@ class Loop:
         if guard is None or not guard.due(epoch, last=epoch == self.epochs):
             return False
         useful = record["validation"]["clean"] > self.validation.classes.chance
-        measured, overfitted = guard.close_epoch(self.model, epoch, self._moving, useful=useful)
+        measured, overfitted = guard.close_epoch(self.model, epoch, self._returning, useful=useful)
         record["ascent"] = {"one_step": measured.one_step, "many_steps": measured.many_steps}
         if not overfitted or guard.good is None:
             return False
@@ -240,7 +241,7 @@ class Loop:
             self.average.load_state_dict(good["average"])
         self.optimisation.restore_moments(good)
         if self.kept_perturbations is not None:
-            self.kept_perturbations.restore(good["perturbations"])
+            self.kept_perturbations.go_back(good["perturbations"])
         undone = guard.cure(epoch)
         for later in self.history[good["epoch"] :]:
             later["undone"] = undone
@@ -258,6 +259,11 @@ class Loop:
             "average": None if self.average is None else dict(self.average.state_dict()),
             "perturbations": None if self.kept_perturbations is None else self.kept_perturbations.state(),
         }
+
+    def _returning(self) -> dict[str, Any]:
+        """What an undone epoch goes back to. Mapped perturbations are too large to hold twice."""
+        kept = self.kept_perturbations
+        return self._moving() | ({"perturbations": None} if kept is not None and kept.files else {})
 
     def _diverged(self, trouble: str, unfinished: UnfinishedRun | None) -> None:
         """Stop in all processes, with the weights of the best epoch so far kept (of this step where there is none)."""

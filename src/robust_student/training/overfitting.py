@@ -72,7 +72,7 @@ class OverfittingGuard:
 
     def due(self, epoch: int, *, last: bool) -> bool:
         """Whether to look after this epoch: the ascent must be cheap enough to be overfitted."""
-        return _is_cheap(self.objective.settings.secant) and (last or epoch % self.every == 0)
+        return is_cheap(self.objective.settings.secant) and (last or epoch % self.every == 0)
 
     def measure(self, model: Model) -> OneAgainstMany:
         """The model's mode is restored."""
@@ -126,7 +126,7 @@ class OverfittingGuard:
         secant, first = self.objective.settings.secant, self.good["epoch"] + 1
         steps = secant.steps + 1
         self.objective.use_secant(secant.model_copy(update={"steps": steps, "step": None}))
-        if not _is_cheap(self.objective.settings.secant):
+        if not is_cheap(self.objective.settings.secant):
             self.good = None
         which = f"epochs {first} to {epoch}" if first < epoch else f"epoch {epoch}"
         return (
@@ -154,12 +154,13 @@ class OverfittingGuard:
 
 def guard_of(objective: nn.Module, examples: Examples, trained: int, seed: int) -> OverfittingGuard | None:
     """A guard where the objective has an ascent so cheap that it needs one."""
-    if not isinstance(objective, RobustStudentObjective) or not _is_cheap(objective.settings.secant):
+    if not isinstance(objective, RobustStudentObjective) or not is_cheap(objective.settings.secant):
         return None
     return OverfittingGuard(objective, examples, trained, seed)
 
 
-def _is_cheap(secant: SecantSettings) -> bool:
+def is_cheap(secant: SecantSettings) -> bool:
+    """Whether an ascent has so few steps that a student can learn to mislead it."""
     return secant.weight > 0 and secant.steps < _CHEAP
 
 

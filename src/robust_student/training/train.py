@@ -25,7 +25,6 @@ from robust_student.models.fingerprint import fingerprint
 from robust_student.models.model import Model, as_model, require_fit
 from robust_student.objectives.batch import Batch
 from robust_student.objectives.cross_entropy import LabelObjective
-from robust_student.objectives.kept_perturbations import KeptPerturbations
 from robust_student.objectives.robust_student import RobustStudentObjective, compilable
 from robust_student.runtime import distributed
 from robust_student.runtime.hardware import resolve_device
@@ -37,6 +36,7 @@ from robust_student.training.batches import Batches, planned_epochs
 from robust_student.training.familiar import familiar
 from robust_student.training.floor import Floor
 from robust_student.training.loop import Loop
+from robust_student.training.memory import memory_of
 from robust_student.training.noise_range import fitted_lowest_db
 from robust_student.training.plain import clear, plan_of, reference_of
 from robust_student.training.radius import fitted_radius, in_grey_levels
@@ -142,7 +142,7 @@ def distill(
         settings = _with_noise(settings, teacher_model, sets, threat)
         sets.validation.objective = threat
         scores = TeacherScores(teacher_model, sharded=settings.shard_teacher, cache=settings.cache_scores)
-        settings, kept = _memory(settings, sets)
+        settings, kept = memory_of(settings, sets.source, sets.device, output)
         compiled = training.compile and compilable(settings.objective)
         if training.compile and not compiled:
             _log.warning("compile: not used, because this objective differentiates the student twice or traces it")
@@ -319,20 +319,6 @@ def _checks(settings: TrainingSettings, sets: _Sets) -> int:
     """How often clean accuracy is compared with a floor: it shall cost about 3 % of two passes a step."""
     examples = len(sets.source) * planned_epochs(len(sets.source), settings)
     return min(40, max(10, examples // (5 * len(sets.validation.examples))))
-
-
-def _memory(settings: DistillSettings, sets: _Sets) -> tuple[DistillSettings, KeptPerturbations | None]:
-    """The perturbations that a persistent start keeps; a random start, said in one line, where nothing can be kept."""
-    training, objective = settings.training, settings.objective
-    if not objective.persistent:
-        return settings, None
-    mixed = training.augmentation.mixup > 0 or training.augmentation.cutmix > 0
-    if mixed or isinstance(sets.source, Stream):
-        why = "mixtures of examples" if mixed else "a stream of examples without numbers"
-        _log.warning("secant.start: random instead of persistent, because nothing can be kept for %s", why)
-        secant = objective.secant.model_copy(update={"start": "random", "steps": max(objective.secant.steps, 1)})
-        return settings.model_copy(update={"objective": objective.model_copy(update={"secant": secant})}), None
-    return settings, KeptPerturbations(len(sets.source), sets.data.shape, sets.device)
 
 
 def _require_ball_inside(threat: ThreatModel, data: Data) -> None:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from robust_student.core.errors import UserError
 from robust_student.models.fingerprint import difference
@@ -13,6 +13,8 @@ from robust_student.runtime import distributed
 from robust_student.runtime.files import append_jsonl, read_json, write_json
 from robust_student.training.checkpoints import Checkpoints
 
+_SHARE = 0.1
+"""Of the time that may go to writing checkpoints: large ones are written less often."""
 _LAST_GOOD = "last-good"
 """Name of the run directory inside an unfinished run that holds the weights from before a divergence."""
 
@@ -59,11 +61,12 @@ class UnfinishedRun:
 
     def due(self) -> bool:
         """Whether it is time for a checkpoint."""
-        return time.monotonic() - self._saved >= 60 * self.minutes
+        pause = 0.0 if self.minutes == 0 else max(60 * self.minutes, self.checkpoints.seconds / _SHARE)
+        return time.monotonic() - self._saved >= pause
 
-    def save(self, step: int, state: dict[str, Any]) -> None:
-        """Write a checkpoint; UserError where that fails."""
-        distributed.rank_zero(lambda: self.checkpoints.save(step, state))
+    def save(self, step: int, state: dict[str, Any], files: Mapping[int, BinaryIO]) -> None:
+        """Write a checkpoint, as `Checkpoints.save` does; UserError where that fails."""
+        distributed.rank_zero(lambda: self.checkpoints.save(step, state, files))
         self._saved = time.monotonic()
 
     def record(self, history: Sequence[dict[str, Any]]) -> None:
