@@ -43,11 +43,45 @@ def test_an_evaluation_of_an_older_version_is_shown_by_its_intervals(page: Calla
 
 
 def test_classes_are_shown_with_the_worst_in_front(page: Callable[..., Page]) -> None:
-    text = page().words("classes")
+    text = page().words("classes").partition("Accuracy by true class")[2]
     clean = text[: text.index("Noise, −1 dB")]
     assert clean.index("one") < clean.index("zero") or "90.0 % [69.9, 97.2] n = 20" in clean
     assert "robust: worst class 90.0 % [69.9, 97.2] n = 20" in clean
     assert "on the test split" in clean
+
+
+def test_classes_have_balanced_accuracy_precision_and_what_is_taken_for_what(page: Callable[..., Page]) -> None:
+    """Of 37 that robust gets right clean, 19 are zeros and 18 ones; one zero is called one, two ones zero."""
+    text = page().words("classes")
+    clean = text[: text.index("Noise, −1 dB: recall") if "Noise, −1 dB: recall" in text else text.rindex("AutoAttack")]
+    assert "Balanced accuracy" in clean and "92.5 % [" in clean and "Classes are about equally frequent" in clean
+    assert "Clean: recall, precision and F1" in clean and "90.5 % [71.1, 97.3] n = 21" in clean  # 19 of 21 zeros
+    assert "AutoAttack (fast), L∞ 0.1: what is taken for what" in text
+    assert "zero191" in text and "one218" in text
+
+
+def test_many_classes_are_drawn_with_their_largest_confusions(page: Callable[..., Page]) -> None:
+    content = files()
+    content["evaluation.json"]["classes"] = [f"kind {k}" for k in range(20)]
+    for row in content["rows.jsonl"]:
+        row["label"] = row["index"] % 20
+        row["prediction"] = row["label"] if row["correct"] else 3
+    made = page(content)
+    text = made.words("classes")
+    assert "The 10 most frequent confusions" in text and "17: kind 17" in text and "3: kind 3" in text
+    labels = [value for tag, name, value in made.attributes if tag == "div" and name == "aria-label"]
+    assert "Confusion matrix of robust; its largest entries are in the table." in labels
+
+
+def test_unbalanced_classes_are_told_in_the_verdict(page: Callable[..., Page]) -> None:
+    content = files()
+    for row in content["rows.jsonl"]:
+        row["label"] = int(row["index"] >= 30)
+        row["prediction"] = row["label"] if row["correct"] else 1 - row["label"]
+    words = page(content).words("balanced")
+    assert "Classes are unbalanced. Balanced over them, accuracy is for robust 85.0 % on clean inputs" in words
+    assert "45.0 % under AutoAttack (fast), L∞ 0.1" in words and words.endswith("would have 50.0 %.")
+    assert "balanced" not in page().text
 
 
 def test_one_class_for_everything_comes_first_and_is_never_robust(tmp_path: Path, page: Callable[..., Page]) -> None:
@@ -92,7 +126,12 @@ def test_corruptions_are_a_heat_map(page: Callable[..., Page]) -> None:
     assert "Mean corruption accuracy: 58.3 %" in text and "relative drop: 38.6 %" in text
     assert "fog75.00.0 jpeg compression100.0–" in text and "fog50.025.0" in text
     cells = [style for tag, name, style in made_page.attributes if tag == "td" and name == "style"]
-    assert len(cells) == 6 and "background:rgb(255,255,255)" in cells[1] and "background:rgb(0,78,140)" in cells[2]
+    matrices = 2 * 2 * 4  # clean and under AutoAttack, of two models and two classes
+    assert (
+        len(cells) == 6 + matrices
+        and "background:rgb(255,255,255)" in cells[1]
+        and "background:rgb(0,78,140)" in cells[2]
+    )
     assert "robust is 25.0 points" not in made_page.words("words")  # only the main cells are put in words
     assert "fog, severity 5" in made_page.words("differences") and "fog" not in made_page.words("attacks")
 

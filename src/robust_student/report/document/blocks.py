@@ -108,6 +108,8 @@ class Shade(Inline):
 
     value: Value
     more: str
+    share: float | None = None
+    """How dark the cell is, where the value is no share; None: as the value says."""
 
 
 @dataclass(frozen=True)

@@ -193,7 +193,7 @@ def _inline(inline: Inline) -> Markup:
             return Markup('<span class="bar" style="width:{}%;background:{}"></span>').format(
                 round(100 * share, 1), color
             )
-        case Shade(value, _):
+        case Shade(value):
             return _inline(value)
         case Image(png, alt):
             return Markup('<img alt="{}" src="data:image/png;base64,{}">').format(alt, png)
@@ -236,8 +236,9 @@ def _row(cells: Sequence[Text], table: Table, tag: str = "", attributes: str = "
 
 def _cell(cell: Text, title: Text, table: Table) -> Markup:
     if isinstance(cell, Shade):
+        shade = cell.value.value if cell.share is None else cell.share
         return Markup('<td style="{}"{}>{}</td>').format(
-            _heat(cell.value.value), _attribute("title", cell.more), _inline(cell.value)
+            _heat(shade), _attribute("title", cell.more), _inline(cell.value)
         )
     if table.look == "cards":
         return Markup('<td data-label="{}"><span>{}</span></td>').format(_text(title).striptags(), _text(cell))

@@ -2,9 +2,21 @@
 
 from collections.abc import Sequence
 
-from robust_student.report.document.blocks import Bar, Block, Bold, Folded, Heading, Paragraph, Section, Table, Text
-from robust_student.report.document.words import NONE, accuracy
+from robust_student.report.document.blocks import (
+    Bar,
+    Block,
+    Bold,
+    Folded,
+    Group,
+    Heading,
+    Paragraph,
+    Section,
+    Table,
+    Text,
+)
+from robust_student.report.document.words import NONE, NOT_MEASURED, accuracy
 from robust_student.report.evidence.evaluation import Evidence, Place
+from robust_student.report.sections.confusions import as_record, confusions
 from robust_student.report.sections.phrases import heads
 
 _SHOWN = 20
@@ -19,10 +31,40 @@ def classes(e: Evidence) -> Section:
             "A good mean can hide a class that fails. The worst class is chosen by these very numbers, which makes it "
             "look worse than it is; the intervals (95\u00a0%, Wilson) do not know that."
         )
-        blocks = [Paragraph(words)]
+        blocks = [Paragraph(words), _balanced(e)]
         for at in e.main_places:
             blocks += [Heading(e.place(at)), *_tables(e, at)]
+            if at in (("none", None), e.strongest):
+                blocks += confusions(e, at)
     return Section("classes", "Accuracy by class", blocks, short="Classes")
+
+
+def _balanced(e: Evidence) -> Table:
+    """Accuracy beside balanced accuracy in the main cells."""
+    groups = []
+    for at in e.main_places:
+        plain = [accuracy(e.get(name, "accuracy", *at), e.mark(name, at)) for name in e.names]
+        balanced = [_balanced_cell(e, name, at) for name in e.names]
+        groups.append(Group(e.place(at), [["Accuracy", *plain], ["Balanced accuracy", *balanced]]))
+    uneven = any((confusion := e.confusion(name, ("none", None))) and confusion.unbalanced for name in e.names)
+    words = (
+        "Classes are unbalanced here: read the balanced one. "
+        if uneven
+        else "Classes are about equally frequent here, so both are alike. "
+    )
+    caption = (
+        f"On the {e.split} split. Balanced: the mean of the classes’ accuracies, so that one answer for everything is "
+        f"worth one class in {len(e.by_class(('none', None)))}. {words}Intervals: Wilson, 95\u00a0%, the balanced one "
+        "at the number of examples that is worth as much."
+    )
+    return Table(caption, heads("Figure", e.names), [], "stacked", groups)
+
+
+def _balanced_cell(e: Evidence, name: str, at: Place) -> Text:
+    confusion = e.confusion(name, at)
+    if confusion is None:
+        return NOT_MEASURED
+    return accuracy(as_record(confusion.balanced_accuracy(), sum(map(sum, confusion.counts))), e.mark(name, at))
 
 
 def _tables(e: Evidence, at: Place) -> list[Block]:

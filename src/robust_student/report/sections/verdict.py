@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from robust_student.report.document.blocks import Block, Bold, Paragraph, Section, Text, Tile, Tiles, Value
-from robust_student.report.document.words import accuracy, compact, number
+from robust_student.report.document.words import accuracy, compact, number, share
 from robust_student.report.evidence.evaluation import Evidence, Place
 from robust_student.report.sections.phrases import at_noise, gap, signed, worth
 
@@ -18,12 +18,33 @@ def verdict(e: Evidence) -> Section:
     blocks: list[Block] = [Paragraph(sentence, anchor="sentence")]
     if compared:
         blocks.append(Tiles(_tiles(e, str(e.hero))))
+    blocks += _balanced(e)
     return Section("verdict", "Verdict", [*blocks, _note(e)], summary=_look(e) if compared else "plain")
 
 
 def _collapsed(e: Evidence) -> tuple[Text, ...]:
     """A sentence for each model that answers one class for everything, or no better than chance."""
     return tuple(part for name, words in e.collapsed.items() for part in (Bold(name), f": {words}. "))
+
+
+def _balanced(e: Evidence) -> list[Block]:
+    """Balanced accuracies of the models that are compared, where classes are unbalanced."""
+    names = [str(e.hero), str(e.baseline)] if e.hero is not None and e.others else e.names
+    confusions = {(name, at): e.confusion(name, at) for name in names for at in e.main_places}
+    if not any(confusion is not None and confusion.unbalanced for confusion in confusions.values()):
+        return []
+    words: list[Text] = ["Classes are unbalanced. Balanced over them, accuracy is "]
+    for name in names:
+        figures = [
+            (share(confusion.balanced_accuracy().value), f" {e.where(at)}", e.mark(name, at))
+            for at in e.main_places
+            if (confusion := confusions[name, at]) is not None and confusion.classes
+        ]
+        listed = [part for figure in figures for part in (", ", *figure)][1:]
+        words += ["" if name == names[0] else "; ", "for ", Bold(name), " ", *listed]
+    words.append("; one answer for everything would have ")
+    classes = max(len(confusion.measures()) for confusion in confusions.values() if confusion is not None)
+    return [Paragraph((*words, f"{number(100 / classes, '.1f')} %."), anchor="balanced")]
 
 
 def _look(e: Evidence) -> Literal["plain", "warn", "fail"]:
