@@ -39,6 +39,7 @@ def test_every_perturbation_is_measured_on_its_number_of_examples_once(finished:
         ("masking_steps", 4.0): 9,
         ("masking_cross_entropy", 4.0): 9,
         ("masking_rescaled", 4.0): 9,
+        ("masking_budgets_linf", 0.05): 9,
         ("masking_transfer", 4.0): 9,
     }
     assert counts == {(name, *cell): n for name in models() for cell, n in per_model.items()}
