@@ -41,6 +41,8 @@ def write_mnist(folder: Path, sizes: dict[str, int]) -> None:
 
 
 BRIEFLY = {
+    "train": ["--epochs", "20"],
+    "distill": ["--epochs", "20"],
     "evaluate": ["--pgd-steps", "4", "--masking.steps", "1", "4", "--masking.examples", "2"],
     "certify": ["--tolerance", "0.5", "--attacks", "fab"],
 }

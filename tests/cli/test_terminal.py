@@ -75,6 +75,7 @@ def test_one_class_for_everything_is_said_first(tmp_path: Path, capsys: pytest.C
 
 def test_pgd_is_shown_where_autoattack_was_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save(tmp_path, {"kd": [0, 1] * 20}, suite=None)
+    measured: list[tuple[str, str, float, float | None]]
     measured = [("accuracy", "none", 0.9, None), ("parameters", "none", 5, None)]
     measured += [("accuracy", "pgd_linf", 0.7, 0.05), ("accuracy", "pgd_linf", 0.4, 0.1)]
     show(Evaluation(tmp_path, tuple(record("kd", *rest) for rest in measured)), tmp_path / "summary.json")

@@ -81,7 +81,8 @@ def test_classes_are_measured_from_the_rows(tmp_path: Path) -> None:
 
 def test_the_table_has_balanced_accuracies_where_classes_are_unbalanced(tmp_path: Path) -> None:
     even, uneven = tmp_path / "even", tmp_path / "uneven"
-    even.mkdir(), uneven.mkdir()
+    even.mkdir()
+    uneven.mkdir()
     assert not saved(even, (3, 2)).unbalanced
     assert "balanced" not in Evaluation.read(even).table()
     lines = saved(uneven, (6, 2)).table().splitlines()

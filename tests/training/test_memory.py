@@ -75,7 +75,7 @@ def test_they_lie_on_the_device_where_half_of_the_free_memory_holds_them(
 def test_processes_of_one_machine_share_its_memory_and_its_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory.distributed, "size_here", lambda: 4)
+    monkeypatch.setattr("robust_student.runtime.distributed.size_here", lambda: 4)
     free(monkeypatch, 8 * SIZE)
     assert kept_for(examples(), None).file is None
     free(monkeypatch, 8 * SIZE - 1, disk_bytes=(4 + 3) * 300)
