@@ -125,7 +125,7 @@ def _bootstrap(pairs: np.ndarray[Any, np.dtype[Any]]) -> Estimate:
 def ratio_of_medians(first: Sequence[float], second: Sequence[float]) -> Estimate:
     """median(first) / median(second) on the same examples, with the percentile bootstrap interval over examples.
 
-    NaN where the second median is 0 and, in an end of the interval, infinite where a resample's is.
+    NaN where the second median is 0 or both are infinite and, in an end of the interval, infinite where a resample's is.
     """
     a, b = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     if a.shape != b.shape:
@@ -136,7 +136,10 @@ def ratio_of_medians(first: Sequence[float], second: Sequence[float]) -> Estimat
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = np.nan_to_num(np.median(a[drawn], axis=1) / np.median(b[drawn], axis=1), nan=1.0, posinf=math.inf)
     low, high = np.quantile(ratios, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="inverted_cdf")
-    return Estimate(float(np.median(a) / np.median(b)), float(low), float(high))
+    middle, other = float(np.median(a)), float(np.median(b))
+    if math.isinf(middle) and math.isinf(other):
+        return Estimate(math.nan, math.nan, math.nan)
+    return Estimate(middle / other, float(low), float(high))
 
 
 def mean_of_runs(values: Sequence[float]) -> Estimate:
