@@ -125,7 +125,8 @@ def _bootstrap(pairs: np.ndarray[Any, np.dtype[Any]]) -> Estimate:
 def ratio_of_medians(first: Sequence[float], second: Sequence[float]) -> Estimate:
     """median(first) / median(second) on the same examples, with the percentile bootstrap interval over examples.
 
-    NaN where the second median is 0 or both are infinite and, in an end of the interval, infinite where a resample's is.
+    NaN where the second median is 0 or both are infinite; an end of the interval is infinite where a resample's second
+    median is 0.
     """
     a, b = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     if a.shape != b.shape:
