@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from unittest import mock
 
 import numpy as np
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from robust_student.cli.main import main
 from robust_student.core.tensors import Shape
-from robust_student.training.checkpoints import Checkpoints
+from robust_student.training.checkpoints import NO_FILES, Checkpoints
 
 EVALUATED = ["evaluate", "teacher", "--data", "digits", "--output", "evaluation", "--device", "cpu", "--examples", "8"]
 EVALUATED += ["--attack-examples", "4", "--pgd-steps", "1", "--autoattack", "none"]
@@ -73,8 +73,8 @@ def halt() -> None:
     """Leave an unfinished training with two checkpoints in `halted`."""
     whole = Checkpoints.save
 
-    def save(self: Checkpoints, step: int, state: dict[str, Any]) -> None:
-        whole(self, step, state)
+    def save(self: Checkpoints, step: int, state: dict[str, Any], files: Mapping[int, BinaryIO] = NO_FILES) -> None:
+        whole(self, step, state, files)
         if step == 2:
             raise KeyboardInterrupt
 

@@ -155,7 +155,7 @@ def test_masking_thresholds_are_the_real_ones(page: Callable[..., Page]) -> None
     text = page().words("masking")
     for name, check in masking.CHECKS.items():
         fail = "–" if check.fail is None else f"{100 * check.fail:.1f} %"
-        assert f"{name.replace('_', ' ')}: {check.words}{100 * check.warn:.1f} %{fail}" in text
+        assert f"{name.replace('_', ' ')}: {check.words}–{100 * check.warn:.1f} %{fail}" in text
 
 
 def drop(content: Files, *kinds: str) -> Files:

@@ -101,6 +101,15 @@ class Threat(TypedDict):
     words: str
 
 
+class Sample(TypedDict):
+    """How many test examples there are, and how many were measured."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    test: int
+    examples: int
+    attacked: int
+
+
 class Details(TypedDict):
     """evaluation.json, with whatever else is in it."""
 
@@ -108,7 +117,7 @@ class Details(TypedDict):
     provenance: dict[str, Any]
     baseline: str | None
     autoattack_suite: str | None
-    sample: dict[str, int]
+    sample: Sample
     threat: NotRequired[Threat]
     classes: list[str]
     skipped_certified: NotRequired[dict[str, int] | None]
