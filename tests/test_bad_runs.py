@@ -123,7 +123,6 @@ RUNS = [
     ),
     run("predicts images", "not images", lambda: None, "predict --model vectors photos/cat/1.png"),
     run("predicts nothing", "no.png: cannot read it (no such file)", lambda: None, f"{PREDICT} no.png"),
-    run("predicts a folder", "photos: cannot read it (not a file)", lambda: None, f"{PREDICT} photos"),
     run("predicts text", "model.json: cannot read it", lambda: None, f"{PREDICT} teacher/model.json"),
 ]
 GO_ON = " ".join(EVALUATED).replace("evaluation", "unfinished")

@@ -96,7 +96,7 @@ class Distill(Command):
         from robust_student.training.outlook import outlook
         from robust_student.training.search import SearchFailed, search
         from robust_student.training.teacher import open_teacher
-        from robust_student.training.train import distill
+        from robust_student.training.train import distill, require_sense
 
         if is_run(Path(self.model)):
             raise UserError(f"--model {self.model}: is a run, not a network; are --teacher and --model swapped?")
@@ -115,10 +115,11 @@ class Distill(Command):
             settings = DistillSettings(
                 training=self.training,
                 objective=self.objective,
-                floor=self.floor,
+                floor=self.floor if self.tries is None else FloorSettings(),
                 cache_scores=self.cache_scores,
                 shard_teacher=self.shard_teacher,
             )
+            require_sense(settings, data)
             if rank() == 0:
                 terminal.show_outlook(outlook(opened, self.model, data, source, settings, self.method))
             if self.tries is None or drop is None:
@@ -129,7 +130,7 @@ class Distill(Command):
                         teacher,
                         self.model,
                         data,
-                        settings.model_copy(update={"floor": FloorSettings()}),
+                        settings,
                         max_accuracy_drop=drop,
                         tries=self.tries,
                         output=self.output,

@@ -128,6 +128,7 @@ def distill(
     """
     settings = settings if settings is not None else DistillSettings()
     training = settings.training
+    require_sense(settings, data)
     with _seeded(training):
         sets = _Sets.of(data, training)
         if isinstance(teacher, Model):
@@ -319,6 +320,17 @@ def _checks(settings: TrainingSettings, sets: _Sets) -> int:
     """How often clean accuracy is compared with a floor: it shall cost about 3 % of two passes a step."""
     examples = len(sets.source) * planned_epochs(len(sets.source), settings)
     return min(40, max(10, examples // (5 * len(sets.validation.examples))))
+
+
+def require_sense(settings: DistillSettings, data: Data) -> None:
+    """Raise UserError where a floor is asked of an objective without a ball, or the named ball holds every input."""
+    objective, floor = settings.objective, settings.floor
+    asked = [name for name, value in floor.model_dump().items() if value is not None]
+    if asked and not objective.has_ball:
+        raise UserError(f"{asked[0]}: the method has no ball whose radius could be moved or compared")
+    radius = floor.target_radius or objective.radius
+    if radius is not None:
+        _require_ball_inside(ThreatModel.on(data, objective.norm, radius), data)
 
 
 def _require_ball_inside(threat: ThreatModel, data: Data) -> None:
